@@ -93,7 +93,7 @@ fn field_expr(f: &Field, signed: bool) -> String {
     for (i, s) in f.segs.iter().enumerate() {
         left -= s.len;
         let part = if s.signed {
-            format!("(((insn << {}) as i32) >> {}) as i64", 32 - s.pos - s.len, 32 - s.len)
+            format!("((((insn << {}) as i32) >> {}) as i64)", 32 - s.pos - s.len, 32 - s.len)
         } else {
             let raw = match s.pos {
                 0 => format!("insn & {:#x}", low_bits(s.len)),
@@ -101,7 +101,7 @@ fn field_expr(f: &Field, signed: bool) -> String {
             };
             if signed { format!("i64::from({raw})") } else { format!("({raw})") }
         };
-        let part = if left == 0 { part } else { format!("(({part}) << {left})") };
+        let part = if left == 0 { part } else { format!("({part} << {left})") };
         text = if i == 0 { part } else { format!("{text} | {part}") };
     }
     match f.func {
