@@ -87,23 +87,22 @@ fn method(p: &Pattern) -> String {
 }
 
 fn field_expr(f: &Field, signed: bool) -> String {
-    let mut text = String::new();
-    let total: u32 = f.segs.iter().map(|s| s.len).sum();
-    let mut left = total;
-    for (i, s) in f.segs.iter().enumerate() {
+    let mut parts = Vec::new();
+    let mut left: u32 = f.segs.iter().map(|s| s.len).sum();
+    for s in &f.segs {
         left -= s.len;
         let part = if s.signed {
-            format!("((((insn << {}) as i32) >> {}) as i64)", 32 - s.pos - s.len, 32 - s.len)
+            format!("((insn << {}) as i32 >> {}) as i64", 32 - s.pos - s.len, 32 - s.len)
         } else {
             let raw = match s.pos {
                 0 => format!("insn & {:#x}", low_bits(s.len)),
                 _ => format!("insn >> {} & {:#x}", s.pos, low_bits(s.len)),
             };
-            if signed { format!("i64::from({raw})") } else { format!("({raw})") }
+            if signed { format!("i64::from({raw})") } else { raw }
         };
-        let part = if left == 0 { part } else { format!("({part} << {left})") };
-        text = if i == 0 { part } else { format!("{text} | {part}") };
+        parts.push(if left == 0 { part } else { format!("({part}) << {left}") });
     }
+    let text = if parts.len() == 1 { parts.concat() } else { format!("({})", parts.join(") | (")) };
     match f.func {
         None => text,
         Some(Func::Plus1) => format!("({text}) + 1"),

@@ -28,7 +28,7 @@ fn fields_of_every_kind() {
     .expect("good table");
     assert!(
         code.contains(
-            "imm: (((((insn << 8) as i32) >> 13) as i64) << 2) | i64::from(insn >> 29 & 0x3)) << 2"
+            "imm: (((((insn << 8) as i32 >> 13) as i64) << 2) | (i64::from(insn >> 29 & 0x3))) << 2"
         ),
         "{code}"
     );
