@@ -18,6 +18,16 @@ pub enum Exit {
     Runtime(u32),
     /// To the run loop; a helper has set PC and state already (exception, exception return).
     RuntimePcSet,
+    /// Calls a helper (MAY_EXIT effects, three zero arguments) with PC = page + `offset`, then
+    /// leaves to the run loop: faults that a cheap inline test found.
+    Helper {
+        /// Helper index.
+        helper: u16,
+        /// Its immediate argument.
+        imm: u32,
+        /// Page offset of the instruction.
+        offset: u32,
+    },
 }
 
 /// A block of ops.

@@ -32,6 +32,9 @@ pub fn print(block: &Block) -> String {
             Exit::Return(v) => writeln!(s, "exit {i} return {}", v.0),
             Exit::Runtime(o) => writeln!(s, "exit {i} runtime {o}"),
             Exit::RuntimePcSet => writeln!(s, "exit {i} pcset 0"),
+            Exit::Helper { helper, imm, offset } => {
+                writeln!(s, "exit {i} helper {helper}:{imm}:{offset}")
+            }
         };
     }
     for (i, op) in block.ops.iter().enumerate() {
@@ -80,6 +83,12 @@ fn parse_exit(words: &[&str]) -> Result<Exit, String> {
         "return" => Exit::Return(Val(number(arg)?)),
         "runtime" => Exit::Runtime(number(arg)?),
         "pcset" => Exit::RuntimePcSet,
+        "helper" => {
+            let mut parts = arg.splitn(3, ':').map(|p| p.parse::<u32>());
+            let mut part = || parts.next().and_then(Result::ok).ok_or("bad helper exit");
+            let helper = u16::try_from(part()?).map_err(|_| "helper number too big")?;
+            Exit::Helper { helper, imm: part()?, offset: part()? }
+        }
         _ => return Err(format!("unknown exit kind '{kind}'")),
     })
 }
