@@ -1,0 +1,210 @@
+//! How a device meets the machine while it is created.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use evloop::{Clock, Timer};
+use memory::{AddressSpace, Dma, Region, TxAttrs};
+use qapi::Value;
+
+use crate::chars::CharPort;
+use crate::class::{Device, DeviceClass};
+use crate::irq::{IrqOut, IrqSink};
+use crate::run::RunControl;
+
+/// Finds character back ends by id.
+pub trait CharSource: Send + Sync {
+    /// A port to the named back end, or the error the user sees.
+    fn port(&self, id: &str) -> qapi::Result<CharPort>;
+}
+
+/// The wall clock the guest is shown: nanoseconds since 1970-01-01 UTC.
+pub type WallClock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// What every device of a machine shares.
+#[derive(Clone)]
+pub struct World {
+    /// Guest physical memory, as devices see it.
+    pub memory: AddressSpace,
+    /// The guest's clock.
+    pub clock: Clock,
+    /// The wall clock (`-rtc`).
+    pub wall: WallClock,
+    /// The machine's run state.
+    pub run: Arc<dyn RunControl>,
+    /// Character back ends.
+    pub chardevs: Arc<dyn CharSource>,
+}
+
+/// A named group of interrupt inputs.
+#[derive(Clone)]
+pub struct IrqIn {
+    /// Name of the group.
+    pub name: String,
+    /// Where levels go.
+    pub sink: Arc<dyn IrqSink>,
+    /// Number of inputs.
+    pub count: u32,
+}
+
+/// Given to a device while it is created; records its ports.
+pub struct Build<'a> {
+    id: &'a str,
+    world: &'a World,
+    props: Value,
+    regions: Vec<Region>,
+    irq_outs: Vec<(String, Arc<IrqOut>)>,
+    irq_ins: Vec<IrqIn>,
+    offers: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+}
+
+impl<'a> Build<'a> {
+    /// Starts a record.
+    #[must_use]
+    pub fn new(id: &'a str, world: &'a World) -> Build<'a> {
+        Build {
+            id,
+            world,
+            props: Value::Null,
+            regions: Vec::new(),
+            irq_outs: Vec::new(),
+            irq_ins: Vec::new(),
+            offers: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn note_props(&mut self, props: Value) {
+        self.props = props;
+    }
+
+    /// The device's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.id
+    }
+
+    /// What all devices share.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        self.world
+    }
+
+    /// Offers a register bank (or memory) that the board maps; in order.
+    pub fn mmio(&mut self, region: Region) {
+        self.regions.push(region);
+    }
+
+    /// Makes an interrupt output named after its position (`irq0`, `irq1`, …).
+    pub fn irq_out(&mut self) -> Arc<IrqOut> {
+        let name = format!("irq{}", self.irq_outs.len());
+        self.irq_out_named(&name)
+    }
+
+    /// Makes an interrupt output.
+    pub fn irq_out_named(&mut self, name: &str) -> Arc<IrqOut> {
+        let out = IrqOut::new();
+        self.irq_outs.push((name.to_owned(), out.clone()));
+        out
+    }
+
+    /// Offers `count` interrupt inputs.
+    pub fn irq_in(&mut self, name: &str, count: u32, sink: Arc<dyn IrqSink>) {
+        self.irq_ins.push(IrqIn { name: name.to_owned(), sink, count });
+    }
+
+    /// Offers an ability by type, such as `Arc<dyn IrqController>`.
+    pub fn offer<T: Any + Send + Sync>(&mut self, ability: T) {
+        self.offers.insert(TypeId::of::<T>(), Arc::new(ability));
+    }
+
+    /// Access to guest memory.
+    #[must_use]
+    pub fn dma(&self) -> Dma {
+        let on = Arc::new(AtomicBool::new(true));
+        Dma::new(self.world.memory.clone(), TxAttrs::default(), on)
+    }
+
+    /// The guest's clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.world.clock.clone()
+    }
+
+    /// A timer on the guest's clock; the callback runs on the main loop.
+    #[must_use]
+    pub fn timer(&self, f: impl Fn() + Send + Sync + 'static) -> Timer {
+        self.world.clock.timer(f)
+    }
+
+    /// The wall clock.
+    #[must_use]
+    pub fn wall(&self) -> WallClock {
+        self.world.wall.clone()
+    }
+
+    /// The machine's run state.
+    #[must_use]
+    pub fn run_control(&self) -> Arc<dyn RunControl> {
+        self.world.run.clone()
+    }
+
+    /// A port to a character back end.
+    pub fn chardev(&self, id: &str) -> qapi::Result<CharPort> {
+        self.world.chardevs.port(id)
+    }
+
+    /// Ends the record.
+    #[must_use]
+    pub fn finish(self, class: &'static DeviceClass, device: Arc<dyn Device>) -> Record {
+        let Build { id, world: _, props, regions, irq_outs, irq_ins, offers } = self;
+        Record { id: id.to_owned(), class, device, props, regions, irq_outs, irq_ins, offers }
+    }
+}
+
+/// A created device and its ports: what boards, monitors and firmware work from.
+pub struct Record {
+    /// The device's id.
+    pub id: String,
+    /// Its class.
+    pub class: &'static DeviceClass,
+    /// The device.
+    pub device: Arc<dyn Device>,
+    /// Its properties after defaults were filled in.
+    pub props: Value,
+    /// Its regions, in order.
+    pub regions: Vec<Region>,
+    /// Its interrupt outputs by name.
+    pub irq_outs: Vec<(String, Arc<IrqOut>)>,
+    /// Its interrupt inputs by name.
+    pub irq_ins: Vec<IrqIn>,
+    offers: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+}
+
+impl Record {
+    /// An ability the device offered.
+    #[must_use]
+    pub fn ability<T: Any + Clone>(&self) -> Option<T> {
+        self.offers.get(&TypeId::of::<T>())?.downcast_ref::<T>().cloned()
+    }
+
+    /// An interrupt output by name.
+    #[must_use]
+    pub fn irq_out(&self, name: &str) -> Option<&Arc<IrqOut>> {
+        self.irq_outs.iter().find(|(n, _)| n == name).map(|(_, out)| out)
+    }
+
+    /// A group of interrupt inputs by name.
+    #[must_use]
+    pub fn irq_in(&self, name: &str) -> Option<&IrqIn> {
+        self.irq_ins.iter().find(|i| i.name == name)
+    }
+
+    /// The concrete device, for tests.
+    #[must_use]
+    pub fn downcast<T: Device>(&self) -> Option<Arc<T>> {
+        let any: Arc<dyn Any + Send + Sync> = self.device.clone();
+        any.downcast().ok()
+    }
+}

@@ -1,0 +1,117 @@
+//! Interrupt lines.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Takes levels of numbered interrupt inputs; controllers and CPUs implement it.
+pub trait IrqSink: Send + Sync {
+    /// Sets the level of an input. Must not call back into the device that drives it.
+    fn set(&self, input: u32, level: bool);
+}
+
+/// Input numbers of a CPU's [`IrqSink`].
+pub mod cpu_input {
+    /// Physical interrupt.
+    pub const IRQ: u32 = 0;
+    /// Physical fast interrupt.
+    pub const FIQ: u32 = 1;
+    /// Virtual interrupt.
+    pub const VIRQ: u32 = 2;
+    /// Virtual fast interrupt.
+    pub const VFIQ: u32 = 3;
+    /// Non-maskable interrupt.
+    pub const NMI: u32 = 4;
+}
+
+/// An interrupt output; remembers its level, so an unchanged one costs one atomic.
+#[derive(Default)]
+pub struct IrqOut {
+    to: OnceLock<(Arc<dyn IrqSink>, u32)>,
+    level: AtomicBool,
+}
+
+impl IrqOut {
+    /// An unconnected, low output.
+    #[must_use]
+    pub fn new() -> Arc<IrqOut> {
+        Arc::new(IrqOut::default())
+    }
+
+    /// Drives the line. Call it with the lock held that decided the level, or two
+    /// threads may deliver their levels in the wrong order.
+    pub fn set(&self, level: bool) {
+        if self.level.swap(level, Ordering::AcqRel) != level
+            && let Some((sink, input)) = self.to.get()
+        {
+            sink.set(*input, level);
+        }
+    }
+
+    /// Drives the line high, then low.
+    pub fn pulse(&self) {
+        self.set(true);
+        self.set(false);
+    }
+
+    /// The level it drives.
+    #[must_use]
+    pub fn level(&self) -> bool {
+        self.level.load(Ordering::Acquire)
+    }
+
+    /// Whether it has been connected.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.to.get().is_some()
+    }
+
+    /// Connects the line to an input; the first connection stays.
+    pub fn connect(&self, sink: Arc<dyn IrqSink>, input: u32) {
+        if self.to.set((sink, input)).is_ok()
+            && self.level()
+            && let Some((sink, input)) = self.to.get()
+        {
+            sink.set(*input, true);
+        }
+    }
+}
+
+/// What boards need from an interrupt controller, whatever its type.
+pub trait IrqController: Send + Sync {
+    /// Number of shared inputs.
+    fn shared_count(&self) -> u32;
+    /// The shared inputs: input `n` is shared interrupt `n` (an SPI on Arm).
+    fn shared(&self) -> Arc<dyn IrqSink>;
+    /// The private inputs of a CPU, numbered as the controller numbers them
+    /// (INTIDs 16 to 31 on Arm); `None` when there is no such CPU.
+    fn private(&self, cpu: u32) -> Option<Arc<dyn IrqSink>>;
+    /// Connects the controller's outputs for a CPU; inputs as in [`cpu_input`].
+    fn connect_cpu(&self, cpu: u32, sink: Arc<dyn IrqSink>);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<(u32, bool)>>);
+    impl IrqSink for Log {
+        fn set(&self, input: u32, level: bool) {
+            self.0.lock().push((input, level));
+        }
+    }
+
+    #[test]
+    fn only_changes_reach_the_sink_and_connect_forwards_a_high_level() {
+        let out = IrqOut::new();
+        out.set(true);
+        let log = Arc::new(Log::default());
+        out.connect(log.clone(), 5);
+        out.set(true);
+        out.set(false);
+        out.pulse();
+        assert_eq!(*log.0.lock(), [(5, true), (5, false), (5, true), (5, false)]);
+        assert!(!out.level() && out.is_connected());
+    }
+}

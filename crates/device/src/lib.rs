@@ -1,0 +1,30 @@
+//! What a device is and how it meets the machine.
+//!
+//! A device is an `Arc` of a struct with immutable wiring and its registers
+//! behind a lock. [`DeviceType`] names it and creates it from typed properties;
+//! [`DeviceClass`] is the erased form that catalogs list. During creation it
+//! talks to a [`Build`], which records its regions, interrupt lines and offered
+//! abilities ([`Record`]), so boards wire by name and never know concrete types.
+//! Reset is `reset` on all, then `settle` on all. Buses (PCI, virtio) live in
+//! their own crates and adapt to this. Locks: a device may call only
+//! [`IrqOut::set`] and RAM-only DMA while it holds its lock.
+//! Source: the design pages (architecture, section 3.3).
+
+mod build;
+mod chars;
+mod class;
+mod irq;
+mod reset;
+mod run;
+
+pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
+pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
+pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
+pub use evloop::{Clock, Timer};
+pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
+pub use memory::{
+    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,
+};
+pub use reset::ResetTree;
+pub use run::{Cause, Request, RunControl};
+pub use vmstate::{Migration, Saved};

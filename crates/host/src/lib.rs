@@ -1,0 +1,24 @@
+//! Thin safe layer over the host operating system.
+//!
+//! Everything the emulator wants from the host goes through here: memory
+//! mappings, event descriptors, readiness polling, sockets, terminals, signals,
+//! time and CPU features. One folder per host system (`linux/`); the names
+//! exported here are the same on each. It holds no policy and knows nothing of
+//! guests. Sources: the Linux manual pages (mmap(2), memfd_create(2),
+//! signalfd(2), termios(3)) and the documentation of `rustix` and `polling`.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as system;
+
+pub mod cpu;
+pub mod socket;
+
+pub use system::event::EventFd;
+pub use system::mem::{DualMapping, Mapping, page_size};
+pub use system::poll::{Interest, PollEvent, Poller};
+pub use system::random::fill_random;
+pub use system::signal::{Signal, SignalWatch};
+pub use system::time::{monotonic_ns, realtime_ns};
+pub use system::tty::{RawMode, is_terminal, set_nonblocking, wait_writable, window_size};

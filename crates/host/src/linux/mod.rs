@@ -1,0 +1,9 @@
+//! The Linux implementation of the host layer.
+
+pub(crate) mod event;
+pub(crate) mod mem;
+pub(crate) mod poll;
+pub(crate) mod random;
+pub(crate) mod signal;
+pub(crate) mod time;
+pub(crate) mod tty;
