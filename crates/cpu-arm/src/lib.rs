@@ -6,3 +6,16 @@
 //! Sources: Arm Architecture Reference Manual for A-profile (DDI 0487), observed behaviour of QEMU.
 
 pub mod decode;
+pub mod cpu;
+pub mod exception;
+pub mod features;
+pub mod fpsimd;
+pub mod helpers;
+pub mod mmu;
+pub mod pauth;
+pub mod state;
+pub mod sysreg;
+pub mod system;
+
+pub use helpers::{HELPERS, HelperId};
+pub use state::{ArmCpu, LAYOUT, ModeKey};
