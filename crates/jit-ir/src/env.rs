@@ -1,0 +1,184 @@
+//! The part of the CPU state that the engine and generated code own.
+//!
+//! The guest embeds one [`JitEnv`] in its `#[repr(C)]` state struct and never looks inside, except
+//! for the PC. Offsets are taken with `offset_of!` by host backends. All raw addresses in here are
+//! written and dereferenced by `accel-jit` and generated code alone.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::helper::Services;
+
+/// Number of translation regimes (mmu indices).
+pub const MMUS: usize = 16;
+/// Entries of the return ring (a power of two).
+pub const RING: usize = 16;
+
+/// One second of the inline TLB: tag compares equal to the page VA only if the access needs no
+/// help; flag bits in the low 12 bits make it fail.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TlbEntry {
+    /// Page VA for reads, or something that never compares equal.
+    pub read: u64,
+    /// Page VA for writes, likewise.
+    pub write: u64,
+    /// Host address minus guest VA.
+    pub addend: u64,
+    /// Physical page address (engine's own use).
+    pub pa: u64,
+}
+
+/// A tag that never equals a page address.
+pub const TAG_INVALID: u64 = 0xfff;
+
+impl TlbEntry {
+    /// Matches nothing.
+    pub const EMPTY: Self = Self { read: TAG_INVALID, write: TAG_INVALID, addend: 0, pa: 0 };
+}
+
+/// Where a regime's table is: entry = base + ((va >> 12) * 32 & mask).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct TlbTable {
+    /// (entries - 1) * 32.
+    pub mask: u64,
+    /// Host address of the first [`TlbEntry`].
+    pub base: u64,
+}
+
+/// One entry of the code TLB: VA page -> entry table of the page's translations.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CodeTlbEntry {
+    /// VA page | code slot id (low 12 bits); `u64::MAX` = empty.
+    pub tag: u64,
+    /// Host address of the page's entry table: 1024 x u32, offset of the block's host code from
+    /// the code base (0 = not translated), indexed by page offset / 4.
+    pub entries: u64,
+}
+
+/// One entry of the return ring.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RingEntry {
+    /// Return VA; `u64::MAX` = empty.
+    pub va: u64,
+    /// Host code to continue at (expects `page` to be set).
+    pub host: u64,
+}
+
+/// Engine state inside the CPU state.
+#[repr(C)]
+#[derive(Debug)]
+pub struct JitEnv {
+    /// Negative: leave at the next poll.
+    pub request: AtomicI32,
+    /// Set by helpers: leave after the helper returns.
+    pub helper_exit: u32,
+    /// VA of the current code page.
+    pub page: u64,
+    /// Offset of the current instruction from `page`; exact whenever the engine or a helper
+    /// that may fault runs. PC = page + offset (may exceed the page by design).
+    pub offset: u64,
+    /// Code slot id: low 12 bits of code-TLB tags.
+    pub code_slot: u64,
+    /// Host address of the code TLB (array of [`CodeTlbEntry`]).
+    pub code_tlb: u64,
+    /// Host address that entry-table offsets count from.
+    pub code_base: u64,
+    /// Inline TLBs.
+    pub tlb: [TlbTable; MMUS],
+    /// Return ring.
+    pub ring: [RingEntry; RING],
+    /// Index of the newest ring entry.
+    pub ring_top: u64,
+    /// Exclusive monitor: VA, `u64::MAX` = clear.
+    pub excl_addr: u64,
+    /// Exclusive monitor: value, low and high.
+    pub excl_value: [u64; 2],
+    /// Which exit was taken, for chaining: host address to patch, 0 = none.
+    pub patch_site: u64,
+    /// Argument and result area of memory slow paths (16-byte values).
+    pub wide: [u64; 4],
+    /// Host address of the running vCPU's engine object.
+    pub engine: u64,
+    /// Scratch of the host backend (spills).
+    pub spill: [u64; 128],
+    /// Host return state of the entry thunk (stack pointer).
+    pub host_sp: u64,
+    /// Counters for `info jit`: slow memory accesses, helper calls, dispatch misses.
+    pub counters: [u64; 4],
+    services: Option<ServicesPtr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ServicesPtr(*mut (dyn Services + 'static));
+// SAFETY: the pointer is only dereferenced by helper trampolines on the thread that runs the vCPU;
+// the engine sets it before it enters generated code on that thread.
+unsafe impl Send for ServicesPtr {}
+
+impl Default for JitEnv {
+    fn default() -> Self {
+        Self {
+            request: AtomicI32::new(0),
+            helper_exit: 0,
+            page: 0,
+            offset: 0,
+            code_slot: 0,
+            code_tlb: 0,
+            code_base: 0,
+            tlb: [TlbTable { mask: 0, base: 0 }; MMUS],
+            ring: [RingEntry { va: u64::MAX, host: 0 }; RING],
+            ring_top: 0,
+            excl_addr: u64::MAX,
+            excl_value: [0; 2],
+            patch_site: 0,
+            wide: [0; 4],
+            engine: 0,
+            spill: [0; 128],
+            host_sp: 0,
+            counters: [0; 4],
+            services: None,
+        }
+    }
+}
+
+impl JitEnv {
+    /// The guest's program counter (exact outside generated code and in helpers that declare
+    /// [`crate::Effects::MAY_EXIT`]).
+    #[must_use]
+    pub fn pc(&self) -> u64 {
+        self.page.wrapping_add(self.offset)
+    }
+
+    /// Sets the program counter.
+    pub fn set_pc(&mut self, pc: u64) {
+        self.page = pc & !0xfff;
+        self.offset = pc & 0xfff;
+    }
+
+    /// Makes generated code return to the run loop when the running helper returns.
+    pub fn exit_after_helper(&mut self) {
+        self.helper_exit = 1;
+    }
+
+    /// Asks the vCPU to leave generated code at its next poll (any thread).
+    pub fn kick(&self) {
+        self.request.store(-1, Ordering::Release);
+    }
+
+    /// Clears the exclusive monitor.
+    pub fn clear_exclusive(&mut self) {
+        self.excl_addr = u64::MAX;
+    }
+
+    /// Sets the object that helpers of this CPU reach as [`Services`]. The engine calls it before
+    /// each entry into generated code and keeps the object alive and otherwise untouched meanwhile.
+    pub fn set_services(&mut self, services: *mut (dyn Services + 'static)) {
+        self.services = Some(ServicesPtr(services));
+    }
+
+    pub(crate) fn services(&self) -> Option<*mut (dyn Services + 'static)> {
+        self.services.map(|s| s.0)
+    }
+}

@@ -1,0 +1,408 @@
+//! Random well-formed blocks for differential tests of host back ends.
+
+use crate::block::Exit;
+use crate::builder::Builder;
+use crate::op::{Cond, Lane, MemDesc, Opcode, RmwKind, Ty, Val};
+use crate::state::SlotClass;
+
+/// A small deterministic generator (xorshift64*).
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// Seeds the generator; any value is fine.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+    /// The next value.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 33) as usize) % n.max(1)
+    }
+    /// A value that likes corners.
+    pub fn value(&mut self) -> u64 {
+        let r = self.next();
+        match self.below(8) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => 1 << (r & 63),
+            3 => (1u64 << (r & 63)).wrapping_sub(1),
+            4 => r as u32 as i32 as i64 as u64,
+            5 => r & 0xff,
+            6 => u64::from(r as u32),
+            _ => r,
+        }
+    }
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}
+
+/// What the generator may use besides pure ops.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// Ops to aim for.
+    pub ops: usize,
+    /// Guest addresses are `base + (value & mask)`; `None` = no memory ops.
+    pub memory: Option<(u64, u64)>,
+    /// mmu index of memory ops.
+    pub mmu: u8,
+    /// Helpers with PURE effects that take three arguments.
+    pub helpers: Vec<u16>,
+}
+
+struct Gen<'a> {
+    b: &'a mut Builder,
+    rng: &'a mut Rng,
+    shape: &'a Shape,
+    pools: [Vec<Val>; 4],
+}
+
+const INT2: &[Opcode] = &[
+    Opcode::Add,
+    Opcode::Sub,
+    Opcode::And,
+    Opcode::Or,
+    Opcode::Xor,
+    Opcode::AndNot,
+    Opcode::Mul,
+    Opcode::DivU,
+    Opcode::DivS,
+    Opcode::Shl,
+    Opcode::Shr,
+    Opcode::Sar,
+    Opcode::Ror,
+];
+const VEC2: &[Opcode] = &[
+    Opcode::VAnd,
+    Opcode::VOr,
+    Opcode::VXor,
+    Opcode::VAndNot,
+    Opcode::VAdd,
+    Opcode::VSub,
+    Opcode::VCmpEq,
+];
+
+impl Gen<'_> {
+    fn pool(ty: Ty) -> usize {
+        match ty {
+            Ty::I32 => 0,
+            Ty::V128 => 2,
+            Ty::Cc => 3,
+            _ => 1,
+        }
+    }
+    fn keep(&mut self, v: Val) {
+        let ty = self.b.ty(v);
+        if ty != Ty::None {
+            self.pools[Self::pool(ty)].push(v);
+        }
+    }
+    /// Some value of a type; recent ones are preferred so that old ones die.
+    fn any(&mut self, ty: Ty) -> Val {
+        let n = self.pools[Self::pool(ty)].len();
+        if n == 0 || self.rng.below(12) == 0 {
+            let v = self.fresh(ty);
+            self.keep(v);
+            return v;
+        }
+        let span = if self.rng.below(4) == 0 { n } else { n.min(6) };
+        let back = self.rng.below(span);
+        self.pools[Self::pool(ty)][n - 1 - back]
+    }
+    fn fresh(&mut self, ty: Ty) -> Val {
+        match ty {
+            Ty::I32 => {
+                let v = self.rng.value() as u32;
+                self.b.c32(v)
+            }
+            Ty::V128 => {
+                let (lo, hi) = (self.any(Ty::I64), self.any(Ty::I64));
+                self.b.v_from64(lo, hi)
+            }
+            Ty::Cc => self.b.get_cc(),
+            _ if self.rng.below(3) > 0 => {
+                let at = self.general();
+                self.b.get(at, Ty::I64)
+            }
+            _ => {
+                let v = self.rng.value();
+                self.b.c64(v)
+            }
+        }
+    }
+    fn general(&mut self) -> u32 {
+        let all = self.b.layout().slots;
+        let n = all.iter().filter(|s| s.class == SlotClass::General).count();
+        let k = self.rng.below(n);
+        all.iter().filter(|s| s.class == SlotClass::General).nth(k).map_or(0, |s| s.offset)
+    }
+    fn cond(&mut self) -> Cond {
+        self.rng.pick(&Cond::ALL)
+    }
+    fn int_ty(&mut self) -> Ty {
+        self.rng.pick(&[Ty::I32, Ty::I64])
+    }
+    fn integer(&mut self) -> Val {
+        let ty = self.int_ty();
+        let a = self.any(ty);
+        let w = if ty == Ty::I32 { 32 } else { 64 };
+        let lsb = self.rng.below(w) as u32;
+        let len = 1 + self.rng.below(w - lsb as usize) as u32;
+        match self.rng.below(9) {
+            0 => self.b.ubfx(a, lsb, len),
+            1 => self.b.sbfx(a, lsb, len),
+            2 => {
+                let c = self.any(ty);
+                self.b.bfi(a, c, lsb, len)
+            }
+            3 => {
+                let code = self.rng.pick(&[Opcode::Not, Opcode::Clz, Opcode::Rbit]);
+                self.b.unary(code, 0, a)
+            }
+            4 => {
+                let log2 = 1 + self.rng.below(if w == 32 { 2 } else { 3 }) as u16;
+                self.b.unary(Opcode::Rev, log2, a)
+            }
+            5 => {
+                let c = self.any(ty);
+                self.b.binary_aux(Opcode::Extr, lsb as u16, a, c)
+            }
+            6 => {
+                let (x, y) = (self.any(Ty::I64), self.any(Ty::I64));
+                let code = self.rng.pick(&[Opcode::MulHiU, Opcode::MulHiS]);
+                self.b.binary(code, x, y)
+            }
+            7 => {
+                let (x, y) = (self.any(Ty::I32), self.any(Ty::I64));
+                match self.rng.below(3) {
+                    0 => self.b.zext(x),
+                    1 => self.b.sext(x),
+                    _ => self.b.trunc(y),
+                }
+            }
+            _ => {
+                let (code, c) = (self.rng.pick(INT2), self.any(ty));
+                self.b.binary(code, a, c)
+            }
+        }
+    }
+    fn flags(&mut self) -> Val {
+        let ty = self.int_ty();
+        let (a, c) = (self.any(ty), self.any(ty));
+        match self.rng.below(9) {
+            0 | 1 => {
+                let code = self.rng.pick(&[Opcode::Add, Opcode::Sub, Opcode::And]);
+                let (v, cc) = self.b.with_flags(code, a, c);
+                self.keep(v);
+                cc
+            }
+            2 => {
+                let cc = self.any(Ty::Cc);
+                let (v, cc) = self.b.add_carry(a, c, cc);
+                self.keep(v);
+                cc
+            }
+            3 => {
+                let x = self.any(Ty::I32);
+                self.b.cc_from_nzcv(x)
+            }
+            4 => {
+                let cc = self.any(Ty::Cc);
+                let (add, cond, nzcv) = (self.rng.below(2) == 0, self.cond(), self.rng.below(16));
+                self.b.ccmp(add, a, c, cc, cond, nzcv as u32)
+            }
+            5 => {
+                let cc = self.any(Ty::Cc);
+                self.b.nzcv_of(cc)
+            }
+            6 => {
+                let (cc, cond) = (self.any(Ty::Cc), self.cond());
+                self.b.cond_val(ty, cc, cond)
+            }
+            7 => {
+                let (cc, cond) = (self.any(Ty::Cc), self.cond());
+                self.b.select(cc, cond, a, c)
+            }
+            _ => {
+                use Cond::{Eq, Ge, Gt, Hi, Hs, Le, Lo, Ls, Lt, Ne};
+                let cond = self.rng.pick(&[Eq, Ne, Hs, Lo, Hi, Ls, Ge, Lt, Gt, Le]);
+                self.b.cmp_set(cond, a, c)
+            }
+        }
+    }
+    fn vector(&mut self) -> Val {
+        let (a, c) = (self.any(Ty::V128), self.any(Ty::V128));
+        let lane = self.rng.pick(&Lane::ALL);
+        match self.rng.below(6) {
+            0 => {
+                let word = self.rng.below(2) as u16;
+                self.b.v_get64(a, word)
+            }
+            1 => {
+                let x = self.any(Ty::I64);
+                self.b.v_dup(lane, x)
+            }
+            2 => {
+                let lane = self.rng.pick(&[Lane::B, Lane::H, Lane::S]);
+                let code = self.rng.pick(&[Opcode::VMinU, Opcode::VMaxU]);
+                self.b.vector(code, lane, a, c)
+            }
+            3 => self.b.vector(Opcode::VLow64, lane, a, Val::NONE),
+            _ => {
+                let code = self.rng.pick(VEC2);
+                self.b.vector(code, lane, a, c)
+            }
+        }
+    }
+    fn state(&mut self) {
+        match self.rng.below(6) {
+            0 => {
+                let cc = self.any(Ty::Cc);
+                self.b.set_cc(cc);
+            }
+            1 => {
+                let (at, len) = self.b.layout().vectors;
+                let ty = self.rng.pick(&[Ty::V128, Ty::I64, Ty::I32]);
+                let n = crate::builder::size_of(ty);
+                let at = at + self.rng.below((len / n) as usize) as u32 * n;
+                if self.rng.below(2) == 0 {
+                    let v = self.b.get(at, ty);
+                    self.keep(v);
+                } else {
+                    let v = self.any(ty);
+                    self.b.set(at, v);
+                }
+            }
+            _ => {
+                let (at, v) = (self.general(), self.any(Ty::I64));
+                self.b.set(at, v);
+            }
+        }
+    }
+    fn memory(&mut self, base: u64, mask: u64) {
+        let raw = self.any(Ty::I64);
+        let low = self.b.and_imm(raw, mask);
+        let addr = self.b.add_imm(low, base as i64);
+        let log2 = self.rng.below(5) as u32;
+        let ty = match log2 {
+            4 => Ty::V128,
+            3 => Ty::I64,
+            _ => self.int_ty(),
+        };
+        let mut desc = MemDesc::new(log2, self.shape.mmu);
+        let offset = self.rng.below(64) as i32 - 32;
+        match self.rng.below(8) {
+            0 if log2 < 4 => {
+                let (kind, v) = (self.rng.pick(&RmwKind::ALL), self.any(ty));
+                let v = self.b.rmw(kind, addr, v, desc);
+                self.keep(v);
+            }
+            1 => {
+                let (e, n) = (self.any(ty), self.any(ty));
+                let v = self.b.cas(addr, e, n, desc);
+                self.keep(v);
+            }
+            2 => {
+                let v = self.b.load_ex(ty, addr, desc);
+                self.keep(v);
+                let n = self.any(ty);
+                let s = self.b.store_ex(addr, n, desc);
+                self.keep(s);
+            }
+            3 | 4 => {
+                let v = self.any(ty);
+                self.b.store(addr, offset, v, desc);
+            }
+            _ => {
+                if log2 < 3 && self.rng.below(2) == 0 {
+                    desc = desc.signed();
+                }
+                let v = self.b.load(ty, addr, offset, desc);
+                self.keep(v);
+            }
+        }
+    }
+    fn exit(&mut self) {
+        let exit = Exit::Page(self.rng.below(1024) as u32 * 4);
+        let ty = self.int_ty();
+        match self.rng.below(4) {
+            0 => {
+                let v = self.any(ty);
+                let zero = self.rng.below(2) == 0;
+                self.b.exit_if(v, zero, exit);
+            }
+            1 => {
+                let v = self.any(ty);
+                let bit = self.rng.below(if ty == Ty::I32 { 32 } else { 64 }) as u32;
+                let want = self.rng.below(2) == 0;
+                self.b.exit_bit(v, bit, want, exit);
+            }
+            _ => {
+                let (cc, cond) = (self.any(Ty::Cc), self.cond());
+                self.b.exit_cc(cc, cond, exit);
+            }
+        }
+    }
+    fn step(&mut self) {
+        match self.rng.below(24) {
+            0..=8 => {
+                let v = self.integer();
+                self.keep(v);
+            }
+            9..=12 => {
+                let v = self.flags();
+                self.keep(v);
+            }
+            13..=14 => {
+                let v = self.vector();
+                self.keep(v);
+            }
+            15..=18 => self.state(),
+            19..=20 => {
+                if let Some((base, mask)) = self.shape.memory {
+                    self.memory(base, mask);
+                }
+            }
+            21 if !self.shape.helpers.is_empty() => {
+                let h = self.rng.pick(&self.shape.helpers);
+                let args = [self.any(Ty::I64), self.any(Ty::I32), self.any(Ty::I64)];
+                let imm = self.rng.next() as u32;
+                let v = self.b.call(h, &args, imm);
+                self.keep(v);
+            }
+            22 if self.rng.below(3) == 0 => self.exit(),
+            _ => {
+                let at = self.general();
+                let v = self.b.get(at, Ty::I64);
+                self.keep(v);
+            }
+        }
+    }
+}
+
+/// Fills `b` with a random block that starts at page offset 0.
+pub fn block(b: &mut Builder, rng: &mut Rng, shape: &Shape) {
+    b.begin(0);
+    let mut g = Gen { b, rng, shape, pools: Default::default() };
+    for n in 0..shape.ops {
+        if n % 6 == 0 {
+            g.b.insn((n as u32 / 6 % 1024) * 4, 4);
+        }
+        g.step();
+    }
+    let exit = match g.rng.below(4) {
+        0 => Exit::Indirect(g.any(Ty::I64)),
+        1 => Exit::Rel(g.rng.value() as i32 as i64),
+        2 => Exit::Runtime(64),
+        _ => Exit::Page(128),
+    };
+    g.b.exit(exit);
+}
