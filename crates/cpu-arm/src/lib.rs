@@ -1,8 +1,15 @@
 //! The Arm guest CPUs (AArch64).
 //!
-//! `decode` holds the generated decoders; `translate` turns instructions into IR.
+//! `decode` holds the generated decoders; `translate` turns instructions into IR; `state` is the state
+//! struct and `helpers` the table of functions that translated code calls.
 //! Not here: the execution loop and the software TLB (`accel-jit`), the GIC (`hw-intc`).
 //!
 //! Sources: Arm Architecture Reference Manual for A-profile (DDI 0487), observed behaviour of QEMU.
 
 pub mod decode;
+pub mod helpers;
+pub mod state;
+mod stub;
+pub mod translate;
+
+use stub::{exception, features, fpsimd, pauth, sysreg, system};
