@@ -140,7 +140,8 @@ impl ArmCpu {
         let mdscr = self.sys(Reg::MDSCR_EL1);
         let el = self.pstate.el;
         let target = self.el0_trap_target();
-        let from_here = el < target || (el == target && mdscr >> 13 & 1 != 0 && self.pstate.daif & 8 == 0);
+        let from_here =
+            el < target || (el == target && mdscr >> 13 & 1 != 0 && self.pstate.daif & 8 == 0);
         mdscr & 1 != 0 && from_here
     }
 

@@ -217,7 +217,8 @@ impl ArmCpu {
         let (op0, op1, crn, crm, op2) =
             (imm >> 14 & 3, imm >> 11 & 7, imm >> 7 & 15, imm >> 3 & 15, imm & 7);
         let rt = imm >> 16 & 31;
-        let iss = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1 | u64::from(read);
+        let iss =
+            op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1 | u64::from(read);
         self.take_sync(target.max(self.pstate.el), ec::SYSREG, iss);
     }
 

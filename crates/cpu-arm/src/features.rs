@@ -191,14 +191,7 @@ impl Features {
             mmfr0: 0x1124,
             ..IdRegs::default()
         };
-        Self {
-            model: "cortex-a57",
-            id,
-            cntfrq: 62_500_000,
-            el2: false,
-            el3: false,
-            gicv3: false,
-        }
+        Self { model: "cortex-a57", id, cntfrq: 62_500_000, el2: false, el3: false, gicv3: false }
     }
 
     /// `max`: everything that is built. docs/status.md lists what QEMU's `max` has beyond it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jit_ir::{JitEnv, Slot, SlotClass, StateLayout, Ty};
 
 use crate::features::Features;
-use crate::sysreg::{Reg, REGS};
+use crate::sysreg::{REGS, Reg};
 use crate::system::System;
 
 /// Exception level.
@@ -162,7 +162,7 @@ pub mod mmu_index {
 pub struct ModeKey(pub u64);
 
 macro_rules! key_fields {
-    ($($(#[$d:meta])* $get:ident $with:ident: $ty:ty = $at:literal, $bits:literal;)*) => {
+    ($($(#[$d:meta])* $get:ident $with:ident: $ty:ident = $at:literal, $bits:literal;)*) => {
         impl ModeKey {$(
             $(#[$d])*
             #[must_use]

@@ -335,7 +335,11 @@ impl ArmCpu {
         let found = self.system.cluster.cpus.iter().find(|(m, _)| m & AFFINITY == target);
         let Some((_, shared)) = found else { return PSCI_INVALID_PARAMETERS };
         let power = *shared.power.lock();
-        if power.on { 0 } else { u64::from(power.start.is_none()) + u64::from(power.start.is_some()) * 2 }
+        if power.on {
+            0
+        } else {
+            u64::from(power.start.is_none()) + u64::from(power.start.is_some()) * 2
+        }
     }
 }
 
@@ -407,8 +411,10 @@ static CRC32C: [u32; 256] = crc_table(0x82f6_3b78);
 pub fn crc32(_: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     let table = if args[3] & 16 != 0 { &CRC32C } else { &CRC32 };
     let bytes = 1 << (args[3] & 3);
-    let crc = args[1].to_le_bytes().iter().take(bytes).fold(args[0] as u32, |c, b| {
-        table[usize::from(c as u8 ^ b)] ^ c >> 8
-    });
+    let crc = args[1]
+        .to_le_bytes()
+        .iter()
+        .take(bytes)
+        .fold(args[0] as u32, |c, b| table[usize::from(c as u8 ^ b)] ^ c >> 8);
     u64::from(crc)
 }

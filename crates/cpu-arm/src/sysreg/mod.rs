@@ -206,7 +206,11 @@ pub fn msr_imm(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
         (3, 2) => cpu.pstate.dit = on,
         _ if el == 0 && cpu.sctlr() >> 9 & 1 == 0 => {
             let target = cpu.el0_trap_target();
-            cpu.take_sysreg_trap(target, u64::from(cpu::encoding(0, 3, 4, crm as u16, op2 as u16)) | 31 << 16, false);
+            cpu.take_sysreg_trap(
+                target,
+                u64::from(cpu::encoding(0, 3, 4, crm as u16, op2 as u16)) | 31 << 16,
+                false,
+            );
             return 0;
         }
         (3, 6) => cpu.pstate.daif |= crm as u8,
@@ -218,4 +222,3 @@ pub fn msr_imm(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     ArmCpu::settle(cx, changed);
     0
 }
-

@@ -317,7 +317,9 @@ impl ArmCpu {
                 self.sp_bank[n] = v;
             }
             // AHP, DN, FZ, RMode, FZ16; trapped exceptions are not built (RES0).
-            FPCR => self.fpcr = v as u32 & if self.features.fp16() { 0x07c8_0000 } else { 0x07c0_0000 },
+            FPCR => {
+                self.fpcr = v as u32 & if self.features.fp16() { 0x07c8_0000 } else { 0x07c0_0000 }
+            }
             FPSR => self.fpsr = v as u32 & 0xf800_009f,
             CNTVOFF => self.system.timers.set_offset(v),
             OSLAR => {}

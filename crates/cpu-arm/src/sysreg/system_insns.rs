@@ -97,8 +97,15 @@ fn at(cx: &mut HelperCx<'_, ArmCpu>, op1: u16, crm: u16, op2: u16, va: u64) {
     let stage2 = both || (op1 == 0 && !vhe);
     let req = Request { va, kind, regime, user, pan, stage2_enabled: stage2 };
     let par = match cpu.walk(&req, cx.services.phys()) {
-        Ok(m) => m.pa & 0x000f_ffff_ffff_f000 | 1 << 11 | u64::from(m.attr) << 56 | u64::from(!m.secure) << 9,
-        Err(f) => 1 | 1 << 11 | (f.code & 0x3f) << 1 | (f.code >> 7 & 1) << 8 | (f.code >> 8 & 1) << 9,
+        Ok(m) => {
+            m.pa & 0x000f_ffff_ffff_f000
+                | 1 << 11
+                | u64::from(m.attr) << 56
+                | u64::from(!m.secure) << 9
+        }
+        Err(f) => {
+            1 | 1 << 11 | (f.code & 0x3f) << 1 | (f.code >> 7 & 1) << 8 | (f.code >> 8 & 1) << 9
+        }
     };
     cpu.set_sys(Reg::PAR_EL1, par);
 }

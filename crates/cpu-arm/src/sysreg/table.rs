@@ -193,17 +193,17 @@ pub fn plain(enc: u16) -> Option<&'static Plain> {
 /// EL1 encodings and the EL2 ones that they reach from EL2 when HCR_EL2.E2H is 1
 /// (Arm ARM D1.8.1); the `_EL12` encoding of the first has op1 = 5.
 const REDIRECT: &[(u16, u16)] = &[
-    (encoding(3, 0, 1, 0, 0), encoding(3, 4, 1, 0, 0)),   // SCTLR
-    (encoding(3, 0, 1, 0, 2), encoding(3, 4, 1, 1, 2)),   // CPACR, CPTR
-    (encoding(3, 0, 2, 0, 0), encoding(3, 4, 2, 0, 0)),   // TTBR0
-    (encoding(3, 0, 2, 0, 1), encoding(3, 4, 2, 0, 1)),   // TTBR1
-    (encoding(3, 0, 2, 0, 2), encoding(3, 4, 2, 0, 2)),   // TCR
-    (encoding(3, 0, 4, 0, 0), encoding(3, 4, 4, 0, 0)),   // SPSR
-    (encoding(3, 0, 4, 0, 1), encoding(3, 4, 4, 0, 1)),   // ELR
-    (encoding(3, 0, 5, 1, 0), encoding(3, 4, 5, 1, 0)),   // AFSR0
-    (encoding(3, 0, 5, 1, 1), encoding(3, 4, 5, 1, 1)),   // AFSR1
-    (encoding(3, 0, 5, 2, 0), encoding(3, 4, 5, 2, 0)),   // ESR
-    (encoding(3, 0, 6, 0, 0), encoding(3, 4, 6, 0, 0)),   // FAR
+    (encoding(3, 0, 1, 0, 0), encoding(3, 4, 1, 0, 0)), // SCTLR
+    (encoding(3, 0, 1, 0, 2), encoding(3, 4, 1, 1, 2)), // CPACR, CPTR
+    (encoding(3, 0, 2, 0, 0), encoding(3, 4, 2, 0, 0)), // TTBR0
+    (encoding(3, 0, 2, 0, 1), encoding(3, 4, 2, 0, 1)), // TTBR1
+    (encoding(3, 0, 2, 0, 2), encoding(3, 4, 2, 0, 2)), // TCR
+    (encoding(3, 0, 4, 0, 0), encoding(3, 4, 4, 0, 0)), // SPSR
+    (encoding(3, 0, 4, 0, 1), encoding(3, 4, 4, 0, 1)), // ELR
+    (encoding(3, 0, 5, 1, 0), encoding(3, 4, 5, 1, 0)), // AFSR0
+    (encoding(3, 0, 5, 1, 1), encoding(3, 4, 5, 1, 1)), // AFSR1
+    (encoding(3, 0, 5, 2, 0), encoding(3, 4, 5, 2, 0)), // ESR
+    (encoding(3, 0, 6, 0, 0), encoding(3, 4, 6, 0, 0)), // FAR
     (encoding(3, 0, 10, 2, 0), encoding(3, 4, 10, 2, 0)), // MAIR
     (encoding(3, 0, 10, 3, 0), encoding(3, 4, 10, 3, 0)), // AMAIR
     (encoding(3, 0, 12, 0, 0), encoding(3, 4, 12, 0, 0)), // VBAR
@@ -224,8 +224,7 @@ pub fn redirect_e2h(enc: u16) -> u16 {
         return *to;
     }
     if enc >> 11 & 7 == 5
-        && let Some((el1, _)) =
-            REDIRECT.iter().find(|(from, _)| from & 0x07ff == enc & 0x07ff)
+        && let Some((el1, _)) = REDIRECT.iter().find(|(from, _)| from & 0x07ff == enc & 0x07ff)
     {
         return *el1;
     }
