@@ -110,11 +110,11 @@ pub(crate) struct L2Entry {
     pub(crate) pa: u64,
     /// Host address of the page, 0 = not RAM.
     pub(crate) host: u64,
-    epoch: u32,
-    asid: u16,
-    vmid: u16,
-    regime: u8,
-    mmu: u8,
+    pub(crate) epoch: u32,
+    pub(crate) asid: u16,
+    pub(crate) vmid: u16,
+    pub(crate) regime: u8,
+    pub(crate) mmu: u8,
     /// Bits of [`flag`].
     pub(crate) flags: u8,
     /// Guest's code attribute.
