@@ -6,10 +6,18 @@
 //!
 //! Sources: Arm Architecture Reference Manual for A-profile (DDI 0487), observed behaviour of QEMU.
 
+pub mod cpu;
 pub mod decode;
+pub mod exception;
+pub mod features;
+pub mod fpsimd;
 pub mod helpers;
+pub mod mmu;
+pub mod pauth;
 pub mod state;
-mod stub;
+pub mod sysreg;
+pub mod system;
 pub mod translate;
 
-use stub::{exception, features, fpsimd, pauth, sysreg, system};
+pub use helpers::{HELPERS, HelperId};
+pub use state::{ArmCpu, LAYOUT, ModeKey};

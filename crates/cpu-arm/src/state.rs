@@ -212,4 +212,10 @@ key_fields! {
     zva_ok with_zva_ok: bool = 21, 1;
     /// Debug: breakpoints or watchpoints are armed.
     debug with_debug: bool = 22, 1;
+    /// HCR_EL2.E2H takes effect (register accesses from EL2 are redirected).
+    e2h with_e2h: bool = 23, 1;
+    /// EL2 traps some EL1 register accesses: nothing is accessed in place at EL1.
+    el1_traps with_el1_traps: bool = 24, 1;
+    /// PSTATE.SP.
+    sp_sel with_sp_sel: bool = 25, 1;
 }

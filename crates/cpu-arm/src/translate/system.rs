@@ -111,7 +111,7 @@ impl Ctx<'_> {
                 let el = self.key.el();
                 self.b.c64(u64::from(el) << 2)
             }
-            _ => match sysreg::inline_slot(enc, self.key, false) {
+            _ => match sysreg::inline_slot(enc as u16, self.key, false) {
                 Some(slot) => self.b.get(slot, Ty::I64),
                 None => self.b.call(HelperId::Mrs as u16, &[], enc),
             },
@@ -130,7 +130,7 @@ impl Ctx<'_> {
             let v = self.b.trunc(v);
             let cc = self.b.cc_from_nzcv(v);
             self.b.set_cc(cc);
-        } else if let Some(slot) = sysreg::inline_slot(enc, self.key, true) {
+        } else if let Some(slot) = sysreg::inline_slot(enc as u16, self.key, true) {
             self.b.set(slot, v);
         } else {
             self.b.call_void(HelperId::Msr as u16, &[v], enc);

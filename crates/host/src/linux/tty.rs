@@ -81,3 +81,8 @@ impl Drop for RawMode {
         let _ = tcsetattr(&self.fd, OptionalActions::Now, &self.before);
     }
 }
+
+/// Reads from a descriptor without a buffer of our own.
+pub fn read_fd(fd: impl AsFd, out: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(fd, out)?)
+}
