@@ -117,7 +117,7 @@ impl Machine {
         vals.get(v.index()).copied().unwrap_or(0)
     }
 
-    fn execute(&mut self, block: &Block, pc: u64) -> Stop {
+    pub(super) fn execute(&mut self, block: &Block, pc: u64) -> Stop {
         let page = pc & !0xfff;
         let mut vals = vec![0u128; block.ops.len()];
         let mut at = pc;
