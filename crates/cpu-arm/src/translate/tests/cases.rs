@@ -215,7 +215,8 @@ fn exclusives() {
     assert_eq!(m.x(2), 1);
     // ldxp w0, w2; stxp w4, w5, w6
     (m.mem[..8]).copy_from_slice(&[1, 0, 0, 0, 2, 0, 0, 0]);
-    (m.set_x(5, 0xffff_ffff_0000_0003), m.set_x(6, 4));
+    m.set_x(5, 0xffff_ffff_0000_0003);
+    m.set_x(6, 4);
     m.run(&[0x887f_0820, 0x8824_1825], PC);
     assert_eq!((m.x(0), m.x(2), m.x(4)), (1, 2, 0));
     assert_eq!(m.mem[..8], [3, 0, 0, 0, 4, 0, 0, 0]);
@@ -232,13 +233,17 @@ fn exclusives() {
 fn compare_and_swap() {
     let mut m = machine();
     m.mem[..16].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
-    (m.set_x(2, 1), m.set_x(3, 2), m.set_x(4, 7), m.set_x(5, 8));
+    m.set_x(2, 1);
+    m.set_x(3, 2);
+    m.set_x(4, 7);
+    m.set_x(5, 8);
     m.run(&[0x4822_7c24], PC); // casp x2, x3, x4, x5, [x1]
     assert_eq!((m.x(2), m.x(3), m.mem[0], m.mem[8]), (1, 2, 7, 8));
     m.run(&[0x4822_7c24], PC);
     assert_eq!((m.x(2), m.x(3)), (7, 8));
     // cas w0, w2, [x1]: the upper half of Ws does not count.
-    (m.set_x(0, 0xffff_ffff_0000_0007), m.set_x(2, 9));
+    m.set_x(0, 0xffff_ffff_0000_0007);
+    m.set_x(2, 9);
     m.run(&[0x88a0_7c22], PC);
     assert_eq!((m.x(0), m.mem[0]), (7, 9));
     // Odd registers.

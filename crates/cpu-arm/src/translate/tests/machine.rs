@@ -249,7 +249,7 @@ impl Machine {
 
     fn check(&self, va: u64, desc: MemDesc) -> Result<usize, Stop> {
         let n = u64::from(desc.bytes());
-        if desc.is_aligned() && va % n != 0 || desc.is_within16() && va % 16 + n > 16 {
+        if desc.is_aligned() && !va.is_multiple_of(n) || desc.is_within16() && va % 16 + n > 16 {
             return Err(Stop::Align(va));
         }
         let at = va.wrapping_sub(self.mem_base) as usize;
