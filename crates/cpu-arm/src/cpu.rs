@@ -10,7 +10,7 @@ use jit_ir::{AccessKind, CodeMode, JitCpu, JitEnv, MemFault, PageMap, PhysMem, W
 use crate::features::Features;
 use crate::state::{ArmCpu, ModeKey, Pstate};
 use crate::sysreg::{REGS, Reg};
-use crate::system::{Kick, System};
+use crate::system::{Kick, Power, System};
 
 impl ArmCpu {
     /// A CPU in its reset state.
@@ -253,11 +253,10 @@ impl JitCpu for ArmCpu {
     }
 
     fn reset(&mut self) {
-        let (el, pc, x0) = (self.system.reset_el, self.system.reset_pc, self.system.reset_x0);
-        self.cold(el, pc, x0);
-        let mut power = self.system.shared.power.lock();
-        power.on = power.on_at_reset;
-        power.start = None;
+        let boot = *self.system.shared.boot.lock();
+        let el = if boot.as_kernel { self.start_el() } else { self.highest_el() };
+        self.cold(el, boot.pc, boot.arg);
+        *self.system.shared.power.lock() = Power { on: !boot.powered_off, start: None };
     }
 
     fn as_any(&mut self) -> &mut dyn Any {

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use accel::FirmwareCalls;
 use cpu::Line;
 use jit_ir::HelperCx;
 use jit_ir::state::image;
 
 use crate::state::{ArmCpu, Pstate};
-use crate::sysreg::{ALL_MMUS, Reg};
-use crate::system::Conduit;
+use crate::sysreg::Reg;
 
 /// Exception classes (ESR_ELx.EC).
 pub mod ec {
@@ -400,7 +400,7 @@ pub fn hvc(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     let cpu = &mut *cx.cpu;
     if cpu.pstate.el == 0 {
         cpu.take_undefined();
-    } else if cpu.system.psci == Conduit::Hvc {
+    } else if cpu.system.psci == FirmwareCalls::Hvc {
         cpu.after_call();
         cpu.psci_call();
         cpu.env.exit_after_helper();
@@ -422,7 +422,7 @@ pub fn smc(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
         cpu.take_undefined();
     } else if el == 1 && cpu.hcr() >> 19 & 1 != 0 {
         cpu.take_sync(2, ec::SMC, args[3] & 0xffff);
-    } else if cpu.system.psci == Conduit::Smc {
+    } else if cpu.system.psci == FirmwareCalls::Smc {
         cpu.after_call();
         cpu.psci_call();
         cpu.env.exit_after_helper();
@@ -462,7 +462,6 @@ pub fn eret(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     if cx.cpu.interrupt_ready() {
         cx.cpu.env.kick();
     }
-    let _ = ALL_MMUS;
     0
 }
 

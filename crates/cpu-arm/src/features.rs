@@ -52,8 +52,6 @@ pub struct Features {
     pub el2: bool,
     /// EL3 is implemented.
     pub el3: bool,
-    /// A GICv3 CPU interface is attached.
-    pub gicv3: bool,
 }
 
 macro_rules! fields {
@@ -167,13 +165,10 @@ impl Features {
     pub fn pa_bits(&self) -> u32 {
         [32, 36, 40, 42, 44, 48, 52][(self.id.mmfr0 & 15).min(5) as usize]
     }
-    /// ID_AA64PFR0_EL1 with what the machine decides.
+    /// ID_AA64PFR0_EL1 with EL2 and EL3; the GIC field is the attached bank's.
     #[must_use]
     pub fn pfr0(&self) -> u64 {
-        self.id.pfr0
-            | u64::from(self.el2) << 8
-            | u64::from(self.el3) << 12
-            | u64::from(self.gicv3) << 24
+        self.id.pfr0 | u64::from(self.el2) << 8 | u64::from(self.el3) << 12
     }
 
     /// Cortex-A57 r1p0.
@@ -191,7 +186,7 @@ impl Features {
             mmfr0: 0x1124,
             ..IdRegs::default()
         };
-        Self { model: "cortex-a57", id, cntfrq: 62_500_000, el2: false, el3: false, gicv3: false }
+        Self { model: "cortex-a57", id, cntfrq: 62_500_000, el2: false, el3: false }
     }
 
     /// `max`: everything that is built. docs/status.md lists what QEMU's `max` has beyond it.

@@ -6,6 +6,7 @@
 //!
 //! Sources: Arm Architecture Reference Manual for A-profile (DDI 0487), observed behaviour of QEMU.
 
+pub mod arch;
 pub mod cpu;
 pub mod decode;
 pub mod exception;

@@ -6,8 +6,9 @@
 //! guests use WFI.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
+use accel::{Boot, FirmwareCalls};
 use cpu::SystemRegisters;
 use device::{Cause, IrqOut, IrqSink, Request, RunControl};
 use evloop::{Clock, Timer};
@@ -19,17 +20,6 @@ use crate::state::ArmCpu;
 /// A callback that makes a vCPU leave translated code.
 pub type Kick = Arc<dyn Fn() + Send + Sync>;
 
-/// How PSCI calls arrive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conduit {
-    /// No built-in PSCI (firmware has its own).
-    None,
-    /// HVC instructions.
-    Hvc,
-    /// SMC instructions.
-    Smc,
-}
-
 /// Whether a CPU runs, and where it shall start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Power {
@@ -37,8 +27,6 @@ pub struct Power {
     pub on: bool,
     /// CPU_ON was accepted: entry point and context id.
     pub start: Option<(u64, u64)>,
-    /// The state to come up in after a machine reset.
-    pub on_at_reset: bool,
 }
 
 /// The part of a CPU that other threads reach.
@@ -52,6 +40,10 @@ pub struct CpuShared {
     pub power: Mutex<Power>,
     /// A machine reset is due before the next instruction.
     pub reset: AtomicBool,
+    /// Where the CPU starts.
+    pub boot: Mutex<Boot>,
+    /// GICv3 CPU interface, if the machine has one.
+    pub gic: OnceLock<Arc<dyn SystemRegisters>>,
     kick: Mutex<Option<Kick>>,
 }
 
@@ -245,18 +237,10 @@ pub struct System {
     pub cluster: Arc<Cluster>,
     /// Generic timers.
     pub timers: Arc<Timers>,
-    /// GICv3 CPU interface, if the machine has one.
-    pub gic: Option<Arc<dyn SystemRegisters>>,
     /// PSCI conduit.
-    pub psci: Conduit,
+    pub psci: FirmwareCalls,
     /// Waiting for an interrupt (WFI).
     pub waiting: bool,
-    /// Where execution starts after reset; the board's loader sets it.
-    pub reset_pc: u64,
-    /// Exception level after reset (the highest, or what the loader wants).
-    pub reset_el: u8,
-    /// X0 after reset (device tree address of a directly booted kernel).
-    pub reset_x0: u64,
     /// State of the random number generator behind RNDR.
     pub rng: u64,
 }

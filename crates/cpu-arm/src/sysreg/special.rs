@@ -123,7 +123,9 @@ impl ArmCpu {
     fn id_register(&self, crm: u16, op2: u16) -> u64 {
         let id = &self.features.id;
         match (crm, op2) {
-            (4, 0) => self.features.pfr0(),
+            (4, 0) => {
+                self.features.pfr0() | u64::from(self.system.shared.gic.get().is_some()) << 24
+            }
             (4, 1) => id.pfr1,
             (5, 0) => id.dfr0,
             (6, 0) => id.isar0,
@@ -200,7 +202,7 @@ impl ArmCpu {
         }
         if is_gic(enc) {
             let cx = self.sysreg_cx();
-            let gic = self.system.gic.as_ref().filter(|_| cx.el > 0).ok_or(Trap::Undefined)?;
+            let gic = self.system.shared.gic.get().filter(|_| cx.el > 0).ok_or(Trap::Undefined)?;
             return gic.read(&cx, enc).ok_or(Trap::Undefined);
         }
         match enc {
@@ -231,7 +233,7 @@ impl ArmCpu {
             ISR => Ok(self.pending_isr()),
             OSLSR => Ok(8),
             e if [0u16, 4, 6].iter().any(|op1| e == encoding(3, *op1, 12, 0, 1)) => {
-                Ok(self.system.reset_pc)
+                Ok(self.system.shared.boot.lock().pc)
             }
             e if e == encoding(2, 0, 1, 0, 0)
                 || e == encoding(2, 0, 7, 14, 6)
@@ -307,7 +309,7 @@ impl ArmCpu {
         }
         if is_gic(enc) {
             let cx = self.sysreg_cx();
-            let gic = self.system.gic.clone().filter(|_| cx.el > 0).ok_or(Trap::Undefined)?;
+            let gic = self.system.shared.gic.get().filter(|_| cx.el > 0).ok_or(Trap::Undefined)?;
             let ok = gic.write(&cx, enc, v);
             return if ok { Ok(Changed { irqs: true, ..none }) } else { Err(Trap::Undefined) };
         }
