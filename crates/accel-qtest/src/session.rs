@@ -165,7 +165,7 @@ mod tests {
 
     fn session() -> (Session, Arc<IrqOut>) {
         let root = Region::root("system");
-        let block = RamBlock::new("ram", 0x1000).expect("memory");
+        let block = RamBlock::new("ram", 0x1000, guest_ram::RamOptions::default()).expect("memory");
         root.map(0x4000, &Region::ram("ram", block), 0);
         let irq = IrqOut::new();
         let given = irq.clone();
