@@ -11,11 +11,13 @@
 //!
 //! Sources: the qtest chapter of QEMU's developer manual and the replies of QEMU 10.0.2.
 
+mod accel;
 mod base64;
 mod line;
 mod server;
 mod session;
 
+pub use accel::{ACCEL, Qtest};
 pub use line::Line;
 pub use server::Server;
 pub use session::{Irqs, Session};

@@ -25,7 +25,7 @@ mod vm;
 
 pub use event::{EVENTS, Event, EventSink};
 pub use listing::{CpuListing, Listing, MachineListing, OptionGroup, OptionParameter};
-pub use machine::{CpuSlot, Execution, Machine, NoExecution};
+pub use machine::{AccelExecution, CpuSlot, Execution, Machine, NoExecution};
 pub use requests::Requests;
 pub use state::RunState;
 pub use text::{parse_uuid, uuid_text};

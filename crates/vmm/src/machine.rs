@@ -1,5 +1,8 @@
 //! The machine and its CPUs, as this crate needs them.
 
+use std::sync::Arc;
+
+use accel::{AccelVm, CpuHandle};
 use device::{Record, Reset, ResetTree};
 use memory::AddressSpace;
 
@@ -78,5 +81,37 @@ impl Execution for NoExecution {
     }
     fn registers(&self, _: u32) -> Option<String> {
         None
+    }
+}
+
+/// CPUs of an accelerator.
+pub struct AccelExecution {
+    /// The accelerator's side.
+    pub vm: Arc<dyn AccelVm>,
+    /// The boards' side, in CPU order.
+    pub cpus: Vec<Arc<dyn CpuHandle>>,
+}
+
+impl Execution for AccelExecution {
+    fn start(&self) {
+        self.vm.resume();
+    }
+    fn stop(&self) {
+        self.vm.pause();
+    }
+    fn reset(&self, _: Reset) {
+        for cpu in &self.cpus {
+            cpu.reset();
+        }
+    }
+    fn cpus(&self) -> Vec<CpuSlot> {
+        let process = i64::from(std::process::id());
+        (0..).take(self.cpus.len()).map(|index| CpuSlot { index, thread_id: process }).collect()
+    }
+    fn registers(&self, index: u32) -> Option<String> {
+        self.vm.registers(usize::try_from(index).ok()?)
+    }
+    fn shut_down(&self) {
+        self.vm.shutdown();
     }
 }
