@@ -66,6 +66,4 @@ jit_ir::helpers! {
     Simd: VEC => fpsimd::helper;
     /// FP/SIMD instruction that also reads or writes general registers or flags.
     SimdGeneral: VEC.union(GEN) => fpsimd::helper;
-    /// Records BTYPE-free branch bookkeeping for single-step; immediate unused.
-    MrsDiscard: Effects::ALL => sysreg::mrs;
 }

@@ -1,8 +1,24 @@
 //! The Arm guest CPUs (AArch64).
 //!
-//! `decode` holds the generated decoders; `translate` turns instructions into IR.
+//! `decode` holds the generated decoders; `translate` turns instructions into IR; `state` is the state
+//! struct and `helpers` the table of functions that translated code calls.
 //! Not here: the execution loop and the software TLB (`accel-jit`), the GIC (`hw-intc`).
 //!
 //! Sources: Arm Architecture Reference Manual for A-profile (DDI 0487), observed behaviour of QEMU.
 
+pub mod arch;
+pub mod cpu;
 pub mod decode;
+pub mod exception;
+pub mod features;
+pub mod fpsimd;
+pub mod helpers;
+pub mod mmu;
+pub mod pauth;
+pub mod state;
+pub mod sysreg;
+pub mod system;
+pub mod translate;
+
+pub use helpers::{HELPERS, HelperId};
+pub use state::{ArmCpu, LAYOUT, ModeKey};

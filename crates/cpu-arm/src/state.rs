@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jit_ir::{JitEnv, Slot, SlotClass, StateLayout, Ty};
 
 use crate::features::Features;
-use crate::sysreg::{Reg, REGS};
+use crate::sysreg::{REGS, Reg};
 use crate::system::System;
 
 /// Exception level.
@@ -162,7 +162,7 @@ pub mod mmu_index {
 pub struct ModeKey(pub u64);
 
 macro_rules! key_fields {
-    ($($(#[$d:meta])* $get:ident $with:ident: $ty:ty = $at:literal, $bits:literal;)*) => {
+    ($($(#[$d:meta])* $get:ident $with:ident: $ty:ident = $at:literal, $bits:literal;)*) => {
         impl ModeKey {$(
             $(#[$d])*
             #[must_use]
@@ -212,4 +212,10 @@ key_fields! {
     zva_ok with_zva_ok: bool = 21, 1;
     /// Debug: breakpoints or watchpoints are armed.
     debug with_debug: bool = 22, 1;
+    /// HCR_EL2.E2H takes effect (register accesses from EL2 are redirected).
+    e2h with_e2h: bool = 23, 1;
+    /// EL2 traps some EL1 register accesses: nothing is accessed in place at EL1.
+    el1_traps with_el1_traps: bool = 24, 1;
+    /// PSTATE.SP.
+    sp_sel with_sp_sel: bool = 25, 1;
 }

@@ -1,0 +1,165 @@
+//! Accelerators and guest architectures as machines and the control plane see them.
+//!
+//! A [`GuestArch`] makes CPUs; an [`Accel`] runs them. [`VcpuThreads`] is the thread-per-vCPU run
+//! loop that every accelerator shares: it starts, stops, halts and kicks, and knows nothing of how
+//! a [`Vcpu`] executes.
+//!
+//! Not here: translation and TLBs (`accel-jit`), hypervisors (`accel-kvm`), guest CPUs (`cpu-*`).
+
+mod threads;
+
+use std::sync::Arc;
+
+use cpu::SystemRegisters;
+use device::{IrqOut, IrqSink, RunControl};
+use evloop::Clock;
+use jit_ir::{JitCpu, Translator};
+use memory::AddressSpace;
+
+pub use threads::{Exit, Kicker, Vcpu, VcpuThreads};
+
+/// How PSCI-like firmware calls reach the built-in implementation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirmwareCalls {
+    /// The guest brings its own firmware.
+    None,
+    /// Arm HVC.
+    Hvc,
+    /// Arm SMC.
+    Smc,
+}
+
+/// A CPU model that `-cpu` names.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuModel {
+    /// Name.
+    pub name: &'static str,
+    /// `compatible` in a device tree.
+    pub compatible: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+}
+
+/// What the machine asks of its CPUs.
+#[derive(Clone)]
+pub struct CpuConfig {
+    /// Model name.
+    pub model: String,
+    /// Properties after the model name, as given.
+    pub props: Vec<(String, String)>,
+    /// Hardware id of each CPU (MPIDR affinity on Arm), in CPU order; their number is the CPU count.
+    pub ids: Vec<u64>,
+    /// Virtualization extensions (Arm EL2).
+    pub virtualization: bool,
+    /// Secure state (Arm EL3).
+    pub secure: bool,
+    /// Built-in firmware interface.
+    pub firmware_calls: FirmwareCalls,
+    /// The guest's clock.
+    pub clock: Clock,
+    /// Power-off and reset requests.
+    pub run: Arc<dyn RunControl>,
+}
+
+/// Where a CPU starts after reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// Program counter.
+    pub pc: u64,
+    /// First argument register (device tree address of a directly booted kernel).
+    pub arg: u64,
+    /// Start as a kernel loader would leave the CPU (Arm: EL2 if there is one, else EL1) instead of at
+    /// the highest level.
+    pub as_kernel: bool,
+    /// Off until another CPU turns it on.
+    pub powered_off: bool,
+}
+
+/// A CPU as boards wire it; shared with the running vCPU.
+pub trait CpuHandle: Send + Sync {
+    /// Interrupt inputs, numbered as `device::cpu_input`.
+    fn input(&self) -> Arc<dyn IrqSink>;
+    /// An interrupt output by name (Arm: "cntp", "cntv", "cnthp", "cnthv", "cntps").
+    fn output(&self, name: &str) -> Option<Arc<IrqOut>>;
+    /// Attaches system registers that a device implements. Before the first run only.
+    fn attach_system_registers(&self, bank: Arc<dyn SystemRegisters>);
+    /// Sets where it starts; takes effect at the next reset.
+    fn set_boot(&self, boot: Boot);
+    /// Resets the CPU before its next instruction (any thread).
+    fn reset(&self);
+    /// Hardware id.
+    fn id(&self) -> u64;
+    /// Its model.
+    fn model(&self) -> &'static CpuModel;
+}
+
+/// A CPU ready to be run.
+pub struct CpuUnit {
+    /// The CPU object, moved to the vCPU thread.
+    pub cpu: Box<dyn JitCpu>,
+    /// Its handle.
+    pub handle: Arc<dyn CpuHandle>,
+}
+
+/// The CPUs of a machine.
+pub struct CpuSet {
+    /// In CPU order.
+    pub units: Vec<CpuUnit>,
+    /// Translator for their model.
+    pub translator: Arc<dyn Translator>,
+}
+
+/// A guest architecture.
+pub trait GuestArch: Send + Sync {
+    /// Name as in `qemu-system-NAME`.
+    fn name(&self) -> &'static str;
+    /// CPU models, in the order of `-cpu help`.
+    fn models(&self) -> &'static [CpuModel];
+    /// Makes the CPUs. Errors name the unknown model or property and what would be right.
+    fn new_cpus(&self, config: &CpuConfig) -> qapi::Result<CpuSet>;
+}
+
+/// What an accelerator needs to make a VM.
+pub struct VmConfig {
+    /// Physical memory as CPUs see it.
+    pub memory: AddressSpace,
+    /// Options after the accelerator's name (`thread=multi`, `tb-size=64`…), as given.
+    pub options: Vec<(String, String)>,
+    /// CPUs; empty for machines without.
+    pub cpus: Vec<Box<dyn JitCpu>>,
+    /// Translator of their model, if there are CPUs.
+    pub translator: Option<Arc<dyn Translator>>,
+    /// Power-off and stop requests (a vCPU that cannot go on stops the VM).
+    pub run: Arc<dyn RunControl>,
+}
+
+/// A way to run guests.
+pub trait Accel: Send + Sync {
+    /// `-accel` name.
+    fn name(&self) -> &'static str;
+    /// One line about it.
+    fn summary(&self) -> &'static str;
+    /// Whether it can run this architecture on this host; the error says why not.
+    fn usable(&self, arch: &dyn GuestArch) -> Result<(), String>;
+    /// Makes a VM whose vCPUs wait for [`AccelVm::resume`].
+    fn new_vm(&self, config: VmConfig) -> qapi::Result<Arc<dyn AccelVm>>;
+}
+
+/// A VM of an accelerator.
+pub trait AccelVm: Send + Sync {
+    /// Lets the vCPUs run.
+    fn resume(&self);
+    /// Stops all vCPUs; returns when none executes guest code.
+    fn pause(&self);
+    /// Ends all vCPU threads.
+    fn shutdown(&self);
+    /// Text of `info jit`.
+    fn info(&self) -> String {
+        String::new()
+    }
+    /// Text of `info registers` for a CPU; only while paused.
+    fn registers(&self, cpu: usize) -> Option<String> {
+        let _ = cpu;
+        None
+    }
+}

@@ -1,0 +1,170 @@
+//! The `aarch64` guest architecture: models and the making of CPUs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use accel::{Boot, CpuConfig, CpuHandle, CpuModel, CpuSet, CpuUnit, GuestArch};
+use cpu::SystemRegisters;
+use device::{IrqOut, IrqSink};
+use jit_ir::Translator;
+
+use crate::features::Features;
+use crate::state::ArmCpu;
+use crate::system::{Cluster, CpuShared, System, TIMER_NAMES, Timers};
+use crate::translate::{ArmTranslator, IdRegs, Isa};
+
+/// The AArch64 guest.
+pub struct AArch64;
+
+/// The catalog's entry.
+pub static ARCH: AArch64 = AArch64;
+
+const MODELS: &[CpuModel] = &[
+    CpuModel { name: "cortex-a57", compatible: "arm,cortex-a57", summary: "Arm Cortex-A57 r1p0" },
+    CpuModel { name: "max", compatible: "arm,armv8", summary: "Everything that is built" },
+];
+
+struct Handle {
+    shared: Arc<CpuShared>,
+    timers: Arc<Timers>,
+    id: u64,
+    model: &'static CpuModel,
+}
+
+impl CpuHandle for Handle {
+    fn input(&self) -> Arc<dyn IrqSink> {
+        Arc::<CpuShared>::clone(&self.shared)
+    }
+    fn output(&self, name: &str) -> Option<Arc<IrqOut>> {
+        let n = TIMER_NAMES.iter().position(|t| *t == name)?;
+        self.timers.outs.get(n).cloned()
+    }
+    fn attach_system_registers(&self, bank: Arc<dyn SystemRegisters>) {
+        // The first bank stays; machines attach one.
+        let _ = self.shared.gic.set(bank);
+    }
+    fn set_boot(&self, boot: Boot) {
+        *self.shared.boot.lock() = boot;
+    }
+    fn reset(&self) {
+        self.shared.reset.store(true, Ordering::Release);
+        self.shared.kick();
+    }
+    fn id(&self) -> u64 {
+        self.id
+    }
+    fn model(&self) -> &'static CpuModel {
+        self.model
+    }
+}
+
+fn unknown_model(name: &str) -> qapi::Error {
+    let known: Vec<_> = MODELS.iter().map(|m| m.name).collect();
+    qapi::Error::generic(format!(
+        "unable to find CPU model '{name}' (available: {})",
+        known.join(", ")
+    ))
+}
+
+fn features_of(config: &CpuConfig) -> qapi::Result<(Features, &'static CpuModel)> {
+    let model = MODELS
+        .iter()
+        .find(|m| m.name == config.model)
+        .ok_or_else(|| unknown_model(&config.model))?;
+    let make = Features::MODELS.iter().find(|m| m.0 == model.name).map(|m| m.1);
+    let mut f = make.ok_or_else(|| unknown_model(&config.model))?();
+    f.el2 = config.virtualization;
+    f.el3 = config.secure;
+    for (name, value) in &config.props {
+        set_property(&mut f, name, value)?;
+    }
+    Ok((f, model))
+}
+
+fn switch(name: &str, value: &str) -> qapi::Result<bool> {
+    match value {
+        "on" | "yes" | "true" | "y" => Ok(true),
+        "off" | "no" | "false" | "n" => Ok(false),
+        _ => Err(qapi::Error::generic(format!("Parameter '{name}' expects 'on' or 'off'"))),
+    }
+}
+
+/// `-cpu model,name=value`. Features that are not built can be switched off but not on.
+fn set_property(f: &mut Features, name: &str, value: &str) -> qapi::Result<()> {
+    let on = switch(name, value)?;
+    match name {
+        "aarch64" if on => Ok(()),
+        "pauth" if on => Ok(()),
+        "pauth" => {
+            f.id.isar1 &= !0xff00_0ff0;
+            Ok(())
+        }
+        "pauth-impdef" if on => Ok(()),
+        "sve"
+        | "sme"
+        | "pmu"
+        | "backcompat-pauth-default-use-qarma5"
+        | "pauth-qarma5"
+        | "pauth-qarma3"
+            if !on =>
+        {
+            Ok(())
+        }
+        "sve" | "sme" | "pmu" | "pauth-qarma5" | "pauth-qarma3" | "aarch64" | "pauth-impdef" => {
+            Err(qapi::Error::generic(format!("'{name}={value}' is not built yet")))
+        }
+        _ => Err(qapi::Error::generic(format!(
+            "Property '{}-arm-cpu.{name}' not found (known: pauth, pauth-impdef, sve, sme, pmu)",
+            f.model
+        ))),
+    }
+}
+
+fn isa(f: &Features) -> Isa {
+    let id = &f.id;
+    Isa::from_id(&IdRegs {
+        isar0: id.isar0,
+        isar1: id.isar1,
+        isar2: id.isar2,
+        pfr0: id.pfr0,
+        pfr1: id.pfr1,
+        mmfr1: id.mmfr1,
+        mmfr2: id.mmfr2,
+    })
+}
+
+impl GuestArch for AArch64 {
+    fn name(&self) -> &'static str {
+        "aarch64"
+    }
+
+    fn models(&self) -> &'static [CpuModel] {
+        MODELS
+    }
+
+    fn new_cpus(&self, config: &CpuConfig) -> qapi::Result<CpuSet> {
+        let (features, model) = features_of(config)?;
+        let features = Arc::new(features);
+        let shared: Vec<_> =
+            config.ids.iter().map(|id| (*id, Arc::new(CpuShared::default()))).collect();
+        let cluster = Arc::new(Cluster { cpus: shared.clone(), run: Arc::clone(&config.run) });
+        let units = shared.into_iter().enumerate().map(|(index, (id, shared))| {
+            let timers = Timers::new(&config.clock, features.cntfrq);
+            let system = System {
+                index,
+                mpidr: id | 1 << 31,
+                shared: Arc::clone(&shared),
+                cluster: Arc::clone(&cluster),
+                timers: Arc::clone(&timers),
+                psci: config.firmware_calls,
+                waiting: false,
+                rng: 0x5eed_0000 ^ id ^ config.clock.now_ns(),
+            };
+            let cpu = ArmCpu::new(Arc::clone(&features), system);
+            CpuUnit { cpu, handle: Arc::new(Handle { shared, timers, id, model }) }
+        });
+        let units = units.collect();
+        let translator: Arc<dyn Translator> = Arc::new(ArmTranslator::new(isa(&features)));
+        Ok(CpuSet { units, translator })
+    }
+}
