@@ -9,4 +9,4 @@ pub struct Guest {
 }
 
 /// All guests.
-pub static GUESTS: &[Guest] = &[Guest { arch: &cpu_arm::ARCH }];
+pub static GUESTS: &[Guest] = &[Guest { arch: &cpu_arm::arch::ARCH }];
