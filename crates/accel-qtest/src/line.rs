@@ -22,6 +22,11 @@ impl<'a> Line<'a> {
         number(self.word()?)
     }
 
+    /// The word at `index` from here as a number.
+    pub fn nth_number(mut self, index: usize) -> Option<u64> {
+        number(self.0.nth(index)?)
+    }
+
     /// The next word as a length that is not too long.
     pub fn length(&mut self) -> Option<usize> {
         let length = self.number().filter(|length| *length <= MAX_DATA)?;
