@@ -1,0 +1,6 @@
+//! Devices.
+
+use device::DeviceClass;
+
+/// All device classes, sorted by crate and name.
+pub static DEVICES: &[&DeviceClass] = &[&hw_char::pl011::CLASS, &hw_intc::gicv3::CLASS];

@@ -1,0 +1,4 @@
+//! Machines.
+
+/// Names of the machines.
+pub static MACHINES: &[&str] = &[];

@@ -1,0 +1,94 @@
+//! The redistributors (IHI 0069, 12.10): two 64 KiB frames per CPU.
+
+use std::sync::Arc;
+
+use device::{Access, BusFault, Mmio};
+
+use super::dist::{ID, IIDR};
+use super::registers::{self, Field, View};
+use super::{CpuPart, Gicv3};
+
+/// Bytes per CPU: the RD and the SGI frame.
+pub(super) const STRIDE: u64 = 0x2_0000;
+/// Start of the SGI and PPI frame.
+const SGI_FRAME: u64 = 0x1_0000;
+
+const WAKER_SLEEP: u32 = 1 << 1;
+const WAKER_CHILDREN: u32 = 1 << 2;
+/// The peripheral identification differs from the distributor's in its part number.
+const PART: u8 = 0x93;
+
+impl Gicv3 {
+    fn redist_read(&self, index: usize, cpu: &CpuPart, at: Access, offset: u64) -> u32 {
+        let view = View::of(self, at.attrs);
+        let regs = cpu.regs.lock();
+        match offset {
+            0x00 => 0,
+            0x04 => IIDR,
+            0x08 => {
+                // Last, processor number; no LPIs.
+                let last = u32::from(index + 1 == self.cpus.len());
+                u32::try_from(index).unwrap_or(0) << 8 | last << 4
+            }
+            0x0c => cpu.affinity,
+            0x14 if view == View::All => regs.waker,
+            0xffd0..0x1_0000 => {
+                let mut id = ID;
+                id[4] = PART;
+                registers::id(&id, offset - 0xffd0)
+            }
+            SGI_FRAME.. => match Field::decode(offset - SGI_FRAME) {
+                Some((field, 0, rest)) => field.read(&regs.local, rest, at.size, view, self.ds()),
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    fn redist_write(&self, cpu: &CpuPart, at: Access, offset: u64, value: u32) {
+        let view = View::of(self, at.attrs);
+        let mut regs = cpu.regs.lock();
+        match offset {
+            0x14 if view == View::All => {
+                // Waking and sleeping are immediate: ChildrenAsleep follows.
+                let sleep = value & WAKER_SLEEP;
+                regs.waker = if sleep != 0 { sleep | WAKER_CHILDREN } else { 0 };
+            }
+            SGI_FRAME.. => match Field::decode(offset - SGI_FRAME) {
+                Some((Field::Config, 0, 0..=3)) => {} // SGIs are always edge-triggered
+                Some((field, 0, rest)) => {
+                    let ds = self.ds();
+                    field.write(&mut regs.local, rest, at.size, view, ds, value);
+                    self.update(cpu, &mut regs);
+                }
+                _ => trace::guest_error!("gicv3_redist: write to {offset:#x} ignored"),
+            },
+            0x00 => {} // nothing writable without LPIs
+            _ => trace::guest_error!("gicv3_redist: write to {offset:#x} ignored"),
+        }
+    }
+}
+
+/// All redistributors' register frames.
+pub(super) struct Frame(pub(super) Arc<Gicv3>);
+
+impl Frame {
+    fn cpu(&self, at: Access) -> Option<(usize, &CpuPart)> {
+        let index = usize::try_from(at.offset / STRIDE).ok()?;
+        Some((index, self.0.cpus.get(index)?))
+    }
+}
+
+impl Mmio for Frame {
+    fn read(&self, at: Access) -> Result<u64, BusFault> {
+        let (index, cpu) = self.cpu(at).ok_or(BusFault::Decode)?;
+        Ok(self.0.redist_read(index, cpu, at, at.offset % STRIDE).into())
+    }
+
+    fn write(&self, at: Access, value: u64) -> Result<(), BusFault> {
+        let (_, cpu) = self.cpu(at).ok_or(BusFault::Decode)?;
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        self.0.redist_write(cpu, at, at.offset % STRIDE, u32::from_le_bytes([a, b, c, d]));
+        Ok(())
+    }
+}
