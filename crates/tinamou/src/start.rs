@@ -27,6 +27,8 @@ struct Kept {
     qmp: Vec<Arc<Qmp>>,
     hmp: Vec<Arc<Hmp>>,
     qtest: Vec<Arc<Server>>,
+    /// Monitors behind a multiplexer come last, so that the serial port has the focus first.
+    late: Vec<Placed>,
 }
 
 /// Runs the program.
@@ -149,6 +151,9 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     let (machine, execution) = board::create(machine, settings)?;
     vm.set_machine(machine, execution);
     vm.reset_devices(device::Reset::Cold);
+    for late in std::mem::take(&mut kept.late) {
+        add_monitor(vm, &mut kept, &late.value, MonitorKind::Human).at(&late.place)?;
+    }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
     }
@@ -205,7 +210,7 @@ fn legacy_chardev(vm: &Arc<Vm>, kept: &mut Kept, id: &str, given: &Placed) -> St
     let Some(kind) = legacy.kind else { return Ok(None) };
     vm.chardevs.add(id, kind, legacy.args, Source::KeyVal, legacy.mux).at(place)?;
     if legacy.monitor {
-        add_monitor(vm, kept, id, MonitorKind::Human).at(place)?;
+        kept.late.push(Placed { place: place.to_owned(), value: id.to_owned() });
     }
     Ok(Some(id.to_owned()))
 }

@@ -249,5 +249,5 @@ impl Vm {
 }
 
 fn cause_data(cause: Cause) -> Value {
-    CauseData { guest: cause.is_guest(), reason: cause.name().into() }.to_value()
+    CauseData { guest: cause.is_guest(), reason: cause.into() }.to_value()
 }
