@@ -194,6 +194,10 @@ fn flat_arguments(mut data: Value) -> Value {
     }
     let address = data.take("addr").and_then(|mut address| address.take("data"));
     if let Some(Value::Map(members)) = address {
+        // Here QMP and the command line have different defaults.
+        if data.get("server").is_none() {
+            data.set("server", Value::Bool(true));
+        }
         for (name, value) in members {
             data.set(&name, value);
         }
