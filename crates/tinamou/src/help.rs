@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use catalog::Guest;
+use accel::GuestArch;
 use device::Bus;
 use qapi::{Value, keyval::Dialect};
 use vmm::Listing;
@@ -47,7 +47,7 @@ pub(crate) fn answer(
     program: &str,
     given: &[Given],
     settings: &Settings,
-    guest: &Guest,
+    guest: &'static dyn GuestArch,
     listing: &Listing,
 ) -> Step<()> {
     for option in given {
@@ -88,7 +88,7 @@ pub(crate) fn answer(
     Ok(())
 }
 
-fn accels(guest: &Guest) -> String {
+fn accels(guest: &'static dyn GuestArch) -> String {
     usable_accels(guest).map(|accel| format!("{}\n", accel.name())).collect()
 }
 

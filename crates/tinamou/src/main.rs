@@ -53,8 +53,8 @@ fn run(called: &str, mut args: Vec<String>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Some(guest) = catalog::GUESTS.iter().find(|guest| guest.arch.name() == target) else {
-        let known: Vec<_> = catalog::GUESTS.iter().map(|guest| guest.arch.name()).collect();
+    let Some(guest) = catalog::GUESTS.iter().copied().find(|guest| guest.name() == target) else {
+        let known: Vec<_> = catalog::GUESTS.iter().map(|guest| guest.name()).collect();
         eprintln!("{name}: no guest '{target}' (there is: {})", known.join(", "));
         return ExitCode::FAILURE;
     };

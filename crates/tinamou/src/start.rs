@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use accel_qtest::{Irqs, Server, Session};
-use catalog::Guest;
+use accel::GuestArch;
 use chardev::Chardevs;
 use device::{Cause, CharSource as _, Request};
 use evloop::{Clock, EventLoop, Handle, Readiness};
@@ -27,10 +27,12 @@ struct Kept {
     qmp: Vec<Arc<Qmp>>,
     hmp: Vec<Arc<Hmp>>,
     qtest: Vec<Arc<Server>>,
+    /// Monitors behind a multiplexer come last, so that the serial port has the focus first.
+    late: Vec<Placed>,
 }
 
 /// Runs the program.
-pub(crate) fn start(program: &str, guest: &Guest, args: &[String]) -> Step<()> {
+pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String]) -> Step<()> {
     let given = options::read(args)?;
     let listing = listing(guest);
     let mut settings = Settings::of(&given)?;
@@ -98,7 +100,7 @@ fn choose_machine(settings: &Settings, listing: &vmm::Listing) -> Step<String> {
 }
 
 /// The first accelerator of the list that can run here.
-fn choose_accel(settings: &Settings, guest: &Guest) -> Step<String> {
+fn choose_accel(settings: &Settings, guest: &'static dyn GuestArch) -> Step<String> {
     if settings.accels.is_empty() {
         if settings.qtest.is_some() {
             return Ok("qtest".into());
@@ -114,7 +116,7 @@ fn choose_accel(settings: &Settings, guest: &Guest) -> Step<String> {
                 last = Stop::at(&wanted.place, format!("invalid accelerator {}", wanted.name))
                     .hint(format!("Accelerators here: {}", names.join(", ")));
             }
-            Some(accel) => match accel.usable(guest.arch) {
+            Some(accel) => match accel.usable(guest) {
                 Ok(()) => return Ok(wanted.name.clone()),
                 Err(why) => {
                     let text = format!("accelerator {} cannot be used: {why}", wanted.name);
@@ -146,9 +148,10 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
         let (id, kind) = mon_option(vm, mon)?;
         add_monitor(vm, &mut kept, &id, kind).at(&mon.place)?;
     }
-    let (machine, execution) = board::create(machine, settings)?;
-    vm.set_machine(machine, execution);
-    vm.reset_devices(device::Reset::Cold);
+    board::create(vm, settings, machine, serials)?;
+    for late in std::mem::take(&mut kept.late) {
+        add_monitor(vm, &mut kept, &late.value, MonitorKind::Human).at(&late.place)?;
+    }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
     }
@@ -205,7 +208,7 @@ fn legacy_chardev(vm: &Arc<Vm>, kept: &mut Kept, id: &str, given: &Placed) -> St
     let Some(kind) = legacy.kind else { return Ok(None) };
     vm.chardevs.add(id, kind, legacy.args, Source::KeyVal, legacy.mux).at(place)?;
     if legacy.monitor {
-        add_monitor(vm, kept, id, MonitorKind::Human).at(place)?;
+        kept.late.push(Placed { place: place.to_owned(), value: id.to_owned() });
     }
     Ok(Some(id.to_owned()))
 }
