@@ -79,9 +79,10 @@ pub(crate) fn answer(
             return Err(Stop::Done);
         }
         if let Some(name) = machine.value.strip_suffix(",help")
-            && let Some(found) = listing.machines.iter().find(|m| m.name == name)
+            && let Some(found) = listing.machine(name)
         {
-            print!("{}", qapi::member_lines(&format!("{name}-machine"), (found.props)()));
+            let name = format!("{}-machine", found.name);
+            print!("{}", qapi::member_lines(&name, (found.props)()));
             return Err(Stop::Done);
         }
     }

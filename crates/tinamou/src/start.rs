@@ -2,8 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
-use accel_qtest::{Irqs, Server, Session};
 use accel::GuestArch;
+use accel_qtest::{Irqs, Server, Session};
 use chardev::Chardevs;
 use device::{Cause, CharSource as _, Request};
 use evloop::{Clock, EventLoop, Handle, Readiness};
@@ -93,8 +93,7 @@ fn choose_machine(settings: &Settings, listing: &vmm::Listing) -> Step<String> {
         return Err(Stop::new("No machine specified, and there is no default").hint(hint));
     };
     let wanted = &machine.value;
-    let found =
-        listing.machines.iter().find(|m| m.name == *wanted || m.alias.as_ref() == Some(wanted));
+    let found = listing.machine(wanted);
     let unknown = || Stop::new(format!("unsupported machine type: \"{wanted}\"")).hint(hint);
     Ok(found.ok_or_else(unknown)?.name.clone())
 }
