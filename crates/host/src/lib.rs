@@ -14,6 +14,7 @@ use linux as system;
 
 pub mod cpu;
 pub mod socket;
+pub mod wide_atomic;
 
 pub use system::event::EventFd;
 pub use system::mem::{DualMapping, Mapping, page_size};
