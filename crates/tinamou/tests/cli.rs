@@ -42,6 +42,12 @@ fn mistakes_are_one_line_and_status_1() {
         (&["-M", "none", "-device", "{"], "-device {: JSON parse error, premature EOI"),
         (&["-M", "none", "-uuid", "zz"], "-uuid zz: failed to parse UUID string: wrong format"),
         (&["-M", "none", "-d", "zz"], "-d zz: Invalid parameter 'zz' for -d"),
+        (&["-M", "virt,virtualization=zz"], "Parameter 'virtualization' expects 'on' or 'off'"),
+        (&["-M", "virt,foo=1"], "Property 'virt-10.0-machine.foo' not found"),
+        (&["-M", "virt", "-cpu", "foo"], "unable to find CPU model 'foo'"),
+        (&["-M", "virt", "-smp", "9999"], "Invalid SMP CPUs 9999. The max CPUs supported by"),
+        (&["-M", "virt", "-kernel", "/nonexist"], "could not load kernel '/nonexist'"),
+        (&["-M", "virt", "-initrd", "x"], "-initrd only allowed with -kernel option"),
         (&["-M", "none,foo=1"], "Property 'none-machine.foo' not found"),
         (&["-M", "none", "-nic", "user"], "-nic user: 'user' is not built yet"),
     ] {
@@ -118,6 +124,33 @@ fn qtest_over_stdio() {
         let mut reply = String::new();
         out.read_line(&mut reply).expect("reply");
         assert_eq!(reply, want);
+    }
+    child.kill().expect("killed");
+    _ = child.wait();
+}
+
+#[test]
+fn devices_of_virt_answer_qtest() {
+    let mut child = program()
+        .args(["-M", "virt,gic-version=3", "-smp", "2", "-nodefaults", "-qtest", "stdio"])
+        .args(["-serial", "null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut input = child.stdin.take().expect("piped");
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    for (line, want) in [
+        ("readl 0x09000fe0", "OK 0x0000000000000011"), // PL011: PeriphID0
+        ("readl 0x09010fe0", "OK 0x0000000000000031"), // PL031: PeriphID0
+        ("writeq 0x40000000 0x1122334455667788", "OK"),
+        ("readl 0x40000004", "OK 0x0000000011223344"),
+        ("readl 0x08000008", "OK 0x000000000000043b"), // GICD_IIDR: Arm
+    ] {
+        writeln!(input, "{line}").expect("written");
+        let mut reply = String::new();
+        out.read_line(&mut reply).expect("reply");
+        assert_eq!(reply.trim_end(), want, "{line}");
     }
     child.kill().expect("killed");
     _ = child.wait();
