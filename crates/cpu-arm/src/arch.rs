@@ -11,7 +11,7 @@ use jit_ir::Translator;
 use crate::features::Features;
 use crate::state::ArmCpu;
 use crate::system::{Cluster, CpuShared, System, TIMER_NAMES, Timers};
-use crate::translate::{ArmTranslator, IdRegs, Isa};
+use crate::translate::ArmTranslator;
 
 /// The AArch64 guest.
 pub struct AArch64;
@@ -120,19 +120,6 @@ fn set_property(f: &mut Features, name: &str, value: &str) -> qapi::Result<()> {
     }
 }
 
-fn isa(f: &Features) -> Isa {
-    let id = &f.id;
-    Isa::from_id(&IdRegs {
-        isar0: id.isar0,
-        isar1: id.isar1,
-        isar2: id.isar2,
-        pfr0: id.pfr0,
-        pfr1: id.pfr1,
-        mmfr1: id.mmfr1,
-        mmfr2: id.mmfr2,
-    })
-}
-
 impl GuestArch for AArch64 {
     fn name(&self) -> &'static str {
         "aarch64"
@@ -164,7 +151,7 @@ impl GuestArch for AArch64 {
             CpuUnit { cpu, handle: Arc::new(Handle { shared, timers, id, model }) }
         });
         let units = units.collect();
-        let translator: Arc<dyn Translator> = Arc::new(ArmTranslator::new(isa(&features)));
+        let translator: Arc<dyn Translator> = Arc::new(ArmTranslator::for_model(&features));
         Ok(CpuSet { units, translator })
     }
 }

@@ -14,6 +14,7 @@ use linux as system;
 
 pub mod cpu;
 pub mod socket;
+pub mod wide_atomic;
 
 pub use system::event::EventFd;
 pub use system::mem::{DualMapping, Mapping, page_size};
@@ -21,4 +22,6 @@ pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
 pub use system::signal::{Signal, SignalWatch};
 pub use system::time::{monotonic_ns, realtime_ns};
-pub use system::tty::{RawMode, is_terminal, read_fd, set_nonblocking, wait_writable, window_size};
+pub use system::tty::{
+    RawMode, is_terminal, read_fd, restore_terminals, set_nonblocking, wait_writable, window_size,
+};

@@ -28,8 +28,6 @@ pub trait Machine {
     fn helper(&mut self, index: u16, args: [u64; 4]) -> (u64, bool);
     /// The instruction at this page offset is current.
     fn set_offset(&mut self, offset: u32);
-    /// VA of the code page.
-    fn page(&self) -> u64;
     /// Clears the exclusive monitor.
     fn clear_ex(&mut self);
 }
@@ -52,20 +50,22 @@ struct Run<'a, M> {
     state: StateMem,
     layout: &'a StateLayout,
     m: &'a mut M,
+    page: u64,
     vals: &'a mut Vec<u128>,
 }
 
-/// Executes one block. `vals` is scratch that callers keep to save allocations.
+/// Executes one block of the code page at VA `page`. `vals` is scratch that callers keep to save allocations.
 pub fn run<M: Machine>(
     block: &Block,
     state: StateMem,
     layout: &StateLayout,
     m: &mut M,
+    page: u64,
     vals: &mut Vec<u128>,
 ) -> Next {
     vals.clear();
     vals.resize(block.ops.len(), 0);
-    let mut r = Run { block, state, layout, m, vals };
+    let mut r = Run { block, state, layout, m, page, vals };
     for (i, op) in block.ops.iter().enumerate() {
         match r.step(i, op) {
             Flow::Value(v) => r.vals[i] = v,
@@ -122,7 +122,7 @@ impl<M: Machine> Run<'_, M> {
         let exit = usize::try_from(exit).ok().and_then(|n| self.block.exits.get(n));
         Flow::Leave(match exit {
             Some(Exit::Page(o)) => Next::Page(*o),
-            Some(Exit::Rel(d)) => Next::Va(self.m.page().wrapping_add(*d as u64)),
+            Some(Exit::Rel(d)) => Next::Va(self.page.wrapping_add(*d as u64)),
             Some(Exit::Indirect(v) | Exit::Return(v)) => Next::Va(self.v(*v)),
             Some(Exit::Runtime(o)) => Next::Runtime(*o),
             Some(Exit::Helper { .. }) => Next::Runtime(at),
@@ -233,7 +233,7 @@ impl<M: Machine> Run<'_, M> {
             Opcode::VFrom64 => u128::from(a) | u128::from(b) << 64,
             Opcode::VGet64 => u128::from((self.wide(op.a) >> (64 * (op.aux & 1))) as u64),
             Opcode::VDup => eval::dup(op.lane(), a),
-            Opcode::Pc => u128::from(self.m.page().wrapping_add(op.imm as u64)),
+            Opcode::Pc => u128::from(self.page.wrapping_add(op.imm as u64)),
             _ => eval::integer(op, a, b)
                 .or_else(|| eval::convert(op, a))
                 .map(u128::from)

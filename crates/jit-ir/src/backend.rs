@@ -89,25 +89,25 @@ impl<'a> CodeBuf<'a> {
     }
 }
 
-/// Addresses of the engine's functions, all `extern "sysv64"`. The first argument is always the state
-/// pointer. `desc` = `MemDesc` bits. Wide (16-byte) values go through `env.wide`: results and stored or
+/// Addresses of the engine's functions, all `extern "sysv64"`. The first argument, called `engine`, is
+/// always the content of `env.engine`. `desc` = `MemDesc` bits. Wide (16-byte) values go through `env.wide`: results and stored or
 /// expected values in `wide[0..2]`, new values of `cas` in `wide[2..4]`. Loads are extended to 64 bits
 /// as the descriptor says (the caller truncates to I32). All may set `env.helper_exit`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RuntimeCalls {
-    /// fn(state, va, desc) -> value
+    /// fn(engine, va, desc) -> value
     pub load: u64,
-    /// fn(state, va, desc, value)
+    /// fn(engine, va, desc, value)
     pub store: u64,
-    /// fn(state, va, desc) -> value; sets the monitor
+    /// fn(engine, va, desc) -> value; sets the monitor
     pub load_ex: u64,
-    /// fn(state, va, desc, value) -> 0 stored, 1 not
+    /// fn(engine, va, desc, value) -> 0 stored, 1 not
     pub store_ex: u64,
-    /// fn(state, va, desc | kind << 16, value) -> old
+    /// fn(engine, va, desc | kind << 16, value) -> old
     pub rmw: u64,
-    /// fn(state, va, desc, expected, new) -> old
+    /// fn(engine, va, desc, expected, new) -> old
     pub cas: u64,
-    /// fn(state) -> host address to continue at for the PC in `env`, 0 = leave. Patches
+    /// fn(engine) -> host address to continue at for the PC in `env`, 0 = leave. Patches
     /// `env.patch_site` when that is allowed.
     pub lookup: u64,
 }

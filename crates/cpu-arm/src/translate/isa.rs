@@ -4,24 +4,7 @@
 //! so the two cannot disagree. Features that only change system registers are not here.
 //! Source: Arm ARM (DDI 0487) D19.2, the ID_AA64* registers.
 
-/// The ID registers that say what instructions exist.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct IdRegs {
-    /// ID_AA64ISAR0_EL1.
-    pub isar0: u64,
-    /// ID_AA64ISAR1_EL1.
-    pub isar1: u64,
-    /// ID_AA64ISAR2_EL1.
-    pub isar2: u64,
-    /// ID_AA64PFR0_EL1.
-    pub pfr0: u64,
-    /// ID_AA64PFR1_EL1.
-    pub pfr1: u64,
-    /// ID_AA64MMFR1_EL1.
-    pub mmfr1: u64,
-    /// ID_AA64MMFR2_EL1.
-    pub mmfr2: u64,
-}
+use crate::features::IdRegs;
 
 macro_rules! isa {
     ($($(#[$d:meta])* $name:ident: $reg:ident[$at:literal] >= $min:literal;)*) => {

@@ -25,9 +25,10 @@ use jit_ir::{
     Val,
 };
 
-pub use isa::{IdRegs, Isa};
+pub use isa::Isa;
 
 use crate::decode::base;
+use crate::features::Features;
 use crate::helpers::{HELPERS, HelperId};
 use crate::state::{BTYPE_SLOT, LAYOUT, ModeKey, mmu_index, v_slot, x_slot};
 
@@ -51,6 +52,12 @@ impl ArmTranslator {
     #[must_use]
     pub fn new(isa: Isa) -> Self {
         Self { isa }
+    }
+
+    /// A translator for a CPU model.
+    #[must_use]
+    pub fn for_model(features: &Features) -> Self {
+        Self::new(Isa::from_id(&features.id))
     }
 }
 

@@ -113,7 +113,7 @@ impl Ctx<'_> {
             }
             _ => match sysreg::inline_slot(enc as u16, self.key, false) {
                 Some(slot) => self.b.get(slot, Ty::I64),
-                None => self.b.call(HelperId::Mrs as u16, &[], enc),
+                None => self.b.call(HelperId::Mrs as u16, &[], enc | a.rt << 16),
             },
         };
         self.set_reg(a.rt, v);
@@ -133,7 +133,7 @@ impl Ctx<'_> {
         } else if let Some(slot) = sysreg::inline_slot(enc as u16, self.key, true) {
             self.b.set(slot, v);
         } else {
-            self.b.call_void(HelperId::Msr as u16, &[v], enc);
+            self.b.call_void(HelperId::Msr as u16, &[v], enc | a.rt << 16);
             self.leave_to_runtime();
         }
         true
@@ -147,7 +147,7 @@ impl Ctx<'_> {
             self.b.call_void(HelperId::DcZva as u16, &[v], 0);
             return true;
         }
-        self.b.call_void(HelperId::SysInsn as u16, &[v], enc);
+        self.b.call_void(HelperId::SysInsn as u16, &[v], enc | a.rt << 16);
         // Cache and address translation operations leave the mode and the TLB alone.
         let quiet = a.crn == 7 && !(a.crm == 3 || a.crm == 1 || a.crm == 5);
         if !quiet {

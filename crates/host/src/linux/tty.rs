@@ -38,6 +38,19 @@ pub fn wait_writable(fd: impl AsFd, timeout_ms: i64) -> bool {
     poll(&mut fds, Some(&time)).is_ok_and(|n| n > 0)
 }
 
+/// Terminals in raw mode, as they were found.
+static FOUND: std::sync::Mutex<Vec<(OwnedFd, Termios)>> = std::sync::Mutex::new(Vec::new());
+
+/// Puts all terminals back as they were found; for the last steps of the process and for panics,
+/// when the owner of a [`RawMode`] may never be dropped.
+pub fn restore_terminals() {
+    if let Ok(mut found) = FOUND.try_lock() {
+        for (fd, before) in found.drain(..).rev() {
+            let _ = tcsetattr(&fd, OptionalActions::Now, &before);
+        }
+    }
+}
+
 /// A terminal in raw mode; dropping it restores the former mode.
 #[derive(Debug)]
 pub struct RawMode {
@@ -66,6 +79,9 @@ impl RawMode {
         raw.local_modes.set(LocalModes::ISIG, signals);
         raw.special_codes[SpecialCodeIndex::VMIN] = 1;
         raw.special_codes[SpecialCodeIndex::VTIME] = 0;
+        if let (Ok(fd), Ok(mut found)) = (fd.try_clone(), FOUND.lock()) {
+            found.push((fd, before.clone()));
+        }
         tcsetattr(&fd, OptionalActions::Now, &raw)?;
         Ok(RawMode { fd, before, raw })
     }

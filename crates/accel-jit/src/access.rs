@@ -1,0 +1,471 @@
+//! Memory accesses that the inline path does not do: TLB fills, MMIO, page crossings, alignment
+//! checks, atomics, writes to pages with translated code.
+//!
+//! UNSAFE: reads and writes guest RAM through host addresses that the flat view vouches for; the
+//! view is kept by the vCPU while it runs. Guest RAM is shared with other vCPUs, so accesses are
+//! volatile or atomic.
+
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use jit_ir::env::TAG_INVALID;
+use jit_ir::{AccessKind, JitCpu, MemDesc, MemFault, PhysMem};
+use memory::{FlatView, Size, TxAttrs};
+
+use crate::tlb::{L2Entry, flag};
+use crate::vcpu::Core;
+
+/// Physical memory for page walks.
+pub(crate) struct Phys<'a>(pub(crate) &'a FlatView);
+
+impl PhysMem for Phys<'_> {
+    fn read(&mut self, pa: u64, bytes: u32, _secure: bool) -> Option<u64> {
+        let ram = self.0.ram_at(pa).filter(|r| r.len >= u64::from(bytes))?;
+        // SAFETY: `bytes` bytes of RAM at `host`.
+        Some(unsafe { read_ram(ram.host, bytes) as u64 })
+    }
+
+    fn cas64(&mut self, pa: u64, old: u64, new: u64, _secure: bool) -> Option<bool> {
+        let ram = self.0.ram_at(pa).filter(|r| r.len >= 8 && !r.readonly && pa & 7 == 0)?;
+        // SAFETY: an aligned word of writable RAM.
+        let word = unsafe { &*ram.host.cast::<AtomicU64>() };
+        Some(word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+    }
+}
+
+/// Reads 1 to 16 bytes; single-copy atomic for naturally aligned sizes up to 8.
+///
+/// # Safety
+/// `bytes` bytes at `at` must be mapped.
+unsafe fn read_ram(at: *const u8, bytes: u32) -> u128 {
+    // SAFETY: the caller's promise; unaligned reads go bytewise or as one host access.
+    unsafe {
+        match bytes {
+            1 => u128::from((*at.cast::<AtomicU8>()).load(Ordering::Acquire)),
+            2 if at.addr() & 1 == 0 => {
+                u128::from((*at.cast::<AtomicU16>()).load(Ordering::Acquire))
+            }
+            4 if at.addr() & 3 == 0 => {
+                u128::from((*at.cast::<AtomicU32>()).load(Ordering::Acquire))
+            }
+            8 if at.addr() & 7 == 0 => {
+                u128::from((*at.cast::<AtomicU64>()).load(Ordering::Acquire))
+            }
+            2 => u128::from(at.cast::<u16>().read_unaligned()),
+            4 => u128::from(at.cast::<u32>().read_unaligned()),
+            8 => u128::from(at.cast::<u64>().read_unaligned()),
+            16 if at.addr() & 15 == 0 && host::wide_atomic::is_lock_free() => {
+                let lo = u128::from((*at.cast::<AtomicU64>()).load(Ordering::Acquire));
+                let hi = u128::from((*at.add(8).cast::<AtomicU64>()).load(Ordering::Acquire));
+                lo | hi << 64
+            }
+            _ => at.cast::<u128>().read_unaligned(),
+        }
+    }
+}
+
+/// Writes 1 to 16 bytes, likewise.
+///
+/// # Safety
+/// `bytes` bytes at `at` must be mapped and writable.
+unsafe fn write_ram(at: *mut u8, bytes: u32, v: u128) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match bytes {
+            1 => (*at.cast::<AtomicU8>()).store(v as u8, Ordering::Release),
+            2 if at.addr() & 1 == 0 => (*at.cast::<AtomicU16>()).store(v as u16, Ordering::Release),
+            4 if at.addr() & 3 == 0 => (*at.cast::<AtomicU32>()).store(v as u32, Ordering::Release),
+            8 if at.addr() & 7 == 0 => (*at.cast::<AtomicU64>()).store(v as u64, Ordering::Release),
+            2 => at.cast::<u16>().write_unaligned(v as u16),
+            4 => at.cast::<u32>().write_unaligned(v as u32),
+            8 => at.cast::<u64>().write_unaligned(v as u64),
+            _ => at.cast::<u128>().write_unaligned(v),
+        }
+    }
+}
+
+/// Compare-and-swap of 1 to 16 bytes inside one aligned 16-byte granule; the old content.
+///
+/// # Safety
+/// The 16-byte granule around `at` must be mapped and writable.
+unsafe fn cas_ram(at: *mut u8, bytes: u32, old: u128, new: u128) -> u128 {
+    macro_rules! cas {
+        ($atomic:ty, $int:ty) => {{
+            // SAFETY: aligned, by the arm's guard; mapped, by the caller's promise.
+            let word = unsafe { &*at.cast::<$atomic>() };
+            let r =
+                word.compare_exchange(old as $int, new as $int, Ordering::SeqCst, Ordering::SeqCst);
+            return u128::from(r.unwrap_or_else(|now| now));
+        }};
+    }
+    match bytes {
+        1 => cas!(AtomicU8, u8),
+        2 if at.addr() & 1 == 0 => cas!(AtomicU16, u16),
+        4 if at.addr() & 3 == 0 => cas!(AtomicU32, u32),
+        8 if at.addr() & 7 == 0 => cas!(AtomicU64, u64),
+        _ => {}
+    }
+    let shift = 8 * (at.addr() & 15) as u32;
+    let granule = at.map_addr(|a| a & !15).cast::<u128>();
+    let mask = if bytes >= 16 { u128::MAX } else { ((1u128 << (8 * bytes)) - 1) << shift };
+    // SAFETY: the caller's promise.
+    let mut now = unsafe { granule.read_volatile() };
+    loop {
+        if now & mask != old << shift & mask {
+            return (now & mask) >> shift;
+        }
+        let next = now & !mask | new << shift & mask;
+        // SAFETY: aligned and mapped.
+        let seen = unsafe { host::wide_atomic::cas(granule, now, next) };
+        if seen == now {
+            return (now & mask) >> shift;
+        }
+        now = seen;
+    }
+}
+
+fn mask_of(bytes: u32) -> u128 {
+    if bytes >= 16 { u128::MAX } else { (1 << (8 * bytes)) - 1 }
+}
+
+fn swap(bytes: u32, v: u128) -> u128 {
+    v.swap_bytes() >> (128 - 8 * bytes)
+}
+
+/// Extends a loaded value as the descriptor says.
+pub(crate) fn extend(desc: MemDesc, v: u128) -> u128 {
+    if !desc.is_signed() || desc.log2() >= 3 {
+        return v;
+    }
+    let unused = 64 - 8 * desc.bytes();
+    u128::from((((v as u64) << unused) as i64 >> unused) as u64)
+}
+
+impl Core {
+    /// Finds or makes the translation of a page for an access.
+    pub(crate) fn fill(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        kind: AccessKind,
+        mmu: u8,
+    ) -> Result<L2Entry, MemFault> {
+        let want = match kind {
+            AccessKind::Read => flag::READ,
+            AccessKind::Write => flag::WRITE,
+            AccessKind::Exec => flag::EXEC,
+        };
+        let tag = self.tags[usize::from(mmu & 15)];
+        let e = match self.l2.probe(va, mmu, tag) {
+            Some(e) if e.flags & want != 0 => e,
+            _ => self.walk(cpu, va, kind, mmu)?,
+        };
+        if kind != AccessKind::Exec && e.host != 0 {
+            self.install(&e, va, mmu);
+        }
+        Ok(e)
+    }
+
+    fn walk(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        kind: AccessKind,
+        mmu: u8,
+    ) -> Result<L2Entry, MemFault> {
+        let view = std::sync::Arc::clone(self.view.get());
+        let m = cpu.translate(va, kind, mmu, &mut Phys(&view))?;
+        let mut flags = 0;
+        for (on, bit) in [
+            (m.read, flag::READ),
+            (m.write, flag::WRITE),
+            (m.exec, flag::EXEC),
+            (m.global, flag::GLOBAL),
+            (m.strict_align, flag::STRICT),
+            (m.secure, flag::SECURE),
+        ] {
+            flags |= if on { bit } else { 0 };
+        }
+        let pa = m.pa & !0xfff;
+        let ram = view.ram_at(pa).filter(|r| r.len >= 4096);
+        if ram.as_ref().is_some_and(|r| r.readonly) {
+            flags |= flag::ROM;
+        }
+        let host = ram.map_or(0, |r| r.host as u64);
+        let e = L2Entry {
+            page: va & !0xfff,
+            pa,
+            host,
+            flags,
+            code_attr: m.code_attr,
+            ..L2Entry::default()
+        };
+        if !m.volatile {
+            let tag = self.tags[usize::from(mmu & 15)];
+            self.l2.insert(e, mmu, tag, m.size_log2);
+        }
+        Ok(e)
+    }
+
+    /// Puts a RAM page into the first level.
+    fn install(&mut self, e: &L2Entry, va: u64, mmu: u8) {
+        self.note_l1_use(mmu);
+        let page = va & !0xfff;
+        let slot = self.l1.slot(mmu, va);
+        let plain = e.flags & flag::STRICT == 0;
+        let read = if e.flags & flag::READ != 0 && plain { page } else { TAG_INVALID };
+        let may_write = e.flags & (flag::WRITE | flag::ROM) == flag::WRITE && plain;
+        // The order lets `protect` and this agree: it sets the page's bit, then looks for the entry;
+        // here the entry is written, then the bit is looked at.
+        slot.write.store(TAG_INVALID, Ordering::Relaxed);
+        slot.read.store(TAG_INVALID, Ordering::Relaxed);
+        slot.addend.store(e.host.wrapping_sub(page), Ordering::Relaxed);
+        slot.pa.store(e.pa, Ordering::SeqCst);
+        slot.read.store(read, Ordering::Relaxed);
+        if may_write {
+            slot.write.store(page, Ordering::SeqCst);
+            if self.engine.code_pages.contains(e.pa) {
+                slot.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn check_alignment(
+        &self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+        kind: AccessKind,
+    ) -> Result<(), MemFault> {
+        let size = u64::from(desc.bytes());
+        let bad = (desc.is_aligned() && va & (size - 1) != 0)
+            || (desc.is_within16() && (va & 15) + size > 16);
+        if bad { Err(cpu.alignment_fault(va, kind)) } else { Ok(()) }
+    }
+
+    fn checked(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+        kind: AccessKind,
+    ) -> Result<L2Entry, MemFault> {
+        let e = self.fill(cpu, va, kind, desc.mmu())?;
+        if e.flags & flag::STRICT != 0 && va & (u64::from(desc.bytes()) - 1) != 0 {
+            return Err(cpu.alignment_fault(va, kind));
+        }
+        Ok(e)
+    }
+
+    fn attrs(e: &L2Entry) -> TxAttrs {
+        TxAttrs { secure: e.flags & flag::SECURE != 0, ..TxAttrs::default() }
+    }
+
+    fn mmio_read(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        e: &L2Entry,
+        va: u64,
+        bytes: u32,
+    ) -> Result<u128, MemFault> {
+        let pa = e.pa | va & 0xfff;
+        let view = std::sync::Arc::clone(self.view.get());
+        let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Read);
+        let mut v = 0u128;
+        let step = bytes.min(8);
+        for n in 0..bytes / step {
+            let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
+            let at = pa + u64::from(n * step);
+            let word = view.read(at, size, Self::attrs(e)).map_err(|_| fault(cpu))?;
+            v |= u128::from(word) << (64 * n);
+        }
+        Ok(v)
+    }
+
+    fn mmio_write(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        e: &L2Entry,
+        va: u64,
+        bytes: u32,
+        v: u128,
+    ) -> Result<(), MemFault> {
+        let pa = e.pa | va & 0xfff;
+        let view = std::sync::Arc::clone(self.view.get());
+        let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Write);
+        let step = bytes.min(8);
+        for n in 0..bytes / step {
+            let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
+            let at = pa + u64::from(n * step);
+            let word = (v >> (64 * n)) as u64 & size.mask();
+            view.write(at, size, word, Self::attrs(e)).map_err(|_| fault(cpu))?;
+        }
+        Ok(())
+    }
+
+    fn crosses(va: u64, bytes: u32) -> bool {
+        (va & 0xfff) + u64::from(bytes) > 4096
+    }
+
+    /// See [`jit_ir::Services::load`].
+    pub(crate) fn do_load(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+    ) -> Result<u128, MemFault> {
+        let bytes = desc.bytes();
+        self.check_alignment(cpu, va, desc, AccessKind::Read)?;
+        let v = if Self::crosses(va, bytes) {
+            self.load_split(cpu, va, desc)?
+        } else {
+            let e = self.checked(cpu, va, desc, AccessKind::Read)?;
+            if e.host == 0 {
+                self.mmio_read(cpu, &e, va, bytes)?
+            } else {
+                // SAFETY: inside the RAM page of `e`, which the current view maps.
+                unsafe { read_ram((e.host + (va & 0xfff)) as *const u8, bytes) }
+            }
+        };
+        let v = if desc.is_big_endian() { swap(bytes, v) } else { v };
+        Ok(extend(desc, v))
+    }
+
+    fn load_split(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+    ) -> Result<u128, MemFault> {
+        self.checked(cpu, va, desc, AccessKind::Read)?;
+        let second = (va | 0xfff).wrapping_add(1);
+        self.fill(cpu, second, AccessKind::Read, desc.mmu())?;
+        let byte = MemDesc::new(0, desc.mmu());
+        let mut v = 0;
+        for n in 0..desc.bytes() {
+            v |= self.do_load(cpu, va.wrapping_add(u64::from(n)), byte)? << (8 * n);
+        }
+        Ok(v)
+    }
+
+    /// A write to RAM is about to happen.
+    fn before_write(&mut self, cpu: &mut dyn JitCpu, e: &L2Entry, va: u64, len: u64) {
+        if self.engine.code_pages.contains(e.pa) {
+            let engine = std::sync::Arc::clone(&self.engine);
+            let empty = engine.code_written(e.pa | va & 0xfff, len, &self.peer);
+            Self::clear_ring(cpu);
+            if empty {
+                // Later writes may be inline again.
+                for mmu in 0..jit_ir::env::MMUS as u8 {
+                    let slot = self.l1.slot(mmu, va);
+                    if slot.pa.load(Ordering::Relaxed) == e.pa {
+                        slot.pa.store(u64::MAX, Ordering::Relaxed);
+                        slot.read.store(TAG_INVALID, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// See [`jit_ir::Services::store`].
+    pub(crate) fn do_store(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        value: u128,
+        desc: MemDesc,
+    ) -> Result<(), MemFault> {
+        let bytes = desc.bytes();
+        self.check_alignment(cpu, va, desc, AccessKind::Write)?;
+        let v = value & mask_of(bytes);
+        let v = if desc.is_big_endian() { swap(bytes, v) } else { v };
+        if Self::crosses(va, bytes) {
+            self.checked(cpu, va, desc, AccessKind::Write)?;
+            let second = (va | 0xfff).wrapping_add(1);
+            self.fill(cpu, second, AccessKind::Write, desc.mmu())?;
+            let byte = MemDesc::new(0, desc.mmu());
+            for n in 0..bytes {
+                self.do_store(cpu, va.wrapping_add(u64::from(n)), v >> (8 * n), byte)?;
+            }
+            return Ok(());
+        }
+        let e = self.checked(cpu, va, desc, AccessKind::Write)?;
+        if e.host == 0 {
+            return self.mmio_write(cpu, &e, va, bytes, v);
+        }
+        if e.flags & flag::ROM != 0 {
+            return Ok(());
+        }
+        self.before_write(cpu, &e, va, u64::from(bytes));
+        // SAFETY: inside the writable RAM page of `e`.
+        unsafe { write_ram((e.host + (va & 0xfff)) as *mut u8, bytes, v) };
+        if desc.is_release() {
+            std::sync::atomic::fence(Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// See [`jit_ir::Services::rmw`].
+    pub(crate) fn do_rmw(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+        f: &mut dyn FnMut(u128) -> Option<u128>,
+    ) -> Result<u128, MemFault> {
+        let bytes = desc.bytes();
+        self.check_alignment(cpu, va, desc, AccessKind::Write)?;
+        if (va & 15) + u64::from(bytes) > 16 {
+            return Err(cpu.alignment_fault(va, AccessKind::Write));
+        }
+        // Both permissions are needed; the write decides what is reported.
+        self.checked(cpu, va, desc, AccessKind::Read)?;
+        let e = self.checked(cpu, va, desc, AccessKind::Write)?;
+        let order = |v: u128| if desc.is_big_endian() { swap(bytes, v) } else { v };
+        if e.host == 0 || e.flags & flag::ROM != 0 {
+            let plain = MemDesc::new(desc.log2(), desc.mmu());
+            let old = self.do_load(cpu, va, plain)?;
+            if let Some(new) = f(order(old)) {
+                self.do_store(cpu, va, order(new & mask_of(bytes)), plain)?;
+            }
+            return Ok(order(old));
+        }
+        self.before_write(cpu, &e, va, u64::from(bytes));
+        let at = (e.host + (va & 0xfff)) as *mut u8;
+        loop {
+            // SAFETY: inside the writable RAM page of `e`, and not across a 16-byte granule.
+            let old = unsafe { read_ram(at, bytes) };
+            let Some(new) = f(order(old)) else { return Ok(order(old)) };
+            // SAFETY: likewise.
+            let seen = unsafe { cas_ram(at, bytes, old, order(new & mask_of(bytes))) };
+            if seen == old {
+                return Ok(order(old));
+            }
+        }
+    }
+
+    /// See [`jit_ir::Services::zero`].
+    pub(crate) fn do_zero(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        len: u64,
+        mmu: u8,
+    ) -> Result<(), MemFault> {
+        let e = self.fill(cpu, va, AccessKind::Write, mmu)?;
+        if e.flags & flag::STRICT != 0 {
+            return Err(cpu.alignment_fault(va, AccessKind::Write));
+        }
+        if e.host == 0 {
+            for n in 0..len / 8 {
+                self.do_store(cpu, va.wrapping_add(8 * n), 0, MemDesc::new(3, mmu))?;
+            }
+            return Ok(());
+        }
+        if e.flags & flag::ROM == 0 && (va & 0xfff) + len <= 4096 {
+            self.before_write(cpu, &e, va, len);
+            // SAFETY: inside the writable RAM page of `e`.
+            unsafe { std::ptr::write_bytes((e.host + (va & 0xfff)) as *mut u8, 0, len as usize) };
+        }
+        Ok(())
+    }
+}

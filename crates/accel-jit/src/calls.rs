@@ -1,0 +1,193 @@
+//! The functions that generated code calls ([`RuntimeCalls`]).
+//!
+//! UNSAFE: the first argument is the address of the running [`JitVcpu`], which `run_native` put into
+//! `env.engine` on this thread right before; nothing else refers to it while generated code runs.
+
+use jit_ir::backend::RuntimeCalls;
+use jit_ir::{JitCpu, MemDesc, MemFault, RmwKind, eval};
+
+use crate::vcpu::{Core, JitVcpu};
+
+fn fault(cpu: &mut dyn JitCpu, f: MemFault) -> u64 {
+    cpu.raise(f);
+    cpu.env().exit_after_helper();
+    0
+}
+
+/// Splits the vCPU behind the pointer.
+///
+/// # Safety
+/// `engine` must be the `env.engine` of the vCPU that runs on this thread.
+unsafe fn parts<'a>(engine: *mut JitVcpu) -> (&'a mut dyn JitCpu, &'a mut Core) {
+    // SAFETY: see the head of this file.
+    let v = unsafe { &mut *engine };
+    (&mut *v.cpu, &mut *v.core)
+}
+
+fn wide(cpu: &mut dyn JitCpu, at: usize) -> u128 {
+    let w = &cpu.env().wide;
+    u128::from(w[at]) | u128::from(w[at + 1]) << 64
+}
+
+fn result(cpu: &mut dyn JitCpu, desc: MemDesc, v: u128) -> u64 {
+    if desc.log2() == 4 {
+        cpu.env().wide[0] = v as u64;
+        cpu.env().wide[1] = (v >> 64) as u64;
+    }
+    v as u64
+}
+
+fn operand(cpu: &mut dyn JitCpu, desc: MemDesc, v: u64) -> u128 {
+    if desc.log2() == 4 { wide(cpu, 0) } else { u128::from(v) }
+}
+
+unsafe extern "sysv64" fn load(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    let desc = MemDesc(desc as u16);
+    cpu.env().counters[0] += 1;
+    match core.do_load(cpu, va, desc) {
+        Ok(v) => result(cpu, desc, v),
+        Err(f) => fault(cpu, f),
+    }
+}
+
+unsafe extern "sysv64" fn store(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    let desc = MemDesc(desc as u16);
+    cpu.env().counters[0] += 1;
+    let v = operand(cpu, desc, value);
+    if let Err(f) = core.do_store(cpu, va, v, desc) {
+        fault(cpu, f);
+    }
+}
+
+unsafe extern "sysv64" fn load_ex(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    let desc = MemDesc(desc as u16);
+    match core.do_load_ex(cpu, va, desc) {
+        Ok(v) => result(cpu, desc, v),
+        Err(f) => fault(cpu, f),
+    }
+}
+
+unsafe extern "sysv64" fn store_ex(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) -> u64 {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    let desc = MemDesc(desc as u16);
+    let v = operand(cpu, desc, value);
+    match core.do_store_ex(cpu, va, desc, v) {
+        Ok(stored) => u64::from(!stored),
+        Err(f) => fault(cpu, f),
+    }
+}
+
+unsafe extern "sysv64" fn rmw(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) -> u64 {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    let kind = RmwKind::ALL[((desc >> 16) as usize).min(8)];
+    let desc = MemDesc(desc as u16);
+    let bytes = desc.bytes();
+    let mut f = |old: u128| Some(u128::from(eval::rmw(kind, bytes, old as u64, value)));
+    match core.do_rmw(cpu, va, desc, &mut f) {
+        Ok(v) => v as u64,
+        Err(f) => fault(cpu, f),
+    }
+}
+
+unsafe extern "sysv64" fn cas(
+    engine: *mut JitVcpu,
+    va: u64,
+    desc: u64,
+    expected: u64,
+    new: u64,
+) -> u64 {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    let desc = MemDesc(desc as u16);
+    let expected = operand(cpu, desc, expected);
+    let new = if desc.log2() == 4 { wide(cpu, 2) } else { u128::from(new) };
+    match core.do_cas(cpu, va, desc, expected, new) {
+        Ok(v) => result(cpu, desc, v),
+        Err(f) => fault(cpu, f),
+    }
+}
+
+unsafe extern "sysv64" fn lookup(engine: *mut JitVcpu) -> u64 {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    core.lookup(cpu)
+}
+
+/// The addresses.
+pub(crate) fn table() -> RuntimeCalls {
+    RuntimeCalls {
+        load: load as *const () as u64,
+        store: store as *const () as u64,
+        load_ex: load_ex as *const () as u64,
+        store_ex: store_ex as *const () as u64,
+        rmw: rmw as *const () as u64,
+        cas: cas as *const () as u64,
+        lookup: lookup as *const () as u64,
+    }
+}
+
+fn mask(desc: MemDesc) -> u128 {
+    if desc.log2() == 4 { u128::MAX } else { (1 << (8 * desc.bytes())) - 1 }
+}
+
+impl Core {
+    /// Load-exclusive: remembers address and value.
+    pub(crate) fn do_load_ex(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+    ) -> Result<u128, MemFault> {
+        // A 16-byte load must be single-copy atomic; read it as a read-modify-write that stores nothing.
+        let v = if desc.log2() == 4 {
+            let first = self.do_load(cpu, va, desc)?;
+            self.do_load(cpu, va, desc).map(|again| if again == first { first } else { again })?
+        } else {
+            self.do_load(cpu, va, desc)?
+        };
+        let env = cpu.env();
+        env.excl_addr = va;
+        env.excl_value = [v as u64, (v >> 64) as u64];
+        Ok(v)
+    }
+
+    /// Store-exclusive: whether it stored.
+    pub(crate) fn do_store_ex(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+        value: u128,
+    ) -> Result<bool, MemFault> {
+        let env = cpu.env();
+        let held = env.excl_addr == va;
+        let expected = u128::from(env.excl_value[0]) | u128::from(env.excl_value[1]) << 64;
+        env.clear_exclusive();
+        if !held {
+            return Ok(false);
+        }
+        let old = self.do_cas(cpu, va, desc, expected & mask(desc), value)?;
+        Ok(old == expected & mask(desc))
+    }
+
+    /// Compare-and-swap: the old value.
+    pub(crate) fn do_cas(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+        expected: u128,
+        new: u128,
+    ) -> Result<u128, MemFault> {
+        let (expected, new) = (expected & mask(desc), new & mask(desc));
+        self.do_rmw(cpu, va, desc, &mut |old| (old == expected).then_some(new))
+    }
+}

@@ -1,0 +1,115 @@
+//! Stopping all vCPUs for a moment, and messages between them.
+//!
+//! A vCPU says `in_code` before it runs generated code and takes it back afterwards. Whoever wants
+//! the world to stand still sets `wanted`, kicks everybody and waits until nobody is inside; vCPUs
+//! that want in wait meanwhile. Broadcast TLB maintenance goes to the others' inboxes, which they
+//! empty whenever they are outside.
+//!
+//! UNSAFE: none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+use jit_ir::TlbFlush;
+use parking_lot::Mutex;
+
+use crate::tlb::L1;
+
+/// A message to another vCPU.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Message {
+    /// Forget translations.
+    Flush(TlbFlush),
+    /// Translated code was invalidated: predicted returns are void.
+    CodeChanged,
+}
+
+/// What other threads see of a vCPU.
+pub(crate) struct Peer {
+    /// Runs, or is about to run, generated code.
+    pub(crate) in_code: AtomicBool,
+    /// Messages to handle before the next entry.
+    pub(crate) inbox: Mutex<Vec<Message>>,
+    /// Number of messages waiting.
+    pub(crate) waiting: AtomicUsize,
+    /// First-level TLB.
+    pub(crate) l1: Arc<L1>,
+    /// `JitEnv::request` of the CPU; null when the vCPU is gone.
+    request: AtomicPtr<std::sync::atomic::AtomicI32>,
+}
+
+impl Peer {
+    pub(crate) fn new(l1: Arc<L1>) -> Arc<Self> {
+        Arc::new(Self {
+            in_code: AtomicBool::new(false),
+            inbox: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            l1,
+            request: AtomicPtr::default(),
+        })
+    }
+
+    /// Sets where a kick is to be written.
+    pub(crate) fn set_request(&self, at: *mut std::sync::atomic::AtomicI32) {
+        self.request.store(at, Ordering::Release);
+    }
+
+    /// Makes the vCPU leave generated code soon.
+    pub(crate) fn kick(&self) {
+        let at = self.request.load(Ordering::Acquire);
+        if !at.is_null() {
+            // SAFETY: points into the CPU object of a vCPU, which `JitVcpu::drop` unregisters under
+            // no concurrent kicks: peers and kickers are only used while the VM lives.
+            unsafe { &*at }.store(-1, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn post(&self, m: Message) {
+        let mut inbox = self.inbox.lock();
+        inbox.push(m);
+        self.waiting.store(inbox.len(), Ordering::SeqCst);
+        drop(inbox);
+        self.kick();
+    }
+}
+
+/// The stop-the-world lock.
+#[derive(Default)]
+pub(crate) struct World {
+    wanted: AtomicBool,
+    turn: Mutex<()>,
+}
+
+impl World {
+    /// Waits for permission to enter generated code.
+    pub(crate) fn enter(&self, me: &Peer) {
+        loop {
+            me.in_code.store(true, Ordering::SeqCst);
+            if !self.wanted.load(Ordering::SeqCst) {
+                return;
+            }
+            me.in_code.store(false, Ordering::SeqCst);
+            drop(self.turn.lock());
+        }
+    }
+
+    /// Generated code was left.
+    pub(crate) fn leave(&self, me: &Peer) {
+        me.in_code.store(false, Ordering::SeqCst);
+    }
+
+    /// Runs `f` while no vCPU is in generated code. The caller must not be inside.
+    pub(crate) fn exclusive<T>(&self, peers: &[Arc<Peer>], f: impl FnOnce() -> T) -> T {
+        let _turn = self.turn.lock();
+        self.wanted.store(true, Ordering::SeqCst);
+        for p in peers {
+            p.kick();
+            while p.in_code.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
+        let r = f();
+        self.wanted.store(false, Ordering::SeqCst);
+        r
+    }
+}

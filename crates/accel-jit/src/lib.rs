@@ -1,0 +1,217 @@
+//! `-accel tcg`: runs guests by translation, on every host.
+//!
+//! Blocks of IR come from the guest's translator and go to a host back end, or to the interpreter
+//! where there is none. This crate owns what is between: code by physical page ([`cache`]), the two
+//! TLBs ([`tlb`]), slow memory accesses ([`access`]), the run loop ([`vcpu`]), stopping the world
+//! ([`exclusive`]). Thread per vCPU.
+//!
+//! Not built yet: generational eviction (a full code area is emptied), `thread=single`, icount,
+//! watchpoints, dirty tracking, DMA writes to translated pages.
+
+mod access;
+mod cache;
+mod calls;
+mod engine;
+mod exclusive;
+mod interp;
+mod services;
+mod tlb;
+mod vcpu;
+
+use std::sync::Arc;
+
+use accel::{Accel, AccelVm, GuestArch, Vcpu, VcpuThreads, VmConfig};
+use jit_ir::backend::{HostBackend, RuntimeCx};
+use jit_ir::opt::Passes;
+use parking_lot::Mutex;
+
+use cache::{Cache, CodePages};
+use engine::{Engine, Native, Options};
+use exclusive::World;
+
+pub use vcpu::JitVcpu;
+
+/// Default size of the code area in MiB.
+const DEFAULT_TB_SIZE: usize = 256;
+
+/// The accelerator; back ends in order of preference.
+pub struct JitAccel {
+    /// Host back ends that are built in.
+    pub backends: &'static [&'static dyn HostBackend],
+}
+
+struct JitVm {
+    engine: Arc<Engine>,
+    threads: VcpuThreads,
+}
+
+#[expect(clippy::print_stderr, reason = "-d output goes to standard error")]
+pub(crate) fn log_text(text: &str) {
+    eprint!("{text}");
+}
+
+struct Parsed {
+    options: Options,
+    tb_mib: usize,
+    backend: Option<String>,
+}
+
+fn bad(name: &str, what: &str) -> qapi::Error {
+    qapi::Error::generic(format!("Parameter '{name}' expects {what}"))
+}
+
+fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
+    let mut p = Parsed {
+        options: Options { passes: Passes::all(), max_insns: 64, log: false },
+        tb_mib: DEFAULT_TB_SIZE,
+        backend: None,
+    };
+    for (name, value) in options {
+        match (name.as_str(), value.as_str()) {
+            ("thread", "multi") => {}
+            ("thread", "single") => {
+                return Err(qapi::Error::generic("'thread=single' is not built yet"));
+            }
+            ("thread", _) => return Err(bad(name, "'multi' or 'single'")),
+            ("tb-size", v) => {
+                p.tb_mib = v
+                    .parse()
+                    .ok()
+                    .filter(|n| (1..=1024).contains(n))
+                    .ok_or_else(|| bad(name, "a number of MiB from 1 to 1024"))?;
+            }
+            ("one-insn-per-tb", "on") => p.options.max_insns = 1,
+            ("one-insn-per-tb", "off") | ("split-wx", "on" | "off") => {}
+            ("one-insn-per-tb" | "split-wx", _) => return Err(bad(name, "'on' or 'off'")),
+            ("x-backend", v) => p.backend = Some(v.to_owned()),
+            ("x-log", v) => p.options.log = v == "on",
+            ("x-passes", v) => {
+                let bits = v.parse().map_err(|_| bad(name, "a bit mask"))?;
+                p.options.passes = Passes::from_bits_truncate(bits);
+            }
+            _ => {
+                return Err(qapi::Error::generic(format!("Property 'tcg-accel.{name}' not found")));
+            }
+        }
+    }
+    Ok(p)
+}
+
+impl JitAccel {
+    fn pick(&self, wanted: Option<&str>) -> qapi::Result<Option<&'static dyn HostBackend>> {
+        match wanted {
+            Some("interp") => Ok(None),
+            Some(name) => {
+                let found = self.backends.iter().find(|b| b.name() == name).copied();
+                let b = found.ok_or_else(|| bad("x-backend", "'interp' or a built-in back end"))?;
+                b.usable().map_err(qapi::Error::generic)?;
+                Ok(Some(b))
+            }
+            None => Ok(self.backends.iter().find(|b| b.usable().is_ok()).copied()),
+        }
+    }
+}
+
+impl Accel for JitAccel {
+    fn name(&self) -> &'static str {
+        "tcg"
+    }
+
+    fn summary(&self) -> &'static str {
+        "translation to host code, or interpretation where no host back end is built in"
+    }
+
+    fn usable(&self, _: &dyn GuestArch) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn new_vm(&self, config: VmConfig) -> qapi::Result<Arc<dyn AccelVm>> {
+        let parsed = parse(&config.options)?;
+        let Some(translator) = config.translator else {
+            return Ok(Arc::new(Idle));
+        };
+        let backend = self.pick(parsed.backend.as_deref())?;
+        let fail = |e: std::io::Error| {
+            qapi::Error::generic(format!("cannot allocate {} MiB for code: {e}", parsed.tb_mib))
+        };
+        let mut cache = Cache::new(parsed.tb_mib << 20).map_err(fail)?;
+        let native = match backend {
+            None => None,
+            Some(backend) => {
+                let cx = RuntimeCx {
+                    layout: translator.layout(),
+                    calls: calls::table(),
+                    passes: parsed.options.passes,
+                };
+                let runtime = cache
+                    .emit_runtime(|out| {
+                        // Keeps offset 0 free: it means "not translated".
+                        out.put(&[0xcc; 16])?;
+                        backend.emit_runtime(&cx, out)
+                    })
+                    .map_err(|_| qapi::Error::generic("tb-size is too small"))?;
+                Some(Native { backend, runtime, code_base: cache.base() })
+            }
+        };
+        let engine = Arc::new(Engine {
+            translator,
+            memory: config.memory,
+            options: parsed.options,
+            native,
+            cache: Mutex::new(cache),
+            code_pages: CodePages::new(),
+            peers: Mutex::default(),
+            world: World::default(),
+        });
+        let vcpus = config
+            .cpus
+            .into_iter()
+            .map(|cpu| Box::new(JitVcpu::new(&engine, cpu)) as Box<dyn Vcpu>)
+            .collect();
+        let threads = VcpuThreads::new(vcpus, &config.run);
+        Ok(Arc::new(JitVm { engine, threads }))
+    }
+}
+
+/// A VM without CPUs.
+struct Idle;
+
+impl AccelVm for Idle {
+    fn resume(&self) {}
+    fn pause(&self) {}
+    fn shutdown(&self) {}
+}
+
+impl AccelVm for JitVm {
+    fn resume(&self) {
+        self.threads.resume();
+    }
+    fn pause(&self) {
+        self.threads.pause();
+    }
+    fn shutdown(&self) {
+        self.threads.shutdown();
+    }
+    fn info(&self) -> String {
+        let cache = self.engine.cache.lock();
+        let (used, size) = cache.usage();
+        let s = cache.stats;
+        let per_insn = if s.insns == 0 { 0.0 } else { s.translate_ns as f64 / s.insns as f64 };
+        format!(
+            "Translation buffer state:\n\
+             backend             {}\n\
+             gen code size       {used}/{size}\n\
+             TB count            {}\n\
+             TB avg target insns {:.1}\n\
+             translation         {:.3} us per guest instruction\n\
+             TB invalidate count {}\n\
+             TB flush count      {}\n",
+            self.engine.native.as_ref().map_or("interp", |n| n.backend.name()),
+            s.blocks,
+            s.insns as f64 / s.blocks.max(1) as f64,
+            per_insn / 1000.0,
+            s.invalidations,
+            s.flushes,
+        )
+    }
+}

@@ -1,0 +1,113 @@
+//! What the engine does for helpers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jit_ir::env::MMUS;
+use jit_ir::{JitCpu, MemDesc, MemFault, PhysMem, Services, TlbFlush};
+use memory::FlatView;
+
+use crate::access::Phys;
+use crate::exclusive::Message;
+use crate::tlb::clear_l1_range;
+use crate::vcpu::Core;
+
+/// A walker that owns its view.
+pub(crate) struct OwnedPhys(pub(crate) Arc<FlatView>);
+
+impl PhysMem for OwnedPhys {
+    fn read(&mut self, pa: u64, bytes: u32, secure: bool) -> Option<u64> {
+        Phys(&self.0).read(pa, bytes, secure)
+    }
+    fn cas64(&mut self, pa: u64, old: u64, new: u64, secure: bool) -> Option<bool> {
+        Phys(&self.0).cas64(pa, old, new, secure)
+    }
+}
+
+impl Core {
+    pub(crate) fn flush_local(&mut self, cpu: &mut dyn JitCpu, what: &TlbFlush) {
+        Self::clear_ring(cpu);
+        if self.l2.flush(what) {
+            self.clear_l1(u16::MAX);
+            self.clear_code_tlb();
+        } else if let Some((va, len)) = what.va {
+            clear_l1_range(&self.l1, va, len);
+            for n in 0..len.div_ceil(4096) {
+                self.drop_code_va(va.wrapping_add(n * 4096));
+            }
+        }
+    }
+}
+
+impl Services for Core {
+    fn load(&mut self, cpu: &mut dyn JitCpu, va: u64, desc: MemDesc) -> Result<u128, MemFault> {
+        self.do_load(cpu, va, desc)
+    }
+    fn store(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        value: u128,
+        desc: MemDesc,
+    ) -> Result<(), MemFault> {
+        self.do_store(cpu, va, value, desc)
+    }
+    fn rmw(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        va: u64,
+        desc: MemDesc,
+        f: &mut dyn FnMut(u128) -> Option<u128>,
+    ) -> Result<u128, MemFault> {
+        self.do_rmw(cpu, va, desc, f)
+    }
+    fn zero(&mut self, cpu: &mut dyn JitCpu, va: u64, len: u64, mmu: u8) -> Result<(), MemFault> {
+        self.do_zero(cpu, va, len, mmu)
+    }
+    fn phys(&mut self) -> &mut dyn PhysMem {
+        self.walker.0 = Arc::clone(self.view.get());
+        &mut self.walker
+    }
+    fn tlb_flush(&mut self, cpu: &mut dyn JitCpu, what: TlbFlush) {
+        self.flush_local(cpu, &what);
+        if what.broadcast {
+            let peers = self.engine.peers.lock();
+            for p in peers.iter().filter(|p| !Arc::ptr_eq(p, &self.peer)) {
+                p.post(Message::Flush(what));
+            }
+            self.unsynced = peers.len() > 1;
+        }
+    }
+    fn sync(&mut self, cpu: &mut dyn JitCpu) {
+        if !std::mem::take(&mut self.unsynced) {
+            return;
+        }
+        let peers = self.engine.peers.lock().clone();
+        let me = Arc::clone(&self.peer);
+        for p in peers.iter().filter(|p| !Arc::ptr_eq(p, &me)) {
+            while p.waiting.load(Ordering::SeqCst) > 0 && p.in_code.load(Ordering::SeqCst) {
+                p.kick();
+                // The other one may be waiting for us in the same way.
+                self.handle_messages(cpu);
+                std::thread::yield_now();
+            }
+        }
+    }
+    fn context_changed(&mut self, cpu: &mut dyn JitCpu, mmu_mask: u16) {
+        let mut changed = 0u16;
+        for mmu in 0..MMUS {
+            if mmu_mask >> mmu & 1 == 0 {
+                continue;
+            }
+            let tag = cpu.tlb_tag(mmu as u8);
+            if tag != self.tags[mmu] {
+                self.tags[mmu] = tag;
+                changed |= 1 << mmu;
+            }
+        }
+        if changed != 0 {
+            self.clear_l1(changed);
+            Self::clear_ring(cpu);
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! One vCPU: run loop, code look-up, translation.
+//!
+//! UNSAFE: enters generated code; hands its own address to the engine functions that generated code
+//! calls back (`calls`). The CPU object and the core are separate heap allocations that both live as
+//! long as the vCPU, and only the vCPU's thread touches them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use accel::{Exit, Kicker, Vcpu};
+use jit_ir::backend::{BlockCx, CODE_TLB};
+use jit_ir::cpu::TlbTag;
+use jit_ir::env::{CodeTlbEntry, MMUS, RING, RingEntry, TlbTable};
+use jit_ir::helper::StateMem;
+use jit_ir::opt::{self, Liveness};
+use jit_ir::{AccessKind, Builder, CodeMode, JitCpu, MemFault, Services, TranslateCx, Wake};
+use memory::CachedView;
+use rustc_hash::FxHashMap;
+
+use crate::cache::PageCode;
+use crate::engine::Engine;
+use crate::exclusive::{Message, Peer};
+use crate::interp::InterpMachine;
+use crate::services::OwnedPhys;
+use crate::tlb::{L1, L1_SIZE, L2};
+
+const NO_ENTRY: CodeTlbEntry = CodeTlbEntry { tag: u64::MAX, entries: 0 };
+
+/// What a code slot id stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct SlotKey {
+    mode: u64,
+    mmu: u8,
+    tag: (u8, u16, u16),
+}
+
+/// The engine's side of a vCPU.
+pub(crate) struct Core {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) l1: Arc<L1>,
+    pub(crate) l2: L2,
+    pub(crate) view: CachedView,
+    pub(crate) tags: [TlbTag; MMUS],
+    l1_used: u16,
+    code_tlb: Box<[CodeTlbEntry]>,
+    /// The page objects behind `code_tlb`, same index.
+    code_pages: Vec<Option<Arc<PageCode>>>,
+    slots: FxHashMap<SlotKey, u64>,
+    mode: CodeMode,
+    slot: u64,
+    builder: Builder,
+    live: Liveness,
+    pub(crate) vals: Vec<u128>,
+    /// Translations are void (other threads' messages, memory map): look-ups leave first.
+    pub(crate) must_leave: bool,
+    /// Broadcast maintenance was sent since the last `sync`.
+    pub(crate) unsynced: bool,
+    pub(crate) walker: OwnedPhys,
+}
+
+/// A vCPU.
+pub struct JitVcpu {
+    pub(crate) cpu: Box<dyn JitCpu>,
+    pub(crate) core: Box<Core>,
+}
+
+impl Core {
+    fn new(engine: &Arc<Engine>, l1: Arc<L1>, peer: Arc<Peer>) -> Self {
+        Self {
+            builder: Builder::new(
+                engine.translator.layout(),
+                engine.translator.helpers(),
+                engine.options.passes,
+            ),
+            view: engine.memory.cached(),
+            engine: Arc::clone(engine),
+            peer,
+            l1,
+            l2: L2::new(),
+            tags: [TlbTag::default(); MMUS],
+            l1_used: 0,
+            code_tlb: vec![NO_ENTRY; CODE_TLB].into_boxed_slice(),
+            code_pages: vec![None; CODE_TLB],
+            slots: FxHashMap::default(),
+            mode: CodeMode { key: 0, mmu: 0 },
+            slot: 0,
+            live: Liveness::default(),
+            vals: Vec::new(),
+            must_leave: false,
+            unsynced: false,
+            walker: OwnedPhys(engine.memory.view()),
+        }
+    }
+
+    pub(crate) fn note_l1_use(&mut self, mmu: u8) {
+        self.l1_used |= 1 << (mmu & 15);
+    }
+
+    pub(crate) fn clear_l1(&mut self, mask: u16) {
+        for mmu in 0..MMUS {
+            if self.l1_used & mask & 1 << mmu != 0 {
+                self.l1.clear_table(mmu);
+            }
+        }
+        self.l1_used &= !mask;
+    }
+
+    pub(crate) fn clear_ring(cpu: &mut dyn JitCpu) {
+        cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
+    }
+
+    pub(crate) fn clear_code_tlb(&mut self) {
+        self.code_tlb.fill(NO_ENTRY);
+        self.code_pages.fill(None);
+    }
+
+    pub(crate) fn drop_code_va(&mut self, va: u64) {
+        let n = (va >> 12) as usize & (CODE_TLB - 1);
+        self.code_tlb[n] = NO_ENTRY;
+        self.code_pages[n] = None;
+    }
+
+    /// Forgets every translation.
+    pub(crate) fn flush_all(&mut self, cpu: &mut dyn JitCpu) {
+        self.clear_l1(u16::MAX);
+        self.l2.clear();
+        self.clear_code_tlb();
+        Self::clear_ring(cpu);
+    }
+
+    pub(crate) fn handle_messages(&mut self, cpu: &mut dyn JitCpu) {
+        if self.peer.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let messages = {
+            let mut inbox = self.peer.inbox.lock();
+            std::mem::take(&mut *inbox)
+        };
+        for m in messages {
+            match m {
+                Message::Flush(what) => self.flush_local(cpu, &what),
+                Message::CodeChanged => Self::clear_ring(cpu),
+            }
+        }
+        let inbox = self.peer.inbox.lock();
+        self.peer.waiting.store(inbox.len(), Ordering::SeqCst);
+    }
+
+    /// Brings the code slot in line with the CPU's mode.
+    fn update_mode(&mut self, cpu: &mut dyn JitCpu) {
+        let mode = cpu.code_mode(0);
+        let tag = cpu.tlb_tag(mode.mmu);
+        let key = SlotKey { mode: mode.key, mmu: mode.mmu, tag: (tag.regime, tag.asid, tag.vmid) };
+        let next = (self.slots.len() as u64 + 1) << 2;
+        let slot = match self.slots.get(&key) {
+            Some(s) => *s,
+            None if next < 1 << 12 => {
+                self.slots.insert(key, next);
+                next
+            }
+            None => {
+                self.slots.clear();
+                self.clear_code_tlb();
+                self.slots.insert(key, 4);
+                4
+            }
+        };
+        self.mode = mode;
+        if self.slot != slot {
+            self.slot = slot;
+            cpu.env().code_slot = slot;
+            Self::clear_ring(cpu);
+        }
+    }
+
+    /// The page object of the page that holds `pc`.
+    fn code_page(&mut self, cpu: &mut dyn JitCpu, pc: u64) -> Result<Arc<PageCode>, MemFault> {
+        let n = (pc >> 12) as usize & (CODE_TLB - 1);
+        let tag = pc & !0xfff | self.slot;
+        if self.code_tlb[n].tag == tag
+            && let Some(page) = &self.code_pages[n]
+        {
+            return Ok(Arc::clone(page));
+        }
+        let e = self.fill(cpu, pc, AccessKind::Exec, self.mode.mmu)?;
+        if e.host == 0 {
+            return Err(cpu.bus_fault(pc, e.pa, AccessKind::Exec));
+        }
+        let key = if e.code_attr == 0 { self.mode.key } else { cpu.code_mode(e.code_attr).key };
+        let engine = Arc::clone(&self.engine);
+        let page = engine.cache.lock().page(e.pa, key);
+        self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
+        self.code_pages[n] = Some(Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// The entry for the PC in `env` (offset from the code base, or interpreter block + 1), translating
+    /// if need be; `None`: leave to the run loop.
+    pub(crate) fn find(&mut self, cpu: &mut dyn JitCpu) -> Option<(Arc<PageCode>, u32)> {
+        let pc = cpu.env().pc();
+        cpu.env().set_pc(pc);
+        if pc & 3 != 0 {
+            cpu.env().kick();
+            return None;
+        }
+        let page = match self.code_page(cpu, pc) {
+            Ok(p) => p,
+            Err(fault) => {
+                cpu.raise(fault);
+                return None;
+            }
+        };
+        let entry = page.entry(pc & 0xfff).load(Ordering::Acquire);
+        if entry != 0 {
+            return Some((page, entry));
+        }
+        let entry = self.translate(&page, (pc & 0xfff) as u32)?;
+        Some((page, entry))
+    }
+
+    fn translate(&mut self, page: &Arc<PageCode>, start: u32) -> Option<u32> {
+        let engine = Arc::clone(&self.engine);
+        let began = host::monotonic_ns();
+        let mut cache = engine.cache.lock();
+        let known = page.entry(u64::from(start)).load(Ordering::Acquire);
+        if known != 0 {
+            return Some(known);
+        }
+        engine.protect_code(page.pa);
+        let mut bytes = [0u8; 4096];
+        if !self.view.get().read_bytes(page.pa, &mut bytes, memory::TxAttrs::default()).is_ok() {
+            return None;
+        }
+        let max_insns = engine.options.max_insns;
+        self.builder.begin(start);
+        let mut cx =
+            TranslateCx { b: &mut self.builder, key: page.key, page: &bytes, start, max_insns };
+        engine.translator.translate(&mut cx);
+        let layout = engine.translator.layout();
+        let helpers = engine.translator.helpers();
+        #[cfg(debug_assertions)]
+        if let Err(e) = jit_ir::verify::verify(self.builder.block(), layout, helpers) {
+            panic!("{e}\n{}", jit_ir::text::print(self.builder.block()));
+        }
+        engine.log_block(&bytes, start, self.builder.block());
+        let block = self.builder.block();
+        let entry = match &engine.native {
+            None => {
+                cache.blocks.push(Arc::new(block.clone()));
+                cache.blocks.len() as u32
+            }
+            Some(native) => {
+                opt::run(block, layout, helpers, engine.options.passes, &mut self.live);
+                let cx = BlockCx {
+                    block,
+                    live: &self.live,
+                    layout,
+                    helpers,
+                    passes: engine.options.passes,
+                    runtime: &native.runtime,
+                };
+                let emitted = cache.emit(|out| {
+                    native.backend.emit_block(&cx, out)?;
+                    Ok(out.written().len())
+                });
+                match emitted {
+                    Ok((at, _)) => at,
+                    Err(_) => {
+                        self.must_leave = true;
+                        return None;
+                    }
+                }
+            }
+        };
+        cache.publish(page, block, entry);
+        cache.stats.translate_ns += host::monotonic_ns() - began;
+        Some(entry)
+    }
+
+    /// Host address for generated code to go on at, 0 = leave. Patches the exit that asked.
+    pub(crate) fn lookup(&mut self, cpu: &mut dyn JitCpu) -> u64 {
+        let site = std::mem::take(&mut cpu.env().patch_site);
+        cpu.env().counters[2] += 1;
+        if cpu.env().request.load(Ordering::Acquire) < 0 || self.must_leave {
+            return 0;
+        }
+        let Some((_, entry)) = self.find(cpu) else { return 0 };
+        let Some(native) = &self.engine.native else { return 0 };
+        let target = native.code_base + u64::from(entry);
+        if site != 0 && self.engine.options.passes.contains(opt::Passes::CHAIN) {
+            let word = native.backend.patch(site, target);
+            self.engine.cache.lock().patch(site, word);
+        }
+        target
+    }
+}
+
+impl JitVcpu {
+    pub(crate) fn new(engine: &Arc<Engine>, mut cpu: Box<dyn JitCpu>) -> Self {
+        let l1 = L1::new();
+        let peer = Peer::new(Arc::clone(&l1));
+        let mut core = Box::new(Core::new(engine, Arc::clone(&l1), Arc::clone(&peer)));
+        core.clear_code_tlb();
+        let env = cpu.env();
+        for mmu in 0..MMUS {
+            env.tlb[mmu] = TlbTable { mask: (L1_SIZE as u64 - 1) * 32, base: l1.base(mmu) };
+        }
+        env.code_tlb = core.code_tlb.as_ptr() as u64;
+        env.code_base = engine.native.as_ref().map_or(0, |n| n.code_base);
+        peer.set_request(&raw mut env.request);
+        engine.peers.lock().push(peer);
+        for mmu in 0..MMUS as u8 {
+            core.tags[usize::from(mmu)] = cpu.tlb_tag(mmu);
+        }
+        Self { cpu, core }
+    }
+
+    fn outside(&mut self) {
+        if self.core.must_leave {
+            self.core.must_leave = false;
+            self.flush_code();
+        }
+        let cpu = &mut *self.cpu;
+        self.core.handle_messages(cpu);
+        if self.core.view.is_stale() {
+            self.core.view.get();
+            self.core.flush_all(cpu);
+        }
+    }
+
+    /// The code area is full: empties it while nobody runs generated code.
+    fn flush_code(&mut self) {
+        let engine = Arc::clone(&self.core.engine);
+        let peers = engine.peers.lock().clone();
+        engine.world.exclusive(&peers, || {
+            engine.cache.lock().clear(&engine.code_pages);
+            for p in &peers {
+                p.post(Message::Flush(jit_ir::TlbFlush {
+                    regimes: u32::MAX,
+                    ..Default::default()
+                }));
+            }
+        });
+    }
+
+    fn run_native(&mut self, entry: u32) {
+        let Some(native) = &self.core.engine.native else { return };
+        let code = native.code_base + u64::from(entry);
+        let enter = native.runtime.enter;
+        let state = self.cpu.state_ptr();
+        let core: *mut Core = &raw mut *self.core;
+        let this: *mut Self = self;
+        // SAFETY: `this` and `core` stay valid and are touched only through these pointers until
+        // generated code returns.
+        unsafe {
+            (*this).cpu.env().engine = this as u64;
+            (*this).cpu.env().set_services(core as *mut (dyn Services + 'static));
+        }
+        // SAFETY: `enter` is the thunk that the back end emitted with this signature, `code` an entry of
+        // the same area, and the code area is not emptied while `in_code` is set.
+        unsafe {
+            let f: extern "sysv64" fn(*mut u8, u64) = std::mem::transmute(enter as usize);
+            f(state, code);
+        }
+    }
+
+    fn run_interpreted(&mut self, page: Arc<PageCode>, entry: u32) {
+        let engine = Arc::clone(&self.core.engine);
+        let layout = engine.translator.layout();
+        let helpers = engine.translator.helpers();
+        let core: *mut Core = &raw mut *self.core;
+        self.cpu.env().set_services(core as *mut (dyn Services + 'static));
+        // SAFETY: the state struct lives in `self.cpu`; the interpreter holds no reference into it.
+        let state = unsafe { StateMem::new(self.cpu.state_ptr(), layout.size as usize) };
+        let mut vals = std::mem::take(&mut self.core.vals);
+        let (mut page, mut entry) = (page, entry);
+        loop {
+            let block = engine.cache.lock().blocks.get(entry as usize - 1).cloned();
+            let Some(block) = block else { break };
+            let va = self.cpu.env().page;
+            let mut m = InterpMachine { core: &mut self.core, cpu: &mut *self.cpu, helpers, state };
+            match jit_interp::run(&block, state, layout, &mut m, va, &mut vals) {
+                jit_interp::Next::Page(o) => self.cpu.env().offset = u64::from(o),
+                jit_interp::Next::Va(va) => self.cpu.env().set_pc(va),
+                jit_interp::Next::Runtime(o) => {
+                    self.cpu.env().offset = u64::from(o);
+                    break;
+                }
+                jit_interp::Next::RuntimePcSet => break,
+            }
+            if self.cpu.env().request.load(Ordering::Acquire) < 0 {
+                break;
+            }
+            match self.core.find(&mut *self.cpu) {
+                Some(next) => (page, entry) = next,
+                None => break,
+            }
+        }
+        drop(page);
+        self.core.vals = vals;
+    }
+}
+
+impl Vcpu for JitVcpu {
+    fn run(&mut self) -> Exit {
+        loop {
+            let kicked = self.cpu.env().request.swap(0, Ordering::AcqRel) < 0;
+            self.outside();
+            if self.cpu.poll() == Wake::Halt {
+                return Exit::Halted;
+            }
+            let engine = Arc::clone(&self.core.engine);
+            engine.world.enter(&self.core.peer);
+            self.core.handle_messages(&mut *self.cpu);
+            self.core.update_mode(&mut *self.cpu);
+            if let Some((page, entry)) = self.core.find(&mut *self.cpu) {
+                if engine.native.is_some() {
+                    drop(page);
+                    self.run_native(entry);
+                } else {
+                    self.run_interpreted(page, entry);
+                }
+            }
+            self.cpu.env().helper_exit = 0;
+            engine.world.leave(&self.core.peer);
+            if kicked {
+                return Exit::Interrupted;
+            }
+        }
+    }
+
+    fn kicker(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let peer = Arc::clone(&self.core.peer);
+        Arc::new(move || peer.kick())
+    }
+
+    fn attach(&mut self, kicker: Kicker) {
+        self.cpu.set_kick(Arc::new(move || kicker.kick()));
+    }
+}
+
+impl Drop for JitVcpu {
+    fn drop(&mut self) {
+        self.core.peer.set_request(std::ptr::null_mut());
+    }
+}

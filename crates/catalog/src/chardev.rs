@@ -1,0 +1,3 @@
+//! Character back ends.
+
+pub use chardev::CLASSES as CHARDEVS;

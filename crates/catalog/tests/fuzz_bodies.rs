@@ -1,0 +1,119 @@
+//! The fuzz bodies on a few thousand random inputs each, made from words that the parsers know.
+
+#[path = "../../../fuzz/bodies.rs"]
+#[expect(unreachable_pub, reason = "shared with the fuzz targets")]
+mod bodies;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 8
+    }
+
+    fn at(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next()).unwrap_or(0) % limit.max(1)
+    }
+}
+
+/// Inputs of random words and random bytes.
+fn run(words: &[&[u8]], body: fn(&[u8])) {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..4000 {
+        let mut input = Vec::new();
+        for _ in 0..random.at(24) {
+            if random.at(6) == 0 {
+                input.push(u8::try_from(random.at(256)).unwrap_or(0));
+            } else if let Some(word) = words.get(random.at(words.len())) {
+                input.extend(*word);
+            }
+        }
+        body(&input);
+    }
+}
+
+#[test]
+fn json() {
+    let words: [&[u8]; 20] = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b"\"flag\"",
+        b"'small'",
+        b"\"list\"",
+        b"\"inner\"",
+        b"true",
+        b"null",
+        b"1",
+        b"-2.5e3",
+        b"\"\\u00e9\"",
+        b"\"\\ud83d\\ude00\"",
+        b" ",
+        b"\n",
+        b"\"\xc3\xa9\"",
+        b"99999999999999999999",
+    ];
+    run(&words, bodies::json);
+}
+
+#[test]
+fn keyval() {
+    let words: [&[u8]; 14] = [
+        b"flag", b"small", b"size", b"list", b"inner", b".", b"0", b"1", b"=", b",", b",,", b"on",
+        b"help", b"1.5G",
+    ];
+    run(&words, bodies::keyval);
+}
+
+#[test]
+fn vmstate() {
+    run(&[b"R\x04Regs", b"M\x04word", b"I\x04", b"\0\0\0\0", b"L", b"N", b"O"], bodies::vmstate);
+    let seed = bodies::vmstate_seed();
+    let mut random = Random(77);
+    for _ in 0..4000 {
+        let mut input = seed.clone();
+        for _ in 0..=random.at(3) {
+            let at = random.at(input.len());
+            if let Some(byte) = input.get_mut(at) {
+                *byte ^= 1 << random.at(8);
+            }
+        }
+        bodies::vmstate(&input);
+    }
+}
+
+#[test]
+fn qtest() {
+    let words: [&[u8]; 16] = [
+        b"readl ",
+        b"writeq ",
+        b"read ",
+        b"write ",
+        b"b64write ",
+        b"memset ",
+        b"clock_step ",
+        b"irq_intercept_out ",
+        b"0x",
+        b"10 ",
+        b"-1 ",
+        b"Zm9v ",
+        b"\n",
+        b"\n",
+        b"07 ",
+        b"+5 ",
+    ];
+    run(&words, bodies::qtest);
+}
+
+#[test]
+fn monitor() {
+    let words: [&[u8]; 9] =
+        [b"info ", b"\r", b"\n", b"\x1b[A", b"\x1b[B", b"\x7f", b"\x15", b"\x17", b"help"];
+    run(&words, bodies::monitor);
+}

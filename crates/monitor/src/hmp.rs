@@ -1,0 +1,245 @@
+//! The human monitor: its commands and its session.
+
+use std::sync::{Arc, Weak};
+
+use device::{CharEvent, CharPort, CharReceiver};
+use parking_lot::Mutex;
+use qapi::{Value, keyval::Dialect};
+use vmm::{Vm, commands::execute};
+
+use crate::{
+    editor::{Edit, Editor},
+    info,
+};
+
+const PROMPT: &str = "(qemu) ";
+
+/// A command of the human monitor.
+pub struct HumanCommand {
+    /// Name, and other names behind `|`.
+    pub name: &'static str,
+    /// Arguments as the help shows them; empty: takes none.
+    pub args: &'static str,
+    /// One line.
+    pub help: &'static str,
+    /// Carries it out on what follows the name.
+    pub run: fn(&Arc<Vm>, &str) -> String,
+}
+
+impl HumanCommand {
+    /// Whether a word names this command.
+    pub fn is(&self, word: &str) -> bool {
+        self.name.split('|').any(|name| name == word)
+    }
+
+    fn help_line(&self) -> String {
+        format!("{} {} -- {}\n", self.name, self.args, self.help)
+    }
+}
+
+macro_rules! command {
+    ($name:literal, $args:literal, $help:literal, $run:expr) => {
+        HumanCommand { name: $name, args: $args, help: $help, run: $run }
+    };
+}
+
+/// All commands, sorted.
+pub static COMMANDS: &[HumanCommand] = &[
+    command!("chardev-add", "args", "add chardev", chardev_add),
+    command!("chardev-remove", "id", "remove chardev", |vm, id| one(
+        vm,
+        "chardev-remove",
+        "id",
+        id
+    )),
+    command!("cont|c", "", "resume emulation", |vm, _| plain(vm, "cont")),
+    command!(
+        "device_add",
+        "driver[,prop=value][,...]",
+        "add device, like -device on the command line",
+        device_add
+    ),
+    command!("dumpdtb", "filename", "dump the FDT in dtb format to 'filename'", |vm, name| one(
+        vm, "dumpdtb", "filename", name
+    )),
+    command!("help|?", "[cmd]", "show the help", |_, topic| help(topic)),
+    command!("info", "[subcommand]", "show various information about the system state", info::run),
+    command!("quit|q", "", "quit the emulator", |vm, _| plain(vm, "quit")),
+    command!("stop|s", "", "stop emulation", |vm, _| plain(vm, "stop")),
+    command!("system_powerdown", "", "send system power down event", |vm, _| plain(
+        vm,
+        "system_powerdown"
+    )),
+    command!("system_reset", "", "reset the system", |vm, _| plain(vm, "system_reset")),
+];
+
+fn plain(vm: &Arc<Vm>, command: &str) -> String {
+    outcome(execute(vm, command, Value::empty()))
+}
+
+fn one(vm: &Arc<Vm>, command: &str, name: &str, value: &str) -> String {
+    outcome(execute(vm, command, Value::map([(name, Value::from(value))])))
+}
+
+fn outcome(result: qapi::Result<Value>) -> String {
+    match result {
+        Ok(_) => String::new(),
+        Err(error) => {
+            let hint = error.hint.map(|hint| format!("{hint}\n")).unwrap_or_default();
+            format!("Error: {}\n{hint}", error.desc)
+        }
+    }
+}
+
+fn device_add(vm: &Arc<Vm>, text: &str) -> String {
+    match Dialect::flat(Some("driver")).parse(text) {
+        Ok(parsed) => outcome(execute(vm, "device_add", parsed.value)),
+        Err(error) => outcome(Err(error)),
+    }
+}
+
+fn chardev_add(vm: &Arc<Vm>, text: &str) -> String {
+    let added = Dialect::flat(Some("backend")).parse(text).and_then(|mut parsed| {
+        let word = |value: Option<Value>| match value {
+            Some(Value::Str(text)) => Some(text),
+            _ => None,
+        };
+        let kind = word(parsed.value.take("backend"));
+        let id = word(parsed.value.take("id"));
+        let kind = kind.ok_or_else(|| qapi::Error::missing("backend"))?;
+        let id = id.ok_or_else(|| qapi::Error::generic("chardev: no id specified"))?;
+        vm.chardevs.add(&id, &kind, parsed.value, qapi::Source::KeyVal, false)
+    });
+    outcome(added.map(|()| Value::Null))
+}
+
+fn help(topic: &str) -> String {
+    let (word, rest) = split_line(topic);
+    match word {
+        "" => COMMANDS.iter().map(HumanCommand::help_line).collect(),
+        "info" if !rest.is_empty() => info::help(rest),
+        "info" => info::help_all(),
+        word => match COMMANDS.iter().find(|command| command.is(word)) {
+            Some(command) => command.help_line(),
+            None => format!("unknown command: '{topic}'\n"),
+        },
+    }
+}
+
+/// The first word of a line and what follows it.
+pub fn split_line(line: &str) -> (&str, &str) {
+    let line = line.trim();
+    match line.split_once(char::is_whitespace) {
+        Some((word, rest)) => (word, rest.trim_start()),
+        None => (line, ""),
+    }
+}
+
+/// Runs a line and gives its output, with `\n` at the end of each line.
+pub fn run_line(vm: &Arc<Vm>, line: &str) -> String {
+    let (word, rest) = split_line(line);
+    if word.is_empty() || word.starts_with('#') {
+        return String::new();
+    }
+    let Some(command) = COMMANDS.iter().find(|command| command.is(word)) else {
+        return format!("unknown command: '{word}'\n");
+    };
+    let first = command.name.split('|').next().unwrap_or_default();
+    let hint = format!("Try \"help {first}\" for more information\n");
+    if command.args.is_empty() && !rest.is_empty() {
+        return format!("{}: extraneous characters at the end of line\n{hint}", command.name);
+    }
+    if !command.args.is_empty() && !command.args.starts_with('[') && rest.is_empty() {
+        return format!("{}: string expected\n{hint}", command.name);
+    }
+    let output = (command.run)(vm, rest);
+    vm.process_requests();
+    output
+}
+
+struct State {
+    editor: Editor,
+    greeted: bool,
+    muted: bool,
+}
+
+/// A session of the human monitor.
+pub struct Hmp {
+    vm: Weak<Vm>,
+    port: CharPort,
+    state: Mutex<State>,
+}
+
+impl Hmp {
+    /// Starts a session. On a multiplexer it is silent until it gets the focus.
+    pub fn start(vm: &Arc<Vm>, port: CharPort, on_mux: bool) -> Arc<Self> {
+        let state = State { editor: Editor::default(), greeted: false, muted: on_mux };
+        let session = Arc::new(Self { vm: Arc::downgrade(vm), port, state: Mutex::new(state) });
+        let receiver: Arc<dyn CharReceiver> = session.clone();
+        session.port.on_receive(Arc::downgrade(&receiver));
+        if !on_mux && session.port.is_open() {
+            session.opened();
+        }
+        session
+    }
+
+    fn opened(&self) {
+        let text = {
+            let mut state = self.state.lock();
+            if state.muted {
+                return;
+            }
+            let first = !std::mem::replace(&mut state.greeted, true);
+            if first {
+                format!("QEMU 10.0.2 monitor - type 'help' for more information\n{PROMPT}")
+            } else {
+                format!("\n{PROMPT}{}", state.editor.pending())
+            }
+        };
+        self.print(&text);
+    }
+
+    fn print(&self, text: &str) {
+        self.port.send(text.replace('\n', "\r\n").as_bytes());
+    }
+}
+
+impl CharReceiver for Hmp {
+    fn room(&self) -> usize {
+        256
+    }
+
+    fn receive(&self, data: &[u8]) {
+        let Some(vm) = self.vm.upgrade() else { return };
+        for byte in data {
+            let edit = self.state.lock().editor.feed(*byte);
+            match edit {
+                Edit::None => {}
+                Edit::Echo(text) => self.print(&text),
+                Edit::Line(line) => {
+                    self.print("\n");
+                    let output = run_line(&vm, &line);
+                    self.print(&output);
+                    if vm.exit().is_none() {
+                        self.print(PROMPT);
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&self, event: CharEvent) {
+        match event {
+            CharEvent::Opened => {
+                self.state.lock().greeted = false;
+                self.opened();
+            }
+            CharEvent::FocusIn => {
+                self.state.lock().muted = false;
+                self.opened();
+            }
+            CharEvent::FocusOut => self.state.lock().muted = true,
+            CharEvent::Closed | CharEvent::Break => {}
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The monitors: QMP for programs, the human monitor for people.
+//!
+//! [`Qmp`] is a session of the QEMU Machine Protocol over a character stream: greeting,
+//! capabilities negotiation, one reply per command with its `id`, events. [`Hmp`] is a line editor
+//! and a table of commands whose `help` is generated from that table. Both run on the main loop
+//! and do everything through the commands of crate `vmm`.
+//!
+//! Not here: the commands themselves; the `oob` capability, which is therefore not offered.
+//!
+//! Sources: the QMP specification of QEMU's manual and transcripts of QEMU 10.0.2.
+
+mod editor;
+mod hmp;
+mod info;
+mod qmp;
+mod qtree;
+
+pub use editor::{Edit, Editor};
+pub use hmp::{COMMANDS, Hmp, HumanCommand, run_line, split_line};
+pub use qmp::Qmp;

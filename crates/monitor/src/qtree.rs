@@ -1,0 +1,46 @@
+//! `info qtree`: the devices, from what they told when they were created.
+
+use std::fmt::Write as _;
+
+use device::Record;
+use qapi::{Value, json};
+use vmm::Vm;
+
+/// The tree as text, in QEMU's form.
+pub(crate) fn text(vm: &Vm) -> String {
+    let mut text = String::from("bus: main-system-bus\n  type System\n");
+    let Some(machine) = vm.machine() else { return text };
+    for record in machine.records.iter().rev() {
+        device(&mut text, vm, record);
+    }
+    text
+}
+
+fn device(text: &mut String, vm: &Vm, record: &Record) {
+    _ = writeln!(text, "  dev: {}, id \"{}\"", record.class.name, record.id);
+    for input in &record.irq_ins {
+        _ = writeln!(text, "    gpio-in \"{}\" {}", input.name, input.count);
+    }
+    if !record.irq_outs.is_empty() {
+        _ = writeln!(text, "    gpio-out \"sysbus-irq\" {}", record.irq_outs.len());
+    }
+    for (name, value) in record.props.as_map().unwrap_or(&[]) {
+        let value = match value {
+            Value::Int(number) => format!("{number} ({number:#x})"),
+            other => json::to_string(other),
+        };
+        _ = writeln!(text, "    {name} = {value}");
+    }
+    for region in &record.regions {
+        let base = base_of(vm, region.name());
+        let base = base.map_or_else(|| "ffffffffffffffff".into(), |base| format!("{base:016x}"));
+        _ = writeln!(text, "    mmio {base}/{:016x}", region.len());
+    }
+}
+
+fn base_of(vm: &Vm, name: &str) -> Option<u64> {
+    let space = vm.machine()?.spaces.first()?;
+    let view = space.view();
+    let range = view.ranges().iter().find(|range| range.region.name() == name)?;
+    Some(range.start)
+}

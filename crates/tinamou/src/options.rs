@@ -1,0 +1,91 @@
+//! Reads the command line against the option table.
+
+use crate::{
+    fail::{Step, Stop},
+    table::{Opt, OptionState, TABLE},
+};
+
+/// An option as it was given.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    /// Its entry.
+    pub(crate) opt: &'static Opt,
+    /// As typed, with its value: the place in error messages.
+    pub(crate) place: String,
+    /// The value; empty for an option that takes none.
+    pub(crate) value: String,
+}
+
+/// Reads all options; the first mistake ends it.
+pub(crate) fn read(args: &[String]) -> Step<Vec<Given>> {
+    let mut given = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let Some(name) = arg.strip_prefix('-').filter(|name| !name.is_empty()) else {
+            return Err(Stop::at(
+                arg,
+                "a disk image needs -hda, which is not built yet in Tinamou",
+            ));
+        };
+        let name = name.strip_prefix('-').unwrap_or(name);
+        let Some(opt) = TABLE.iter().find(|opt| opt.name == name) else {
+            return Err(Stop::at(arg, "invalid option"));
+        };
+        match opt.state {
+            OptionState::Built => {}
+            OptionState::NotHere => {
+                return Err(Stop::at(arg, "Option not supported for this target"));
+            }
+            OptionState::NotBuilt => {
+                let value = if opt.arg { args.next().map_or("", String::as_str) } else { "" };
+                let place = if value.is_empty() { arg.clone() } else { format!("{arg} {value}") };
+                let text = "this option of QEMU is not built yet in Tinamou";
+                return Err(Stop::at(&place, text));
+            }
+        }
+        let mut place = arg.clone();
+        let mut value = String::new();
+        if opt.arg {
+            let Some(word) = args.next() else {
+                return Err(Stop::at(arg, "requires an argument"));
+            };
+            value.clone_from(word);
+            place = format!("{arg} {word}");
+        }
+        given.push(Given { opt, place, value });
+    }
+    Ok(given)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(args: &[&str]) -> String {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        match read(&args) {
+            Err(Stop::Failed(failure)) => failure.text("p").trim_end().to_owned(),
+            _ => "no error".into(),
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert_eq!(error(&["-foo"]), "p: -foo: invalid option");
+        assert_eq!(error(&["--M"]), "p: --M: requires an argument");
+        assert_eq!(
+            error(&["-hda", "x"]),
+            "p: -hda x: this option of QEMU is not built yet in Tinamou"
+        );
+        assert_eq!(error(&["-vga"]), "p: -vga: this option of QEMU is not built yet in Tinamou");
+        assert_eq!(error(&["-win2k-hack"]), "p: -win2k-hack: Option not supported for this target");
+        assert_eq!(error(&["-S", "--nographic", "-m", "1"]), "no error");
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (at, opt) in TABLE.iter().enumerate() {
+            assert!(!TABLE[..at].iter().any(|other| other.name == opt.name), "{}", opt.name);
+        }
+    }
+}

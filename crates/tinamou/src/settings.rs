@@ -1,0 +1,331 @@
+//! What the command line asked for, before anything is created.
+
+use qapi::{Value, keyval::Dialect, parse_size};
+
+use crate::{
+    fail::{At as _, Step, Stop},
+    options::Given,
+};
+
+/// A value with the option that gave it, for error messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    /// The option as typed.
+    pub(crate) place: String,
+    /// The value.
+    pub(crate) value: String,
+}
+
+/// A name with properties (`-cpu`, `-accel`).
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    /// The option as typed.
+    pub(crate) place: String,
+    /// The name.
+    pub(crate) name: String,
+    /// What follows it.
+    pub(crate) props: Vec<(String, String)>,
+}
+
+/// Number and arrangement of CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Smp {
+    /// CPUs at start.
+    pub(crate) cpus: u32,
+    /// Most CPUs.
+    pub(crate) max: u32,
+    /// Sockets.
+    pub(crate) sockets: u32,
+    /// Clusters in a socket.
+    pub(crate) clusters: u32,
+    /// Cores in a cluster.
+    pub(crate) cores: u32,
+    /// Threads in a core.
+    pub(crate) threads: u32,
+}
+
+/// Everything the command line asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) machine: Option<Placed>,
+    pub(crate) machine_props: Vec<(String, String)>,
+    pub(crate) cpu: Option<Named>,
+    pub(crate) accels: Vec<Named>,
+    pub(crate) smp: Option<Smp>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) kernel: Option<Placed>,
+    pub(crate) append: Option<Placed>,
+    pub(crate) initrd: Option<Placed>,
+    pub(crate) dtb: Option<Placed>,
+    pub(crate) chardevs: Vec<Placed>,
+    pub(crate) serials: Vec<Placed>,
+    pub(crate) monitors: Vec<(Placed, MonitorKind)>,
+    pub(crate) mons: Vec<Placed>,
+    pub(crate) devices: Vec<Placed>,
+    pub(crate) qtest: Option<Placed>,
+    pub(crate) log_items: Option<Placed>,
+    pub(crate) log_file: Option<Placed>,
+    pub(crate) name: Option<String>,
+    pub(crate) uuid: Option<[u8; 16]>,
+    pub(crate) nographic: bool,
+    pub(crate) nodefaults: bool,
+    pub(crate) stopped: bool,
+    pub(crate) no_reboot: bool,
+    pub(crate) no_shutdown: bool,
+}
+
+/// What kind of monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MonitorKind {
+    /// For people.
+    Human,
+    /// For programs.
+    Qmp {
+        /// Replies on several lines.
+        pretty: bool,
+    },
+}
+
+impl Settings {
+    /// Reads the values of all options.
+    pub(crate) fn of(given: &[Given]) -> Step<Self> {
+        let mut settings = Self::default();
+        for option in given {
+            settings.take(option)?;
+        }
+        Ok(settings)
+    }
+
+    fn take(&mut self, given: &Given) -> Step<()> {
+        let place = given.place.as_str();
+        let value = given.value.as_str();
+        let placed = || Placed { place: place.to_owned(), value: value.to_owned() };
+        match given.opt.name {
+            "machine" | "M" => self.machine(placed())?,
+            "cpu" => self.cpu = Some(named(placed())),
+            "accel" => self.accels.push(accel(&placed())?),
+            "smp" => self.smp = Some(smp(value).at(place)?),
+            "m" => self.memory = Some(memory(value).at(place)?),
+            "kernel" => self.kernel = Some(placed()),
+            "append" => self.append = Some(placed()),
+            "initrd" => self.initrd = Some(placed()),
+            "dtb" => self.dtb = Some(placed()),
+            "chardev" => self.chardevs.push(placed()),
+            "serial" => self.serials.push(placed()),
+            "monitor" => self.monitors.push((placed(), MonitorKind::Human)),
+            "qmp" => self.monitors.push((placed(), MonitorKind::Qmp { pretty: false })),
+            "qmp-pretty" => self.monitors.push((placed(), MonitorKind::Qmp { pretty: true })),
+            "mon" => self.mons.push(placed()),
+            "device" => self.devices.push(placed()),
+            "qtest" => self.qtest = Some(placed()),
+            "d" => self.log_items = Some(placed()),
+            "D" => self.log_file = Some(placed()),
+            "name" => self.name = name(value).at(place)?,
+            "uuid" => self.uuid = Some(uuid(place, value)?),
+            "display" | "nic" | "net" => only_none(place, value)?,
+            "nographic" => self.nographic = true,
+            "nodefaults" => self.nodefaults = true,
+            "S" => self.stopped = true,
+            "no-reboot" => self.no_reboot = true,
+            "no-shutdown" => self.no_shutdown = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn machine(&mut self, given: Placed) -> Step<()> {
+        let parsed = Dialect::structured(Some("type")).parse(&given.value).at(&given.place)?;
+        if parsed.help {
+            let value = parsed.value.get("type").and_then(Value::as_str).unwrap_or("help");
+            let value = if value == "help" { "help".into() } else { format!("{value},help") };
+            self.machine = Some(Placed { place: given.place, value });
+            return Ok(());
+        }
+        let Value::Map(members) = parsed.value else { return Ok(()) };
+        for (key, value) in members {
+            let Value::Str(value) = value else {
+                return Err(Stop::at(&given.place, format!("Invalid parameter '{key}'")));
+            };
+            match key.as_str() {
+                "type" => self.machine = Some(Placed { place: given.place.clone(), value }),
+                "accel" => {
+                    for name in value.split(':') {
+                        let place = given.place.clone();
+                        self.accels.push(Named { place, name: name.into(), props: Vec::new() });
+                    }
+                }
+                _ => self.machine_props.push((key, value)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `name,prop=value,prop=value`.
+fn named(given: Placed) -> Named {
+    let (name, rest) = given.value.split_once(',').unwrap_or((given.value.as_str(), ""));
+    let pairs = rest.split(',').filter(|pair| !pair.is_empty());
+    let props = pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "on")))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    Named { name: name.to_owned(), props, place: given.place }
+}
+
+fn accel(given: &Placed) -> Step<Named> {
+    let parsed = Dialect::flat(Some("accel")).parse(&given.value).at(&given.place)?;
+    let place = given.place.clone();
+    if parsed.help {
+        return Ok(Named { place, name: "help".into(), props: Vec::new() });
+    }
+    let mut value = parsed.value;
+    let name = value.take("accel").and_then(|name| name.as_str().map(str::to_owned));
+    let props = value.as_map().unwrap_or(&[]).iter();
+    let props = props.map(|(k, v)| (k.clone(), v.as_str().unwrap_or("").to_owned())).collect();
+    Ok(Named { place, name: name.unwrap_or_default(), props })
+}
+
+fn smp(text: &str) -> qapi::Result<Smp> {
+    let value = Dialect::structured(Some("cpus")).parse(text)?.value;
+    let mut found = [0_u32; 6];
+    let keys = ["cpus", "maxcpus", "sockets", "clusters", "cores", "threads"];
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        let path = format!("smp.{key}");
+        let slot = keys.iter().position(|known| known == key).and_then(|at| found.get_mut(at));
+        let slot = slot.ok_or_else(|| qapi::Error::unexpected(&path))?;
+        let number = value.as_str().and_then(qapi::parse_int);
+        let number = number.ok_or_else(|| qapi::Error::expects(&path, "integer"))?;
+        *slot =
+            u32::try_from(number).map_err(|_| qapi::Error::expects(&path, "a number of CPUs"))?;
+        if *slot == 0 {
+            return Err(qapi::Error::generic(
+                "Invalid CPU topology: CPU topology parameters must be greater than zero",
+            ));
+        }
+    }
+    topology(found)
+}
+
+/// Fills in what was not given, as QEMU does since 6.2: cores before sockets before threads.
+fn topology(found: [u32; 6]) -> qapi::Result<Smp> {
+    let [mut cpus, mut max, mut sockets, clusters, mut cores, threads] = found;
+    let clusters = clusters.max(1);
+    let given = if max > 0 { max } else { cpus };
+    let threads = threads.max(1);
+    let product = |a: u32, b: u32| a.saturating_mul(b);
+    if given > 0 && cores == 0 {
+        sockets = sockets.max(1);
+        cores = given / product(product(sockets, clusters), threads).max(1);
+    } else if given > 0 && sockets == 0 {
+        sockets = given / product(product(cores, clusters), threads).max(1);
+    }
+    (sockets, cores) = (sockets.max(1), cores.max(1));
+    let total = [sockets, clusters, cores, threads].map(u64::from);
+    let total = total.into_iter().fold(1, u64::saturating_mul);
+    if max == 0 {
+        max = if cpus > 0 { cpus } else { u32::try_from(total).unwrap_or(u32::MAX) };
+    }
+    if cpus == 0 {
+        cpus = max;
+    }
+    if total != u64::from(max) {
+        return Err(qapi::Error::generic(format!(
+            "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets \
+             ({sockets}) * clusters ({clusters}) * cores ({cores}) * threads ({threads}) != \
+             maxcpus ({max})"
+        )));
+    }
+    if cpus > max {
+        return Err(qapi::Error::generic(format!(
+            "Invalid CPU topology: maxcpus must be equal to or greater than smp: maxcpus ({max}) < \
+             smp_cpus ({cpus})"
+        )));
+    }
+    Ok(Smp { cpus, max, sockets, clusters, cores, threads })
+}
+
+fn memory(text: &str) -> qapi::Result<u64> {
+    let value = Dialect::flat(Some("size")).parse(text)?.value;
+    let mut size = None;
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        match (key.as_str(), value.as_str()) {
+            ("size", Some(text)) => size = Some(text.to_owned()),
+            ("slots" | "maxmem", _) => {
+                return Err(qapi::Error::generic(format!(
+                    "'{key}' (memory hotplug) is not built yet in Tinamou"
+                )));
+            }
+            _ => return Err(qapi::Error::invalid_parameter(key)),
+        }
+    }
+    let Some(text) = size else { return Ok(128 << 20) };
+    parse_size(&text, 1 << 20).ok_or_else(|| {
+        qapi::Error::expects("size", "a non-negative number below 2^64").with_hint(
+            "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+             and exabytes, respectively.",
+        )
+    })
+}
+
+fn name(text: &str) -> qapi::Result<Option<String>> {
+    let value = Dialect::flat(Some("guest")).parse(text)?.value;
+    let mut found = None;
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        match key.as_str() {
+            "guest" => found = value.as_str().map(str::to_owned),
+            "process" | "debug-threads" => {}
+            _ => return Err(qapi::Error::invalid_parameter(key)),
+        }
+    }
+    Ok(found)
+}
+
+fn uuid(place: &str, text: &str) -> Step<[u8; 16]> {
+    vmm::parse_uuid(text).ok_or_else(|| {
+        Stop::at(place, "failed to parse UUID string: wrong format").hint(
+            "A UUID is written as xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in hexadecimal digits.",
+        )
+    })
+}
+
+fn only_none(place: &str, text: &str) -> Step<()> {
+    match text {
+        "none" => Ok(()),
+        "help" | "?" => {
+            println!("none");
+            Err(Stop::Done)
+        }
+        _ => Err(Stop::at(place, format!("'{text}' is not built yet in Tinamou; only 'none' is"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpus(text: &str) -> Result<(u32, u32, u32, u32), String> {
+        smp(text).map(|s| (s.cpus, s.sockets, s.cores, s.threads)).map_err(|error| error.desc)
+    }
+
+    #[test]
+    fn topologies_are_completed_and_checked() {
+        assert_eq!(cpus("4"), Ok((4, 1, 4, 1)));
+        assert_eq!(cpus("8,sockets=2"), Ok((8, 2, 4, 1)));
+        assert_eq!(cpus("cores=2,threads=2"), Ok((4, 1, 2, 2)));
+        assert_eq!(cpus("2,maxcpus=4"), Ok((2, 1, 4, 1)));
+        assert!(cpus("3,sockets=2").is_err_and(|e| e.contains("must match maxcpus")));
+        assert_eq!(cpus("abc"), Err("Parameter 'smp.cpus' expects integer".into()));
+        assert_eq!(cpus("foo=9"), Err("Parameter 'smp.foo' is unexpected".into()));
+        assert!(cpus("0").is_err_and(|e| e.contains("greater than zero")));
+        assert!(cpus("-1").is_err_and(|e| e.contains("a number of CPUs")));
+        assert!(cpus("4294967295,sockets=65536,cores=65536").is_err());
+    }
+
+    #[test]
+    fn memory_has_megabytes_as_unit() {
+        assert_eq!(memory("256"), Ok(256 << 20));
+        assert_eq!(memory("size=1.5G"), Ok(3 << 29));
+        assert!(memory("12zz").is_err_and(|e| e.desc.contains("non-negative")));
+        assert!(memory("1G,foo=1").is_err_and(|e| e.desc == "Invalid parameter 'foo'"));
+    }
+}

@@ -1,0 +1,309 @@
+//! From the command line to the main loop.
+
+use std::{path::Path, sync::Arc};
+
+use accel_qtest::{Irqs, Server, Session};
+use accel::GuestArch;
+use chardev::Chardevs;
+use device::{Cause, CharSource as _, Request};
+use evloop::{Clock, EventLoop, Handle, Readiness};
+use host::{Signal, SignalWatch};
+use monitor::{Hmp, Qmp};
+use qapi::{Source, Value, keyval::Dialect};
+use vmm::{Config, Requests, Vm};
+
+use crate::{
+    board, defaults,
+    fail::{At as _, Step, Stop},
+    help,
+    listing::{listing, usable_accels},
+    options,
+    settings::{MonitorKind, Placed, Settings},
+};
+
+/// Things that work as long as they are kept.
+#[derive(Default)]
+struct Kept {
+    qmp: Vec<Arc<Qmp>>,
+    hmp: Vec<Arc<Hmp>>,
+    qtest: Vec<Arc<Server>>,
+    /// Monitors behind a multiplexer come last, so that the serial port has the focus first.
+    late: Vec<Placed>,
+}
+
+/// Runs the program.
+pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String]) -> Step<()> {
+    let given = options::read(args)?;
+    let listing = listing(guest);
+    let mut settings = Settings::of(&given)?;
+    help::answer(program, &given, &settings, guest, &listing)?;
+    log(&settings)?;
+    let machine = choose_machine(&settings, &listing)?;
+    let accel = choose_accel(&settings, guest)?;
+    defaults::add(&mut settings);
+    // Before any thread starts, so that all of them block the signals.
+    let signals =
+        SignalWatch::new(&[Signal::Interrupt, Signal::Terminate, Signal::Hangup, Signal::Continue]);
+    let signals = signals.map_err(|error| Stop::new(format!("cannot watch signals: {error}")))?;
+    let mut event_loop = EventLoop::new()
+        .map_err(|error| Stop::new(format!("cannot make the main loop: {error}")))?;
+    let handle = event_loop.handle();
+    let requests = Requests::new(handle.clone());
+    let chardevs = Arc::new(Chardevs::new(handle.clone(), requests.clone()));
+    let clock = if accel == "qtest" { Clock::manual() } else { Clock::guest() };
+    handle.serve_clock(&clock);
+    let config = Config {
+        name: settings.name.clone(),
+        uuid: settings.uuid,
+        no_reboot: settings.no_reboot,
+        no_shutdown: settings.no_shutdown,
+        accel,
+    };
+    let vm = Vm::new(config, listing, chardevs, clock, handle.clone(), requests);
+    vm.set_human(Box::new(|vm, line| monitor::run_line(vm, line).replace('\n', "\r\n")));
+    let _watch = watch_signals(program, &vm, &handle, signals)?;
+    let kept = create(&vm, &settings, &machine)?;
+    if !settings.stopped {
+        vm.cont().at("-S")?;
+    }
+    let result = if vm.exit().is_none() { event_loop.run() } else { Ok(()) };
+    vm.execution().shut_down();
+    drop(kept);
+    result.map_err(|error| Stop::new(format!("the main loop failed: {error}")))
+}
+
+fn log(settings: &Settings) -> Step<()> {
+    if let Some(file) = &settings.log_file {
+        trace::set_file(Some(Path::new(&file.value))).map_err(|error| {
+            Stop::at(&file.place, format!("could not open '{}': {error}", file.value))
+        })?;
+    }
+    if let Some(items) = &settings.log_items {
+        let mask = trace::parse_items(&items.value).map_err(|text| {
+            Stop::at(&items.place, text).hint("Use -d help to list the log items.")
+        })?;
+        trace::set_mask(mask);
+    }
+    Ok(())
+}
+
+fn choose_machine(settings: &Settings, listing: &vmm::Listing) -> Step<String> {
+    let hint = "Use -machine help to list supported machines";
+    let Some(machine) = &settings.machine else {
+        return Err(Stop::new("No machine specified, and there is no default").hint(hint));
+    };
+    let wanted = &machine.value;
+    let found =
+        listing.machines.iter().find(|m| m.name == *wanted || m.alias.as_ref() == Some(wanted));
+    let unknown = || Stop::new(format!("unsupported machine type: \"{wanted}\"")).hint(hint);
+    Ok(found.ok_or_else(unknown)?.name.clone())
+}
+
+/// The first accelerator of the list that can run here.
+fn choose_accel(settings: &Settings, guest: &'static dyn GuestArch) -> Step<String> {
+    if settings.accels.is_empty() {
+        if settings.qtest.is_some() {
+            return Ok("qtest".into());
+        }
+        let first = usable_accels(guest).map(|accel| accel.name()).find(|name| *name != "qtest");
+        return Ok(first.unwrap_or("none").into());
+    }
+    let mut last = Stop::new("no accelerator found");
+    for wanted in &settings.accels {
+        match catalog::ACCELS.iter().find(|accel| accel.name() == wanted.name) {
+            None => {
+                let names: Vec<_> = usable_accels(guest).map(|accel| accel.name()).collect();
+                last = Stop::at(&wanted.place, format!("invalid accelerator {}", wanted.name))
+                    .hint(format!("Accelerators here: {}", names.join(", ")));
+            }
+            Some(accel) => match accel.usable(guest) {
+                Ok(()) => return Ok(wanted.name.clone()),
+                Err(why) => {
+                    let text = format!("accelerator {} cannot be used: {why}", wanted.name);
+                    last = Stop::at(&wanted.place, text);
+                }
+            },
+        }
+    }
+    Err(last)
+}
+
+/// Creates everything in QEMU's order.
+fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
+    let mut kept = Kept::default();
+    for chardev in &settings.chardevs {
+        add_chardev(vm, chardev)?;
+    }
+    let mut serials = Vec::new();
+    for (number, serial) in settings.serials.iter().enumerate() {
+        serials.push(legacy_chardev(vm, &mut kept, &format!("serial{number}"), serial)?);
+    }
+    for (number, (monitor, kind)) in settings.monitors.iter().enumerate() {
+        let id = format!("compat_monitor{number}");
+        if let Some(id) = legacy_chardev(vm, &mut kept, &id, monitor)? {
+            add_monitor(vm, &mut kept, &id, *kind).at(&monitor.place)?;
+        }
+    }
+    for mon in &settings.mons {
+        let (id, kind) = mon_option(vm, mon)?;
+        add_monitor(vm, &mut kept, &id, kind).at(&mon.place)?;
+    }
+    board::create(vm, settings, machine, serials)?;
+    for late in std::mem::take(&mut kept.late) {
+        add_monitor(vm, &mut kept, &late.value, MonitorKind::Human).at(&late.place)?;
+    }
+    if let Some(qtest) = &settings.qtest {
+        start_qtest(vm, &mut kept, qtest)?;
+    }
+    for given in &settings.devices {
+        add_device(vm, given)?;
+    }
+    Ok(kept)
+}
+
+fn add_chardev(vm: &Vm, given: &Placed) -> Step<()> {
+    let parsed = Dialect::flat(Some("backend")).parse(&given.value).at(&given.place)?;
+    let mut value = parsed.value;
+    let mut word = |name: &str| match value.take(name) {
+        Some(Value::Str(text)) => Some(text),
+        _ => None,
+    };
+    let kind = word("backend");
+    let id = word("id");
+    let mux = word("mux");
+    let fail = |text: &str| Stop::at(&given.place, text);
+    let kind = kind.ok_or_else(|| fail("chardev: \"\" missing backend"))?;
+    let id = id.ok_or_else(|| fail("chardev: no id specified"))?;
+    let place = given.place.as_str();
+    if !qapi::keyval::is_identifier(&id) {
+        return Err(qapi::Error::not_an_identifier()).at(place);
+    }
+    if vm.chardevs.find(&id).is_some() {
+        return Err(qapi::Error::duplicate_id(&id, "chardev")).at(place);
+    }
+    let class = catalog::CHARDEVS.iter().find(|class| class.name == kind);
+    let Some(class) = class else {
+        let names: Vec<_> = catalog::CHARDEVS.iter().map(|class| class.name).collect();
+        return Err(fail(&format!("'{kind}' is not a valid char driver name"))
+            .hint(format!("Character back ends here: {}", names.join(", "))));
+    };
+    for (name, _) in value.as_map().unwrap_or(&[]) {
+        if !(class.args)().has_member(name) {
+            return Err(qapi::Error::invalid_parameter(name)).at(place);
+        }
+    }
+    vm.chardevs.add(&id, &kind, value, Source::KeyVal, mux.as_deref() == Some("on")).at(place)
+}
+
+/// Makes a character back end from a short form; gives its id, or `None` for `none`.
+fn legacy_chardev(vm: &Arc<Vm>, kept: &mut Kept, id: &str, given: &Placed) -> Step<Option<String>> {
+    let place = given.place.as_str();
+    if let Some(existing) = given.value.strip_prefix("chardev:") {
+        if vm.chardevs.find(existing).is_none() {
+            return Err(Stop::at(place, format!("chardev \"{existing}\" not found")));
+        }
+        return Ok(Some(existing.to_owned()));
+    }
+    let legacy = chardev::legacy(&given.value).at(place)?;
+    let Some(kind) = legacy.kind else { return Ok(None) };
+    vm.chardevs.add(id, kind, legacy.args, Source::KeyVal, legacy.mux).at(place)?;
+    if legacy.monitor {
+        kept.late.push(Placed { place: place.to_owned(), value: id.to_owned() });
+    }
+    Ok(Some(id.to_owned()))
+}
+
+fn mon_option(vm: &Vm, given: &Placed) -> Step<(String, MonitorKind)> {
+    let place = given.place.as_str();
+    let value = Dialect::flat(Some("chardev")).parse(&given.value).at(place)?.value;
+    let mut id = None;
+    let (mut control, mut pretty) = (false, false);
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        let text = value.as_str().unwrap_or_default();
+        match (key.as_str(), text) {
+            ("chardev", id_text) => id = Some(id_text.to_owned()),
+            ("mode", "readline") => control = false,
+            ("mode", "control") => control = true,
+            ("mode", other) => {
+                let error = qapi::Error::not_accepted("mode", other, ["readline", "control"]);
+                return Err(error).at(place);
+            }
+            ("pretty", "on") => pretty = true,
+            ("pretty", "off") => pretty = false,
+            ("pretty", _) => return Err(qapi::Error::expects("pretty", "'on' or 'off'")).at(place),
+            _ => return Err(qapi::Error::invalid_parameter(key)).at(place),
+        }
+    }
+    let id = id.ok_or_else(|| Stop::at(place, "chardev \"\" not found"))?;
+    if vm.chardevs.find(&id).is_none() {
+        return Err(Stop::at(place, format!("chardev \"{id}\" not found")));
+    }
+    Ok((id, if control { MonitorKind::Qmp { pretty } } else { MonitorKind::Human }))
+}
+
+fn add_monitor(vm: &Arc<Vm>, kept: &mut Kept, id: &str, kind: MonitorKind) -> qapi::Result<()> {
+    let on_mux = vm.chardevs.find(id).is_some_and(|chardev| chardev.mux().is_some());
+    let port = vm.chardevs.port(id)?;
+    match kind {
+        MonitorKind::Human => kept.hmp.push(Hmp::start(vm, port, on_mux)),
+        MonitorKind::Qmp { pretty } => kept.qmp.push(Qmp::start(vm, port, pretty)),
+    }
+    Ok(())
+}
+
+fn start_qtest(vm: &Arc<Vm>, kept: &mut Kept, given: &Placed) -> Step<()> {
+    let Some(id) = legacy_chardev(vm, kept, "qtest", given)? else { return Ok(()) };
+    let port = vm.chardevs.port(&id).at(&given.place)?;
+    let space = vm.machine().and_then(|machine| machine.spaces.first().cloned());
+    let space = space
+        .unwrap_or_else(|| memory::AddressSpace::new("memory", &memory::Region::root("system")));
+    let weak = Arc::downgrade(vm);
+    let irqs: Irqs = Box::new(move |path| {
+        let id = path.rsplit('/').next()?;
+        let vm = weak.upgrade()?;
+        let records = &vm.machine()?.records;
+        let record = records.iter().find(|r| r.id == id || r.class.name == id)?;
+        Some(record.irq_outs.iter().map(|(_, out)| out.clone()).collect())
+    });
+    kept.qtest.push(Server::start(port, Session::new(space, vm.clock.clone(), irqs)));
+    Ok(())
+}
+
+fn add_device(vm: &Vm, given: &Placed) -> Step<()> {
+    let value = if given.value.starts_with('{') {
+        qapi::json::from_str(&given.value)
+    } else {
+        Dialect::flat(Some("driver")).parse(&given.value).map(|parsed| parsed.value)
+    };
+    let value = value.at(&given.place)?;
+    vmm::commands::execute(vm, "device_add", value).map(|_| ()).at(&given.place)
+}
+
+fn watch_signals(
+    program: &str,
+    vm: &Arc<Vm>,
+    handle: &Handle,
+    signals: SignalWatch,
+) -> Step<evloop::Watch> {
+    let signals = Arc::new(signals);
+    let source = signals.clone();
+    let vm = Arc::downgrade(vm);
+    let program = program.to_owned();
+    let watch = handle.watch(signals, Readiness::READ, move |_| {
+        while let Some((signal, sender)) = source.next() {
+            let Some(vm) = vm.upgrade() else { return };
+            if signal == Signal::Continue {
+                vm.chardevs.continued();
+                continue;
+            }
+            if sender == 0 {
+                eprintln!("{program}: terminating on signal {}", signal.number());
+            } else {
+                let number = signal.number();
+                eprintln!("{program}: terminating on signal {number} from pid {sender}");
+            }
+            vm.request(Request::Shutdown(Cause::HostSignal));
+        }
+    });
+    watch.map_err(|error| Stop::new(format!("cannot watch signals: {error}")))
+}

@@ -1,0 +1,221 @@
+//! The option table: name, argument, help.
+//!
+//! Options of QEMU that are not built are listed too, so that they are refused by name.
+
+/// Whether an option can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OptionState {
+    /// It works.
+    Built,
+    /// QEMU has it, Tinamou does not yet.
+    NotBuilt,
+    /// QEMU has it for other guests.
+    NotHere,
+}
+
+/// An option.
+#[derive(Debug)]
+pub(crate) struct Opt {
+    /// Name without dash.
+    pub(crate) name: &'static str,
+    /// Takes an argument.
+    pub(crate) arg: bool,
+    /// Argument as the help shows it.
+    pub(crate) form: &'static str,
+    /// One line.
+    pub(crate) help: &'static str,
+    /// Heading in the help.
+    pub(crate) group: &'static str,
+    /// Whether it can be used.
+    pub(crate) state: OptionState,
+}
+
+const fn built(
+    group: &'static str,
+    name: &'static str,
+    form: &'static str,
+    help: &'static str,
+) -> Opt {
+    Opt { name, arg: !form.is_empty(), form, help, group, state: OptionState::Built }
+}
+
+const fn absent(name: &'static str, arg: bool) -> Opt {
+    Opt { name, arg, form: "", help: "", group: "", state: OptionState::NotBuilt }
+}
+
+const fn elsewhere(name: &'static str) -> Opt {
+    Opt { name, arg: false, form: "", help: "", group: "", state: OptionState::NotHere }
+}
+
+const STANDARD: &str = "Standard options";
+const DISPLAY: &str = "Display options";
+const NETWORK: &str = "Network options";
+const CHARACTER: &str = "Character device options";
+const BOOT: &str = "Boot image options";
+const DEBUG: &str = "Debug and expert options";
+
+/// All options.
+pub(crate) static TABLE: &[Opt] = &[
+    built(STANDARD, "h", "", "display this help and exit"),
+    built(STANDARD, "help", "", "display this help and exit"),
+    built(STANDARD, "version", "", "display version information and exit"),
+    built(
+        STANDARD,
+        "machine",
+        "[type=]name[,prop[=value][,...]]",
+        "selects the machine ('-machine help' for a list)",
+    ),
+    built(STANDARD, "M", "[type=]name[,prop[=value][,...]]", "as -machine"),
+    built(
+        STANDARD,
+        "cpu",
+        "cpu[,prop=value][,...]",
+        "selects the CPU model ('-cpu help' for a list)",
+    ),
+    built(
+        STANDARD,
+        "accel",
+        "[accel=]name[,prop=value][,...]",
+        "selects the accelerator ('-accel help' for a list)",
+    ),
+    built(
+        STANDARD,
+        "smp",
+        "[[cpus=]n][,maxcpus=n][,sockets=n][,clusters=n][,cores=n][,threads=n]",
+        "sets the number and topology of CPUs (default: 1)",
+    ),
+    built(STANDARD, "m", "[size=]megs", "sets the size of memory; suffix M or G (default: 128M)"),
+    built(
+        STANDARD,
+        "device",
+        "driver[,prop=value][,...]",
+        "adds a device ('-device help', '-device driver,help')",
+    ),
+    built(STANDARD, "name", "[guest=]name", "sets the name of the guest"),
+    built(STANDARD, "uuid", "%08x-%04x-%04x-%04x-%012x", "sets the UUID of the machine"),
+    built(DISPLAY, "display", "none", "selects the display; only 'none'"),
+    built(
+        DISPLAY,
+        "nographic",
+        "",
+        "disables the display and puts serial port and monitor on the terminal",
+    ),
+    built(NETWORK, "nic", "none", "gives the machine no network card; only 'none'"),
+    built(NETWORK, "net", "none", "as -nic; only 'none'"),
+    built(
+        CHARACTER,
+        "chardev",
+        "backend,id=id[,prop=value][,...]",
+        "adds a character back end ('-chardev help' for a list)",
+    ),
+    built(BOOT, "kernel", "file", "boots this kernel image directly"),
+    built(BOOT, "append", "cmdline", "is the command line of the kernel"),
+    built(BOOT, "initrd", "file", "is the initial RAM disk of the kernel"),
+    built(BOOT, "dtb", "file", "is the device tree image for the kernel"),
+    built(DEBUG, "serial", "dev", "connects a serial port to a character back end"),
+    built(DEBUG, "monitor", "dev", "connects a human monitor to a character back end"),
+    built(DEBUG, "qmp", "dev", "connects a QMP session to a character back end"),
+    built(DEBUG, "qmp-pretty", "dev", "as -qmp, with replies on several lines"),
+    built(
+        DEBUG,
+        "mon",
+        "[chardev=]name[,mode=readline|control][,pretty=on|off]",
+        "connects a monitor to an existing character back end",
+    ),
+    built(DEBUG, "S", "", "does not start the guest ('cont' in a monitor does)"),
+    built(DEBUG, "d", "item1,...", "logs these items ('-d help' for a list)"),
+    built(DEBUG, "D", "file", "writes the log to this file"),
+    built(DEBUG, "no-reboot", "", "exits instead of rebooting"),
+    built(DEBUG, "no-shutdown", "", "stops before shutting down"),
+    built(DEBUG, "nodefaults", "", "creates no default devices"),
+    built(DEBUG, "no-user-config", "", "accepted; no configuration files are read"),
+    built(
+        DEBUG,
+        "qtest",
+        "dev",
+        "lets a test program drive the machine through a character back end",
+    ),
+    absent("numa", true),
+    absent("add-fd", true),
+    absent("set", true),
+    absent("global", true),
+    absent("boot", true),
+    absent("mem-path", true),
+    absent("mem-prealloc", false),
+    absent("k", true),
+    absent("audio", true),
+    absent("audiodev", true),
+    absent("fda", true),
+    absent("fdb", true),
+    absent("hda", true),
+    absent("hdb", true),
+    absent("hdc", true),
+    absent("hdd", true),
+    absent("cdrom", true),
+    absent("blockdev", true),
+    absent("drive", true),
+    absent("mtdblock", true),
+    absent("sd", true),
+    absent("snapshot", false),
+    absent("fsdev", true),
+    absent("virtfs", true),
+    absent("iscsi", true),
+    absent("usb", false),
+    absent("usbdevice", true),
+    absent("spice", true),
+    absent("vga", true),
+    absent("full-screen", false),
+    elsewhere("g"),
+    absent("vnc", true),
+    elsewhere("win2k-hack"),
+    elsewhere("no-fd-bootchk"),
+    elsewhere("acpitable"),
+    absent("smbios", true),
+    absent("netdev", true),
+    absent("tpmdev", true),
+    absent("bios", true),
+    absent("pflash", true),
+    absent("shim", true),
+    absent("compat", true),
+    absent("fw_cfg", true),
+    absent("parallel", true),
+    absent("debugcon", true),
+    absent("pidfile", true),
+    absent("preconfig", false),
+    absent("overcommit", true),
+    absent("gdb", true),
+    absent("s", false),
+    absent("dfilter", true),
+    absent("seed", true),
+    absent("L", true),
+    absent("enable-kvm", false),
+    absent("xen-domid", true),
+    absent("xen-attach", false),
+    absent("xen-domid-restrict", false),
+    absent("action", true),
+    absent("loadvm", true),
+    absent("daemonize", false),
+    absent("option-rom", true),
+    absent("rtc", true),
+    absent("icount", true),
+    absent("watchdog-action", true),
+    absent("echr", true),
+    absent("incoming", true),
+    absent("only-migratable", false),
+    elsewhere("prom-env"),
+    absent("semihosting", false),
+    absent("semihosting-config", true),
+    absent("old-param", false),
+    absent("sandbox", true),
+    absent("readconfig", true),
+    absent("trace", true),
+    absent("plugin", true),
+    absent("qtest-log", true),
+    absent("run-with", true),
+    absent("msg", true),
+    absent("dump-vmstate", true),
+    absent("enable-sync-profile", false),
+    absent("perfmap", false),
+    absent("jitdump", false),
+    absent("object", true),
+];

@@ -1,0 +1,105 @@
+//! QMP commands: a command is a struct of its arguments, and its documentation is the help.
+//!
+//! One file per area; [`COMMANDS`] lists what exists, and only what works.
+
+mod chardev;
+mod control;
+mod devices;
+mod machine;
+mod run;
+
+use qapi::{Error, Qapi, Result, Source, TypeRef, Value};
+
+use crate::Vm;
+
+/// A QMP command.
+pub trait QmpCommand: Qapi {
+    /// The name on the wire.
+    const NAME: &'static str;
+    /// What it gives back.
+    type Returns: Qapi;
+    /// Carries it out.
+    fn run(self, vm: &Vm) -> Result<Self::Returns>;
+}
+
+/// A command without its types.
+pub struct Command {
+    /// The name on the wire.
+    pub name: &'static str,
+    /// Type of the arguments.
+    pub args: TypeRef,
+    /// Type of the reply.
+    pub returns: TypeRef,
+    /// Converts, carries out, converts back.
+    pub run: fn(&Vm, Value) -> Result<Value>,
+}
+
+impl Command {
+    /// The erased form of a command.
+    pub const fn of<C: QmpCommand>() -> Self {
+        Self {
+            name: C::NAME,
+            args: C::type_info,
+            returns: <C::Returns as Qapi>::type_info,
+            run: |vm, args| {
+                let command = C::from_value(args, Source::Json)?;
+                command.run(vm).map(|reply| reply.to_value())
+            },
+        }
+    }
+}
+
+/// All commands.
+pub static COMMANDS: &[Command] = &[
+    Command::of::<chardev::ChardevAdd>(),
+    Command::of::<chardev::ChardevRemove>(),
+    Command::of::<chardev::QueryChardev>(),
+    Command::of::<chardev::QueryChardevBackends>(),
+    Command::of::<chardev::RingbufRead>(),
+    Command::of::<chardev::RingbufWrite>(),
+    Command::of::<run::Cont>(),
+    Command::of::<devices::DeviceAdd>(),
+    Command::of::<devices::DeviceListProperties>(),
+    Command::of::<machine::Dumpdtb>(),
+    Command::of::<control::HumanMonitorCommand>(),
+    Command::of::<control::QmpCapabilities>(),
+    Command::of::<devices::QomListTypes>(),
+    Command::of::<control::QueryCommandLineOptions>(),
+    Command::of::<control::QueryCommands>(),
+    Command::of::<machine::QueryCpuDefinitions>(),
+    Command::of::<machine::QueryCpusFast>(),
+    Command::of::<machine::QueryKvm>(),
+    Command::of::<machine::QueryMachines>(),
+    Command::of::<control::QueryName>(),
+    Command::of::<control::QueryQmpSchema>(),
+    Command::of::<run::QueryStatus>(),
+    Command::of::<machine::QueryTarget>(),
+    Command::of::<control::QueryUuid>(),
+    Command::of::<control::QueryVersion>(),
+    Command::of::<run::Quit>(),
+    Command::of::<run::Stop>(),
+    Command::of::<run::SystemPowerdown>(),
+    Command::of::<run::SystemReset>(),
+];
+
+pub use control::{Version, VersionInfo, version};
+
+/// Carries out a command by name.
+pub fn execute(vm: &Vm, name: &str, args: Value) -> Result<Value> {
+    let command = COMMANDS.iter().find(|command| command.name == name);
+    (command.ok_or_else(|| Error::command_not_found(name))?.run)(vm, args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_name_of_its_own_and_documentation() {
+        for (at, command) in COMMANDS.iter().enumerate() {
+            assert!(!(command.args)().doc.is_empty(), "{} has no documentation", command.name);
+            let next = COMMANDS.get(at + 1).map_or("\u{7f}", |next| next.name);
+            assert!(!COMMANDS[..at].iter().any(|c| c.name == command.name), "{next}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The virtual machine as its operators see it.
+//!
+//! [`Vm`] holds the run state, the objects with ids (character back ends, devices) and the
+//! subscribers of events; [`commands`] holds one struct per QMP command, whose fields are the
+//! arguments and whose documentation is the help. The command line, QMP and the human monitor all
+//! go through these commands.
+//!
+//! Everything that runs here runs on the main loop. Other threads talk to it through
+//! [`Requests`], which implements [`device::RunControl`].
+//!
+//! Not here: the wire protocols (crate `monitor`), how a machine is built (crate `machine`), how
+//! CPUs run (crates `accel` and `accel-*`): they meet this crate as [`Machine`] and [`Execution`].
+//!
+//! Sources: QEMU's manual (QMP reference), and the observable behaviour of QEMU 10.0.2 for the
+//! order of events and replies and for the states between them.
+
+pub mod commands;
+mod event;
+mod listing;
+mod machine;
+mod requests;
+mod state;
+mod text;
+mod vm;
+
+pub use event::{EVENTS, Event, EventSink};
+pub use listing::{CpuListing, Listing, MachineListing, OptionGroup, OptionParameter};
+pub use machine::{AccelExecution, CpuSlot, Execution, Machine, NoExecution};
+pub use requests::Requests;
+pub use state::RunState;
+pub use text::{parse_uuid, uuid_text};
+pub use vm::{Config, Exit, Vm};

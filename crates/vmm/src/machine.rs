@@ -1,0 +1,117 @@
+//! The machine and its CPUs, as this crate needs them.
+
+use std::sync::Arc;
+
+use accel::{AccelVm, CpuHandle};
+use device::{Record, Reset, ResetTree};
+use memory::AddressSpace;
+
+/// A created machine.
+pub struct Machine {
+    /// Name of its class.
+    pub name: String,
+    /// Devices in order of creation.
+    pub records: Vec<Record>,
+    /// Address spaces, for `info mtree`.
+    pub spaces: Vec<AddressSpace>,
+    /// What a reset resets, in order.
+    pub reset: ResetTree,
+    /// Presses the power button.
+    pub powerdown: Option<Box<dyn Fn() + Send + Sync>>,
+    /// Puts back what a reset needs besides devices (kernel, initrd and device tree in RAM).
+    pub reload: Option<Box<dyn Fn() + Send + Sync>>,
+    /// The device tree that the guest is given.
+    pub dtb: Option<Vec<u8>>,
+}
+
+impl Machine {
+    /// A machine without anything (`-M none`).
+    pub fn none() -> Self {
+        Self {
+            name: "none".into(),
+            records: Vec::new(),
+            spaces: Vec::new(),
+            reset: ResetTree::default(),
+            powerdown: None,
+            reload: None,
+            dtb: None,
+        }
+    }
+}
+
+/// A CPU of the machine.
+#[derive(Clone, Debug)]
+pub struct CpuSlot {
+    /// Index.
+    pub index: u32,
+    /// Host thread that runs it.
+    pub thread_id: i64,
+}
+
+/// The CPUs and their threads. All calls come from the main loop.
+pub trait Execution: Send + Sync {
+    /// Lets all CPUs run.
+    fn start(&self);
+
+    /// Stops all CPUs; returns when none runs guest code any more.
+    fn stop(&self);
+
+    /// Resets all CPUs while they are stopped.
+    fn reset(&self, kind: Reset);
+
+    /// The CPUs.
+    fn cpus(&self) -> Vec<CpuSlot>;
+
+    /// The registers of a stopped CPU as text.
+    fn registers(&self, index: u32) -> Option<String>;
+
+    /// Ends all threads.
+    fn shut_down(&self) {}
+}
+
+/// No CPUs: `-M none` and qtest.
+pub struct NoExecution;
+
+impl Execution for NoExecution {
+    fn start(&self) {}
+    fn stop(&self) {}
+    fn reset(&self, _: Reset) {}
+    fn cpus(&self) -> Vec<CpuSlot> {
+        Vec::new()
+    }
+    fn registers(&self, _: u32) -> Option<String> {
+        None
+    }
+}
+
+/// CPUs of an accelerator.
+pub struct AccelExecution {
+    /// The accelerator's side.
+    pub vm: Arc<dyn AccelVm>,
+    /// The boards' side, in CPU order.
+    pub cpus: Vec<Arc<dyn CpuHandle>>,
+}
+
+impl Execution for AccelExecution {
+    fn start(&self) {
+        self.vm.resume();
+    }
+    fn stop(&self) {
+        self.vm.pause();
+    }
+    fn reset(&self, _: Reset) {
+        for cpu in &self.cpus {
+            cpu.reset();
+        }
+    }
+    fn cpus(&self) -> Vec<CpuSlot> {
+        let process = i64::from(std::process::id());
+        (0..).take(self.cpus.len()).map(|index| CpuSlot { index, thread_id: process }).collect()
+    }
+    fn registers(&self, index: u32) -> Option<String> {
+        self.vm.registers(usize::try_from(index).ok()?)
+    }
+    fn shut_down(&self) {
+        self.vm.shutdown();
+    }
+}

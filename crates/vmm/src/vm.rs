@@ -1,0 +1,257 @@
+//! The virtual machine.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use chardev::Chardevs;
+use device::{Cause, Request, Reset, RunControl};
+use evloop::{Clock, Handle};
+use parking_lot::Mutex;
+use qapi::{Error, Qapi as _, Result, Value};
+
+use crate::{
+    Event, EventSink, Execution, Listing, Machine, NoExecution, Requests, RunState,
+    event::CauseData,
+};
+
+/// Choices that were made at start.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// `-name`.
+    pub name: Option<String>,
+    /// `-uuid`.
+    pub uuid: Option<[u8; 16]>,
+    /// `-no-reboot`: a reset ends the emulator.
+    pub no_reboot: bool,
+    /// `-no-shutdown`: a shutdown only stops the guest.
+    pub no_shutdown: bool,
+    /// Name of the accelerator.
+    pub accel: String,
+}
+
+/// Why the main loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The cause.
+    pub cause: Cause,
+}
+
+type Human = Box<dyn Fn(&Arc<Vm>, &str) -> String + Send + Sync>;
+
+/// The virtual machine. Its methods are called on the main loop only.
+pub struct Vm {
+    /// Choices that were made at start.
+    pub config: Config,
+    /// What this program could run.
+    pub listing: Listing,
+    /// Character back ends.
+    pub chardevs: Arc<Chardevs>,
+    /// The guest's clock.
+    pub clock: Clock,
+    /// The main loop.
+    pub handle: Handle,
+    requests: Arc<Requests>,
+    machine: OnceLock<Machine>,
+    execution: OnceLock<Arc<dyn Execution>>,
+    state: Mutex<RunState>,
+    sinks: Mutex<Vec<Weak<dyn EventSink>>>,
+    exit: Mutex<Option<Exit>>,
+    human: OnceLock<Human>,
+    this: Weak<Self>,
+}
+
+impl Vm {
+    /// A virtual machine without a machine yet.
+    pub fn new(
+        config: Config,
+        listing: Listing,
+        chardevs: Arc<Chardevs>,
+        clock: Clock,
+        handle: Handle,
+        requests: Arc<Requests>,
+    ) -> Arc<Self> {
+        let vm = Arc::new_cyclic(|this| Self {
+            config,
+            listing,
+            chardevs,
+            clock,
+            handle,
+            requests: requests.clone(),
+            machine: OnceLock::new(),
+            execution: OnceLock::new(),
+            state: Mutex::new(RunState::Prelaunch),
+            sinks: Mutex::default(),
+            exit: Mutex::default(),
+            human: OnceLock::new(),
+            this: this.clone(),
+        });
+        requests.serve(&vm);
+        vm
+    }
+
+    /// Puts the machine in; only the first one counts.
+    pub fn set_machine(&self, machine: Machine, execution: Arc<dyn Execution>) {
+        _ = self.machine.set(machine);
+        _ = self.execution.set(execution);
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.get()
+    }
+
+    /// The CPUs.
+    pub fn execution(&self) -> Arc<dyn Execution> {
+        self.execution.get().cloned().unwrap_or_else(|| Arc::new(NoExecution))
+    }
+
+    /// Who answers `human-monitor-command`.
+    pub fn set_human(&self, human: Human) {
+        _ = self.human.set(human);
+    }
+
+    /// Runs a line of the human monitor and gives its output.
+    pub fn human(&self, line: &str) -> Result<String> {
+        match (self.human.get(), self.this.upgrade()) {
+            (Some(human), Some(vm)) => Ok(human(&vm, line)),
+            _ => Err(Error::generic("there is no human monitor")),
+        }
+    }
+
+    /// The run state.
+    pub fn state(&self) -> RunState {
+        *self.state.lock()
+    }
+
+    /// Adds a receiver of events.
+    pub fn subscribe(&self, sink: &Arc<dyn EventSink>) {
+        self.sinks.lock().push(Arc::downgrade(sink));
+    }
+
+    /// Sends an event to everyone.
+    pub fn emit(&self, name: &'static str, data: Option<Value>) {
+        let event = Event { name, data, at: host::realtime_ns() };
+        let sinks: Vec<_> = {
+            let mut sinks = self.sinks.lock();
+            sinks.retain(|sink| sink.strong_count() > 0);
+            sinks.iter().filter_map(Weak::upgrade).collect()
+        };
+        for sink in sinks {
+            sink.event(&event);
+        }
+    }
+
+    /// Lets the guest run.
+    pub fn cont(&self) -> Result<()> {
+        let state = self.state();
+        if state.needs_reset() {
+            return Err(Error::generic("Resetting the Virtual Machine is required"));
+        }
+        if state == RunState::Running {
+            return Ok(());
+        }
+        *self.state.lock() = RunState::Running;
+        self.clock.start();
+        self.emit("RESUME", None);
+        self.execution().start();
+        Ok(())
+    }
+
+    /// Stops the guest in the given state; a guest that does not run stays as it is.
+    pub fn stop(&self, state: RunState) {
+        if self.state() != RunState::Running {
+            return;
+        }
+        self.execution().stop();
+        self.clock.stop();
+        *self.state.lock() = state;
+        self.emit("STOP", None);
+    }
+
+    /// Where devices and CPUs put their requests.
+    pub fn run_control(&self) -> Arc<dyn RunControl> {
+        self.requests.clone()
+    }
+
+    /// Asks for something; carried out at the next [`Vm::process_requests`].
+    pub fn request(&self, request: Request) {
+        self.requests.request(request);
+    }
+
+    /// Carries out what was asked for.
+    pub fn process_requests(&self) {
+        for request in self.requests.take() {
+            match request {
+                Request::Shutdown(cause) => self.shut_down(cause),
+                Request::Reset(cause)
+                    if self.config.no_reboot && cause != Cause::SubsystemReset =>
+                {
+                    self.shut_down(cause);
+                }
+                Request::Reset(cause) => self.reset(cause),
+                Request::Powerdown => self.power_down(),
+                Request::Stop => self.stop(RunState::Paused),
+            }
+        }
+    }
+
+    fn shut_down(&self, cause: Cause) {
+        if self.exit.lock().is_some() {
+            return;
+        }
+        self.emit("SHUTDOWN", Some(cause_data(cause)));
+        let stays = self.config.no_shutdown
+            && !matches!(cause, Cause::HostQmpQuit | Cause::HostSignal | Cause::HostUi);
+        if stays {
+            self.stop(RunState::Shutdown);
+            return;
+        }
+        *self.exit.lock() = Some(Exit { cause });
+        self.execution().stop();
+        self.handle.quit();
+    }
+
+    fn power_down(&self) {
+        self.emit("POWERDOWN", None);
+        if let Some(press) = self.machine().and_then(|machine| machine.powerdown.as_ref()) {
+            press();
+        }
+    }
+
+    /// Resets the machine.
+    pub fn reset(&self, cause: Cause) {
+        let execution = self.execution();
+        let running = self.state() == RunState::Running;
+        if running {
+            execution.stop();
+        }
+        self.reset_devices(Reset::Cold);
+        self.emit("RESET", Some(cause_data(cause)));
+        if running {
+            execution.start();
+        } else {
+            *self.state.lock() = RunState::Prelaunch;
+        }
+    }
+
+    /// Brings devices, CPUs and boot images to their reset state.
+    pub fn reset_devices(&self, kind: Reset) {
+        let execution = self.execution();
+        if let Some(machine) = self.machine() {
+            machine.reset.reset(kind);
+            if let Some(reload) = &machine.reload {
+                reload();
+            }
+            execution.reset(kind);
+            machine.reset.settle();
+        }
+    }
+
+    /// Why the main loop ends, once it has to.
+    pub fn exit(&self) -> Option<Exit> {
+        *self.exit.lock()
+    }
+}
+
+fn cause_data(cause: Cause) -> Value {
+    CauseData { guest: cause.is_guest(), reason: cause.into() }.to_value()
+}
