@@ -145,9 +145,10 @@ impl Gicv2 {
     /// Drives all CPUs' inputs; called with the registers locked.
     fn update(&self, regs: &mut Regs) {
         for index in 0..self.outputs.len() {
-            let best = regs.best(index);
             let Some(cpu) = regs.cpus.get_mut(index) else { return };
             cpu.local.drive(MAINTENANCE, cpu.virt.maintenance());
+            let best = regs.best(index);
+            let Some(cpu) = regs.cpus.get(index) else { return };
             let signalled = best.filter(|c| cpu.preempts(c));
             let fiq = signalled.is_some_and(|c| !c.group1 && cpu.ctlr & cpuif::CTLR_FIQEN != 0);
             let (virq, vfiq) = cpu.virt.lines();
