@@ -49,7 +49,7 @@ fn every_machine_is_created_reset_and_saved() {
             let mut w = vmstate::StateWriter::new();
             assert!(record.device.migration().write(&mut w).is_ok(), "{}", record.id);
         }
-        assert_eq!(machine.handles.len() > 0, class.arch.is_some(), "{}", class.name);
+        assert_eq!(!machine.handles.is_empty(), class.arch.is_some(), "{}", class.name);
     }
 }
 
