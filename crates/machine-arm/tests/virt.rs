@@ -19,8 +19,11 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_misc::fw_cfg::CLASS,
     &hw_timer::pl031::CLASS,
 ];
-static CATALOG: Catalog =
-    Catalog { devices: DEVICES, machines: &[&CLASS, &machine::NONE], guests: &[&cpu_arm::ARCH] };
+static CATALOG: Catalog = Catalog {
+    devices: DEVICES,
+    machines: &[&CLASS, &machine::NONE],
+    guests: &[&cpu_arm::arch::ARCH],
+};
 
 struct Run;
 impl RunControl for Run {
