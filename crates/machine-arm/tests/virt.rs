@@ -120,7 +120,8 @@ fn device_tree_is_the_peers_but_for_what_is_absent() {
     let kernel = dir.path().join("kernel");
     std::fs::write(&kernel, b"\x00\x00\x00\x14").unwrap();
     let kernel_text = kernel.to_str().unwrap().to_owned();
-    let cases: &[(&[(&str, &str)], u32, bool)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], u32, bool);
+    let cases: &[Case<'_>] = &[
         (&[("gic-version", "2")], 1, false),
         (&[("gic-version", "2"), ("virtualization", "on")], 4, false),
         (&[("gic-version", "3")], 1, true),
