@@ -410,6 +410,9 @@ impl Vcpu for JitVcpu {
             if self.cpu.poll() == Wake::Halt {
                 return Exit::Halted;
             }
+            // Taking an interrupt in `poll` sets it; left on, the first helper of the handler would
+            // be taken for one that left its block, and run twice (ICC_IAR reads have effects).
+            self.cpu.env().helper_exit = 0;
             let engine = Arc::clone(&self.core.engine);
             engine.world.enter(&self.core.peer);
             self.core.handle_messages(&mut *self.cpu);
