@@ -53,7 +53,18 @@ fn say(e: impl std::fmt::Display, path: &Path) -> String {
 fn cpio_entry(out: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     let header = format!(
         "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
-        1, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0
+        1,
+        0,
+        0,
+        1,
+        0,
+        data.len(),
+        0,
+        0,
+        0,
+        0,
+        name.len() + 1,
+        0
     );
     out.extend(header.bytes());
     out.extend(name.bytes());
@@ -84,7 +95,8 @@ fn unpack(dir: &Path) -> Result<()> {
     let tmp = dir.join("tmp");
     let _ = fs::remove_dir_all(&tmp);
     fs::create_dir_all(&tmp).map_err(|e| say(e, &tmp))?;
-    let download = || Command::new("apt-get").args(["-q", "download", PACKAGE]).current_dir(&tmp).status();
+    let download =
+        || Command::new("apt-get").args(["-q", "download", PACKAGE]).current_dir(&tmp).status();
     if !download().is_ok_and(|s| s.success()) {
         packages::apt(&["update"])?;
         if !download().is_ok_and(|s| s.success()) {

@@ -72,7 +72,9 @@ pub(crate) fn run() -> Result<()> {
     for (name, n) in &counts {
         let allowed = UNSAFE.iter().find(|u| u.0 == name).map_or(0, |u| u.1);
         if *n > allowed {
-            bad.push(format!("crates/{name}: {n} unsafe blocks, {allowed} allowed (xtask/src/lint.rs)"));
+            bad.push(format!(
+                "crates/{name}: {n} unsafe blocks, {allowed} allowed (xtask/src/lint.rs)"
+            ));
         }
     }
     check_headers(&mut bad);

@@ -26,15 +26,43 @@ struct Task {
 }
 
 const TASKS: &[Task] = &[
-    Task { name: "demo", about: "set up, build, boot a Debian arm64 kernel to a root shell", run: demo::demo },
+    Task {
+        name: "demo",
+        about: "set up, build, boot a Debian arm64 kernel to a root shell",
+        run: demo::demo,
+    },
     Task { name: "test", about: "set up, then run every check and test", run: steps::test },
-    Task { name: "check", about: "formatting, lints, layers: the pre-submit set", run: steps::check },
+    Task {
+        name: "check",
+        about: "formatting, lints, layers: the pre-submit set",
+        run: steps::check,
+    },
     Task { name: "layers", about: "check which crate may use which", run: |_| layers::run() },
-    Task { name: "lint", about: "file and function sizes, unsafe counts, headers, documents", run: |_| lint::run() },
-    Task { name: "bench", about: "boot time and CPU kernels against an installed QEMU, paired", run: bench::run },
-    Task { name: "guests", about: "fetch the Debian kernels and initrds that demo and tests boot", run: |_| guests::fetch().map(|_| ()) },
-    Task { name: "new", about: "new device CRATE/NAME: write a device, its test and its registration", run: new::run },
-    Task { name: "install", about: "install [PREFIX]: the binary and its qemu-system-* links", run: steps::install },
+    Task {
+        name: "lint",
+        about: "file and function sizes, unsafe counts, headers, documents",
+        run: |_| lint::run(),
+    },
+    Task {
+        name: "bench",
+        about: "boot time and CPU kernels against an installed QEMU, paired",
+        run: bench::run,
+    },
+    Task {
+        name: "guests",
+        about: "fetch the Debian kernels and initrds that demo and tests boot",
+        run: |_| guests::fetch().map(|_| ()),
+    },
+    Task {
+        name: "new",
+        about: "new device CRATE/NAME: write a device, its test and its registration",
+        run: new::run,
+    },
+    Task {
+        name: "install",
+        about: "install [PREFIX]: the binary and its qemu-system-* links",
+        run: steps::install,
+    },
 ];
 
 /// The workspace root.

@@ -133,7 +133,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         return Err(format!("{} exists", file.display()));
     }
     let fill = |t: &str| {
-        t.replace("CRATE", &krate.replace('-', "_")).replace("TYPE", &type_name(name)).replace("NAME", name)
+        t.replace("CRATE", &krate.replace('-', "_"))
+            .replace("TYPE", &type_name(name))
+            .replace("NAME", name)
     };
     fs::write(&file, fill(DEVICE)).map_err(|e| format!("{}: {e}", file.display()))?;
     let test = dir.join(format!("tests/{name}.rs"));

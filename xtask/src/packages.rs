@@ -30,7 +30,9 @@ pub(crate) fn apt(args: &[&str]) -> Result<()> {
         c.arg("apt-get");
         c
     };
-    c.args(["-q", "-y", "-o", "Dpkg::Use-Pty=0"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
+    c.args(["-q", "-y", "-o", "Dpkg::Use-Pty=0"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     let status = c.stdout(Stdio::null()).status().map_err(|e| format!("apt-get: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("apt-get {} failed", args.join(" "))) }
 }

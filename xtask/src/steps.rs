@@ -60,9 +60,17 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     let emulator = build_release()?;
     run(
         "whole-machine tests",
-        cargo(&["test", "--release", "--manifest-path", "tests/vm-tests/Cargo.toml", "--quiet", "--", "--test-threads=1"])
-            .env("TINAMOU", emulator)
-            .env("TINAMOU_GUESTS", guest.dir),
+        cargo(&[
+            "test",
+            "--release",
+            "--manifest-path",
+            "tests/vm-tests/Cargo.toml",
+            "--quiet",
+            "--",
+            "--test-threads=1",
+        ])
+        .env("TINAMOU", emulator)
+        .env("TINAMOU_GUESTS", guest.dir),
     )?;
     eprintln!("==> all tests passed");
     Ok(())

@@ -148,10 +148,8 @@ impl Status {
     /// addend + a * b, rounded once.
     pub fn mul_add(&mut self, f: Format, addend: u64, a: u64, b: u64) -> u64 {
         let (z, x, y) = (self.unpack(f, addend), self.unpack(f, a), self.unpack(f, b));
-        let invalid_product = matches!(
-            (x, y),
-            (Class::Inf(_), Class::Zero(_)) | (Class::Zero(_), Class::Inf(_))
-        );
+        let invalid_product =
+            matches!((x, y), (Class::Inf(_), Class::Zero(_)) | (Class::Zero(_), Class::Inf(_)));
         if any_nan(f, &[addend, a, b]) {
             let result = self.nan_of(f, &[addend, a, b]);
             if invalid_product && f.is_nan(addend) && !f.is_snan(addend) {
@@ -212,8 +210,20 @@ impl Status {
             // Zeros of both signs: -0 is less.
             Order::Equal if max => x & y,
             Order::Equal => x | y,
-            Order::Less => if max { y } else { x },
-            _ => if max { x } else { y },
+            Order::Less => {
+                if max {
+                    y
+                } else {
+                    x
+                }
+            }
+            _ => {
+                if max {
+                    x
+                } else {
+                    y
+                }
+            }
         }
     }
 

@@ -112,8 +112,11 @@ impl Status {
             }
             fraction = fraction << 1 & ((1 << 52) - 1);
         }
-        let scaled =
-            if exp & 1 == 0 { 256 | (fraction >> 44) as u32 } else { 128 | (fraction >> 45) as u32 };
+        let scaled = if exp & 1 == 0 {
+            256 | (fraction >> 44) as u32
+        } else {
+            128 | (fraction >> 45) as u32
+        };
         let result = (3 * f.bias() - 1 - exp) >> 1;
         let estimate = u64::from(rsqrt_estimate(scaled) & 255);
         (result as u64) << f.frac | estimate << (f.frac - 8)
@@ -137,11 +140,8 @@ impl Status {
         if f.is_nan(a) || f.is_nan(b) {
             return self.nan_of(f, &[a, b]);
         }
-        let constant = if three {
-            f.power_of_two(0) | 1 << (f.frac - 1)
-        } else {
-            f.power_of_two(1)
-        };
+        let constant =
+            if three { f.power_of_two(0) | 1 << (f.frac - 1) } else { f.power_of_two(1) };
         match (x, y) {
             (Class::Inf(_), Class::Zero(_)) | (Class::Zero(_), Class::Inf(_)) => constant,
             (Class::Inf(s), _) => f.infinity(s != (b & f.sign_bit() != 0)),

@@ -240,11 +240,8 @@ impl Status {
         if e == 0 && frac == 0 {
             return Class::Zero(sign);
         }
-        let (sig, exp) = if e == 0 {
-            (frac, 1 - f.bias())
-        } else {
-            (frac | 1 << f.frac, e as i32 - f.bias())
-        };
+        let (sig, exp) =
+            if e == 0 { (frac, 1 - f.bias()) } else { (frac | 1 << f.frac, e as i32 - f.bias()) };
         let lead = 63 - sig.leading_zeros();
         let exp = exp - (f.frac as i32 - lead as i32);
         Class::Finite(Num { sign, exp, sig: u128::from(sig) << (LEAD - lead) })
@@ -287,11 +284,7 @@ impl Status {
         }
         let lead = 127 - n.sig.leading_zeros();
         let exp = n.exp + lead as i32 - LEAD as i32;
-        let sig = if lead > LEAD {
-            shift_jam(n.sig, lead - LEAD)
-        } else {
-            n.sig << (LEAD - lead)
-        };
+        let sig = if lead > LEAD { shift_jam(n.sig, lead - LEAD) } else { n.sig << (LEAD - lead) };
         let lowest = 1 - f.bias();
         let tiny = exp < lowest;
         if tiny && self.flushes(f) {

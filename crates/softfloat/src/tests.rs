@@ -13,7 +13,8 @@ impl Rng {
     fn f64(&mut self) -> u64 {
         let r = self.next();
         match r >> 60 {
-            0 => [0, 1 << 63, F64.infinity(false), F64.infinity(true), 1, F64.max(false)][(r % 6) as usize],
+            0 => [0, 1 << 63, F64.infinity(false), F64.infinity(true), 1, F64.max(false)]
+                [(r % 6) as usize],
             1 => r & 0x800f_ffff_ffff_ffff,
             2..=9 => r & 0x800f_ffff_ffff_ffff | (1023 - 40 + (self.next() % 80)) << 52,
             _ => r & !(1 << 62) | (self.next() & 1) << 62,
@@ -22,7 +23,8 @@ impl Rng {
     fn f32(&mut self) -> u64 {
         let r = self.next();
         match r >> 60 {
-            0 => [0, 1 << 31, F32.infinity(false), F32.infinity(true), 1, F32.max(false)][(r % 6) as usize],
+            0 => [0, 1 << 31, F32.infinity(false), F32.infinity(true), 1, F32.max(false)]
+                [(r % 6) as usize],
             1 => r & 0x807f_ffff,
             2..=9 => r & 0x807f_ffff | (127 - 20 + (self.next() % 40)) << 23,
             _ => r & 0xffff_ffff,
@@ -54,7 +56,10 @@ fn binary64_agrees_with_the_host() {
         assert_eq!(s.to_int(F64, a, 64, true, 0, Rounding::Zero) as i64, x as i64, "{x:e}");
         assert_eq!(s.to_int(F64, a, 32, false, 0, Rounding::Zero) as u32, x as u32, "{x:e}");
         assert!(same64(s.round_to_integral(F64, a, Rounding::Down, false), x.floor()));
-        assert!(same64(s.round_to_integral(F64, a, Rounding::NearestEven, false), x.round_ties_even()));
+        assert!(same64(
+            s.round_to_integral(F64, a, Rounding::NearestEven, false),
+            x.round_ties_even()
+        ));
         assert!(same64(s.from_int(F64, a, true, 0), a as i64 as f64));
         assert!(same32(s.from_int(F32, a, false, 0), a as f32));
     }

@@ -30,7 +30,9 @@ pub(crate) fn listing(guest: &'static dyn GuestArch) -> Listing {
 }
 
 /// Accelerators that can run this guest here.
-pub(crate) fn usable_accels(guest: &'static dyn GuestArch) -> impl Iterator<Item = &'static dyn accel::Accel> {
+pub(crate) fn usable_accels(
+    guest: &'static dyn GuestArch,
+) -> impl Iterator<Item = &'static dyn accel::Accel> {
     catalog::ACCELS.iter().copied().filter(move |accel| accel.usable(guest).is_ok())
 }
 

@@ -2,8 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
-use accel_qtest::{Irqs, Server, Session};
 use accel::GuestArch;
+use accel_qtest::{Irqs, Server, Session};
 use chardev::Chardevs;
 use device::{Cause, CharSource as _, Request};
 use evloop::{Clock, EventLoop, Handle, Readiness};
