@@ -68,6 +68,8 @@ fn identification() {
     assert_eq!(g.b.read32(0xfe8), 0x2b);
     assert_eq!(g.b.read32(CPU + 0xfc), 0x0002_043b);
     assert_eq!(g.b.read32(0xc00), 0xaaaa_aaaa);
+    g.b.write32(0x180, u32::MAX);
+    assert_eq!(g.b.read32(0x100), 0xffff, "SGIs are always enabled");
     assert_eq!(g.b.read32(0x800), 0x0101_0101);
     g.on(1);
     assert_eq!(g.b.read32(0x800), 0x0202_0202);

@@ -68,6 +68,8 @@ const ABSENT: &[&str] = &[
 /// Properties that are random.
 const RANDOM: &[&str] = &["rng-seed", "kaslr-seed"];
 
+/// Machine properties, CPUs, and whether a kernel is booted.
+type Case = (&'static [(&'static str, &'static str)], u32, bool);
 type Tree = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
 fn normalised(fdt: &Fdt) -> Tree {
@@ -120,8 +122,7 @@ fn device_tree_is_the_peers_but_for_what_is_absent() {
     let kernel = dir.path().join("kernel");
     std::fs::write(&kernel, b"\x00\x00\x00\x14").unwrap();
     let kernel_text = kernel.to_str().unwrap().to_owned();
-    type Case<'a> = (&'a [(&'a str, &'a str)], u32, bool);
-    let cases: &[Case<'_>] = &[
+    let cases: &[Case] = &[
         (&[("gic-version", "2")], 1, false),
         (&[("gic-version", "2"), ("virtualization", "on")], 4, false),
         (&[("gic-version", "3")], 1, true),

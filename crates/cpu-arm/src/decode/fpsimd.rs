@@ -1,8 +1,7 @@
-//! The A64 fpsimd set and all loads and stores: `fpsimd.decode`.
+//! FP and Advanced SIMD data processing and cryptography: `fpsimd.decode`.
 //!
-//! Everything below comes from the table; see the crate `decodetree` for what is generated.
-//! It covers Armv8.0 to 8.5 plus WFxT, DSB nXS, LRCPC2, FlagM2 and HBC of later versions; memory
-//! tagging, MOPS, LS64, SVE and SME are not in it, so their words are undefined.
-//! Source: Arm ARM (DDI 0487) chapter C4.
+//! Everything below comes from the table; see the crate `decodetree` for what is generated. One
+//! pattern per encoding group; `crate::fpsimd` decides the opcodes inside a group.
+//! Source: Arm ARM (DDI 0487) C4.1.96.
 
 include!(concat!(env!("OUT_DIR"), "/fpsimd.rs"));

@@ -171,6 +171,9 @@ impl Gicv2 {
                 if spot.index == 0 && matches!(bits, Bits::SetPending | Bits::ClearPending) {
                     mask &= !0xffff; // 4.3.7: SGIs have registers of their own
                 }
+                if spot.index == 0 && bits == Bits::ClearEnable {
+                    mask &= !0xffff; // SGIs are always enabled, as in the GIC-400
+                }
                 bits.write(word, value << (8 * spot.lane), mask);
             }
             0x400..0xc00 => {

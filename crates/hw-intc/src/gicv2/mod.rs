@@ -75,6 +75,7 @@ impl CpuRegs {
         *self = CpuRegs::default();
         self.local.level = level;
         self.local.edge = 0xffff;
+        self.local.enabled = 0xffff;
         self.bpr = cpuif::MIN_BPR;
     }
 }
