@@ -3,4 +3,4 @@
 use jit_ir::backend::HostBackend;
 
 /// The hosts' back ends, the preferred one first.
-pub static JIT_HOSTS: &[&dyn HostBackend] = &[];
+pub static JIT_HOSTS: &[&dyn HostBackend] = &[&jit_x64::BACKEND];

@@ -171,7 +171,7 @@ impl Exec<'_> {
                     })
                 })
             }
-            (22 | 23 | 28, _) => false,
+            (22 | 23, _) | (28, 2) => false,
             _ => {
                 let f = Self::vector_format(a.size);
                 self.two_fp(f, (a.op, a.u != 0, a.size & 2 != 0), a.q, scalar, (a.rd, a.rn))
