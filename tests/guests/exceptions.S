@@ -1,4 +1,7 @@
 // Synchronous exceptions at EL1 and from EL0: class, syndrome, addresses.
+//
+// Left out because QEMU 10.0 differs from the Arm ARM (we do not): it has no SP alignment fault, and
+// the syndrome of MSR DAIFSet from EL0 has Op1 and Op2 exchanged.
 
     .include "common.inc"
 
@@ -54,6 +57,7 @@ taken:
     // The instruction under test and where to go on.
     .macro try name, insn:vararg
     say "\name\n"
+    cmp xzr, xzr                // flags that SPSR shows
     adr x27, 8001f
     adr x28, 8002f
 8001:
@@ -109,23 +113,21 @@ main:
     adr x28, 1f
     say "pc alignment\n"
     br x20
-1:  say "sp alignment\n"
-    adr x27, 2f
-    adr x28, 3f
-    sub sp, sp, #8
-2:  ldr x0, [sp]
-3:  mov x0, #0
+1:  mov x0, #0
     msr cpacr_el1, x0
     isb
     try "fp trap", fmov d0, x0
     mov x0, #(1 << 20)
     msr cpacr_el1, x0
     isb
+    mrs x0, sctlr_el1
+    bic x0, x0, #(1 << 16)      // nTWI: WFI of EL0 traps
+    msr sctlr_el1, x0
+    isb
     try_user "user svc", svc #7
     try_user "user brk", brk #8
     try_user "user system register", mrs x0, sctlr_el1
     try_user "user counter", mrs x0, cntvct_el0
-    try_user "user mask", msr daifset, #2
     try_user "user cache", dc cvau, x0
     try_user "user wfi", wfi
     try_user "user fp trap", fmov d0, x0
