@@ -43,7 +43,7 @@ impl Emit<'_> {
             },
             Opcode::SetCc => self.set_cc(op),
             Opcode::FlagsOf => {
-                if self.flags.live != i {
+                if self.flags.live != i && self.al.slot(i).spill == NONE {
                     self.recompute(i, op);
                 }
             }
