@@ -2,12 +2,8 @@
 //!
 //! `JIT_RANDOM=N` runs N blocks; `JIT_SEED=S` starts at another seed; `JIT_TRACE=1` prints seeds (for
 //! crashes).
-#![expect(unsafe_code, reason = "enters generated code")]
-#![expect(unused_results, clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{Code, MEMORY, MEMORY_LEN, differ};
+use crate::machine::{Code, MEMORY, MEMORY_LEN, differ};
 use jit_ir::op::{Arg, Op};
 use jit_ir::opt::Passes;
 use jit_ir::random::{Rng, Shape, block};

@@ -4,8 +4,8 @@ use std::mem::offset_of;
 
 use host::DualMapping;
 use jit_interp::{Machine, Next};
-use jit_ir::backend::{BlockCx, CodeBuf, HostBackend, Runtime, RuntimeCalls, RuntimeCx};
-use jit_ir::env::{TAG_INVALID, TlbEntry, TlbTable};
+use jit_ir::backend::{BlockCx, CODE_TLB, CodeBuf, HostBackend, Runtime, RuntimeCalls, RuntimeCx};
+use jit_ir::env::{CodeTlbEntry, TAG_INVALID, TlbEntry, TlbTable};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness, Passes};
 use jit_ir::random::Rng;
@@ -32,8 +32,15 @@ pub(crate) struct World {
     fault_page: u64,
     /// Page and offset that were looked up, and the site to patch.
     pub(crate) looked_up: Option<(u64, u64, u64)>,
-    /// What the look-up answers.
-    pub(crate) answer: u64,
+    /// Translated addresses for the look-up: VA and host address.
+    pub(crate) blocks: Vec<(u64, u64)>,
+    /// Number of look-ups.
+    pub(crate) lookups: usize,
+    /// Executable and writable address of the code, for patching; 0 = do not.
+    pub(crate) area: (u64, u64),
+    code_tlb: Vec<CodeTlbEntry>,
+    /// Entry tables by page.
+    entries: Vec<(u64, Box<[u32; 1024]>)>,
 }
 
 struct NoServices;
@@ -96,7 +103,11 @@ impl World {
             rng,
             fault_page,
             looked_up: None,
-            answer: 0,
+            blocks: Vec::new(),
+            lookups: 0,
+            area: (0, 0),
+            code_tlb: vec![CodeTlbEntry { tag: u64::MAX, entries: 0 }; CODE_TLB],
+            entries: Vec::new(),
         });
         for n in 0..4 {
             if w.rng.below(2) == 0 {
@@ -112,9 +123,27 @@ impl World {
             t.base = w.tlb.as_ptr() as u64;
         }
         env.request.store(request, std::sync::atomic::Ordering::Relaxed);
-        env.code_tlb = EMPTY_CODE_TLB.as_ptr() as u64;
+        env.code_tlb = w.code_tlb.as_ptr() as u64;
+        env.code_slot = 0x104;
         env.set_services(&raw mut SERVICES as *mut (dyn Services + 'static));
         w
+    }
+
+    /// Puts translated code into the code TLB.
+    fn map_code(&mut self, va: u64, host: u64) {
+        let (page, base) = (va & !0xfff, self.area.0);
+        if base == 0 {
+            return;
+        }
+        let n = self.entries.iter().position(|e| e.0 == page).unwrap_or_else(|| {
+            self.entries.push((page, Box::new([0; 1024])));
+            self.entries.len() - 1
+        });
+        let table = &mut self.entries[n].1;
+        table[(va & 0xfff) as usize / 4] = (host - base) as u32;
+        let at = (va >> 12) as usize & (CODE_TLB - 1);
+        self.code_tlb[at] = CodeTlbEntry { tag: page | 0x104, entries: table.as_ptr() as u64 };
+        self.cpu.env.code_base = base;
     }
 
     /// Puts a page into the TLB, sometimes for one kind of access only.
@@ -341,12 +370,31 @@ extern "sysv64" fn cas(w: &mut World, va: u64, desc: u64, expected: u64, new: u6
 }
 extern "sysv64" fn lookup(w: &mut World) -> u64 {
     let env = &w.cpu.env;
-    w.looked_up = Some((env.page, env.offset, env.patch_site));
+    let (page, offset, site) = (env.page, env.offset, env.patch_site);
+    w.looked_up = Some((page, offset, site));
+    w.lookups += 1;
     scramble();
-    w.answer
+    if env.request.load(std::sync::atomic::Ordering::Relaxed) < 0 {
+        return 0;
+    }
+    let va = page.wrapping_add(offset);
+    let Some((_, host)) = w.blocks.iter().find(|b| b.0 == va).copied() else { return 0 };
+    w.cpu.env.set_pc(va);
+    w.map_code(va, host);
+    if site != 0 && w.area.1 != 0 {
+        assert!(va & !0xfff == page, "a direct jump to another page");
+        patch(site, host, w.area);
+    }
+    host
 }
 
-static EMPTY_CODE_TLB: [[u64; 2]; 1024] = [[u64::MAX, 0]; 1024];
+/// Stores a jump as the engine does.
+fn patch(site: u64, target: u64, (rx, rw): (u64, u64)) {
+    assert!(site.is_multiple_of(4), "site {site:#x} is not aligned");
+    let word = jit_x64::BACKEND.patch(site, target);
+    // SAFETY: a word of emitted code.
+    unsafe { ((site - rx + rw) as *mut u32).write_volatile(word) };
+}
 
 /// A code area with the thunks of one configuration.
 pub(crate) struct Code {
@@ -438,18 +486,9 @@ impl Code {
         }
     }
 
-    /// Stores a jump as the engine does.
-    pub(crate) fn patch(&self, site: u64, target: u64) {
-        assert!(site != 0 && site.is_multiple_of(4), "site {site:#x} is not aligned");
-        let word = self.backend.patch(site, target);
-        let at = (site - self.area.rx() as u64) as usize;
-        // SAFETY: a word of emitted code.
-        unsafe { self.area.rw().add(at).cast::<u32>().write_volatile(word) };
-    }
-
-    /// Base address of the executable view.
-    pub(crate) fn base(&self) -> u64 {
-        self.area.rx() as u64
+    /// Executable and writable address of the area.
+    pub(crate) fn area(&self) -> (u64, u64) {
+        (self.area.rx() as u64, self.area.rw() as u64)
     }
 }
 
@@ -525,7 +564,6 @@ pub(crate) fn differ(code: &mut Code, block: &Block, seed: u64) -> Result<(), St
 }
 
 /// Where the general registers are, for building blocks by hand.
-#[expect(dead_code, reason = "x")]
 pub(crate) const fn r(n: u32) -> u32 {
     offset_of!(ToyCpu, r) as u32 + 8 * n
 }
