@@ -88,7 +88,7 @@ fn main() {
     };
     let mut live = Liveness::default();
     let (mut best_opt, mut best_emit, mut size) = (f64::MAX, f64::MAX, 0);
-    for _ in 0..20 {
+    for _ in 0..200 {
         let mut out = CodeBuf::new(&mut bytes, 0x10000);
         let (mut t_opt, mut t_emit) = (0, 0);
         for block in &blocks {

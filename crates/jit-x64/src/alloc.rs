@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     /// Of a root: index of the last op that uses it.
     pub(crate) last: u16,
     pub(crate) spill: u16,
+    /// The `flags` op that comes right after this op and names it, or `NONE`.
+    pub(crate) flags_of: u16,
     pub(crate) reg: u8,
 }
 
@@ -55,9 +57,6 @@ pub(crate) struct Alloc {
     pub(crate) overflow: bool,
     /// The current op.
     pub(crate) at: u16,
-    /// Op before which an arithmetic op sets the flags that the op after it names (index of the
-    /// `flags` op), `NONE` if it does not.
-    pub(crate) flags_of: Vec<u16>,
 }
 
 fn bit(reg: u8) -> u32 {
@@ -87,38 +86,33 @@ impl Alloc {
             root: i,
             last: i,
             spill: NONE,
+            flags_of: NONE,
             reg: NO_REG,
         }));
-        self.flags_of.clear();
-        self.flags_of.resize(n, NONE);
+        let vals = &mut self.vals[..];
         let mut before = NONE;
-        for (i, op) in block.ops.iter().enumerate() {
-            if !live.keep[i] {
+        for ((i, op), keep) in block.ops.iter().enumerate().zip(&live.keep) {
+            if !keep {
                 continue;
             }
-            let i16 = i as u16;
+            let i = i as u16;
             if op.code == Opcode::FlagsOf {
                 if op.a.0 == before {
-                    self.flags_of[op.a.index()] = i16;
+                    vals[op.a.index()].flags_of = i;
                 } else {
                     // Recomputed at `i`.
-                    let def = block.def(op.a);
-                    for v in def.operands() {
-                        self.vals[v.index()].last = i16;
-                    }
+                    block.def(op.a).each_operand(|v| vals[v.index()].last = i);
                 }
             } else {
-                for v in op.operands() {
-                    self.vals[v.index()].last = i16;
-                }
+                op.each_operand(|v| vals[v.index()].last = i);
                 if op.code.is_exit()
                     && let Some(Exit::Indirect(v) | Exit::Return(v)) =
                         block.exits.get(op.imm as usize)
                 {
-                    self.vals[v.index()].last = i16;
+                    vals[v.index()].last = i;
                 }
             }
-            before = i16;
+            before = i;
         }
     }
 
@@ -181,23 +175,18 @@ impl Alloc {
     pub(crate) fn finish(&mut self, block: &Block, i: u16) {
         self.locked = 0;
         let op = &block.ops[usize::from(i)];
-        for v in op.operands() {
-            let r = self.root(v);
-            if !self.lives(r) {
-                self.release(r);
-            }
-        }
+        op.each_operand(|v| self.end_use(v));
         if op.code == Opcode::FlagsOf {
-            let def = block.def(op.a);
-            for v in def.operands() {
-                let r = self.root(v);
-                if !self.lives(r) {
-                    self.release(r);
-                }
-            }
+            block.def(op.a).each_operand(|v| self.end_use(v));
         }
-        let r = self.vals[usize::from(i)].root;
-        if !self.lives(r) {
+        self.end_use(Val(i));
+    }
+
+    /// Forgets a value's root if it is not used after the current op.
+    #[inline]
+    fn end_use(&mut self, v: Val) {
+        let r = self.root(v);
+        if self.vals[usize::from(r)].last <= self.at {
             self.release(r);
         }
     }

@@ -73,8 +73,15 @@ impl<'a> Emit<'a> {
                 continue;
             }
             let op = &self.block.ops[i];
+            match op.code {
+                Opcode::InsnStart => {
+                    self.offset = op.imm as u32;
+                    continue;
+                }
+                Opcode::Const => continue,
+                _ => {}
+            }
             self.al.at = i as u16;
-            self.al.locked = 0;
             self.op(i as u16, op);
             self.al.finish(self.block, i as u16);
         }
@@ -83,8 +90,6 @@ impl<'a> Emit<'a> {
 
     fn op(&mut self, i: u16, op: &Op) {
         match op.code {
-            Opcode::InsnStart => self.offset = op.imm as u32,
-            Opcode::Const => {}
             Opcode::Get => self.get(i, op),
             Opcode::Set => self.set(op),
             Opcode::Pc => {

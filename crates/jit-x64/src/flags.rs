@@ -78,7 +78,7 @@ impl Emit<'_> {
 
     /// The flags op that wants the flags of the current op right after it.
     pub(crate) fn wanted(&self) -> Option<u16> {
-        Some(self.al.flags_of[usize::from(self.al.at)]).filter(|w| *w != NONE)
+        Some(self.al.vals[usize::from(self.al.at)].flags_of).filter(|w| *w != NONE)
     }
 
     /// To be called before host flags change: keeps what is needed after the current op.
