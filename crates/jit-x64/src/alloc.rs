@@ -238,9 +238,7 @@ impl Alloc {
         self.own[usize::from(reg)] = NONE;
         self.slot(root).reg = NO_REG;
         let s = self.vals[usize::from(root)];
-        if s.last < self.at
-            || block.ops[usize::from(root)].code == Opcode::Const
-            || s.spill != NONE
+        if s.last < self.at || block.ops[usize::from(root)].code == Opcode::Const || s.spill != NONE
         {
             return;
         }
@@ -435,10 +433,8 @@ impl Alloc {
                 continue;
             }
             let root = self.own[usize::from(r)];
-            if self.lives(root) {
-                if block.ops[usize::from(root)].code != Opcode::Const {
-                    self.store_spill(asm, root, r);
-                }
+            if self.lives(root) && block.ops[usize::from(root)].code != Opcode::Const {
+                self.store_spill(asm, root, r);
             }
         }
     }

@@ -434,9 +434,8 @@ impl Code {
     ) -> (u64, T) {
         let at = self.used.next_multiple_of(16);
         // SAFETY: unused bytes of the area's writable view.
-        let bytes = unsafe {
-            std::slice::from_raw_parts_mut(self.area.rw().add(at), self.area.len() - at)
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(self.area.rw().add(at), self.area.len() - at) };
         let base = self.area.rx() as u64 + at as u64;
         let mut out = CodeBuf::new(bytes, base);
         let r = f(&mut out).expect("room");

@@ -11,12 +11,8 @@ use jit_ir::toy::{HELPERS, LAYOUT};
 use jit_ir::{Block, Builder, Exit, MemDesc, Opcode, Ty, Val, text, verify};
 use jit_x64::{BACKEND, CpuFeatures, X64};
 
-static PLAIN: X64 = X64::with_features(CpuFeatures {
-    bmi1: false,
-    bmi2: false,
-    lzcnt: false,
-    cmpxchg16b: false,
-});
+static PLAIN: X64 =
+    X64::with_features(CpuFeatures { bmi1: false, bmi2: false, lzcnt: false, cmpxchg16b: false });
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -78,7 +74,7 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
 fn make(seed: u64, passes: Passes) -> Block {
     let mut rng = Rng::new(seed);
     let mut b = Builder::new(&LAYOUT, HELPERS, passes);
-    let memory = (rng.below(3) > 0).then_some((MEMORY, MEMORY_LEN as u64 / 2 - 1 | 0x1000));
+    let memory = (rng.below(3) > 0).then_some((MEMORY, MEMORY_LEN as u64 / 2 - 1));
     let most = if rng.below(8) == 0 { 300 } else { 60 };
     let shape = Shape {
         ops: 4 + rng.below(most),
