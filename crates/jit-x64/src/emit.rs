@@ -82,8 +82,8 @@ impl<'a> Emit<'a> {
                 _ => {}
             }
             self.al.at = i as u16;
+            self.al.locked = 0;
             self.op(i as u16, op);
-            self.al.finish(self.block, i as u16);
         }
         self.emit_stubs();
     }

@@ -102,8 +102,7 @@ impl Emit<'_> {
         let r = self.flags.live;
         let was_locked = self.al.locked;
         self.image_to_ax();
-        let s = self.al.new_spill();
-        self.al.slot(r).spill = s;
+        let s = self.al.new_spill(r);
         self.asm.store_sized(1, Alloc::spill_mem(s), RAX);
         self.al.locked = was_locked;
     }
@@ -147,8 +146,7 @@ impl Emit<'_> {
         }
         let (t, m) = (self.temp(), self.slot_mem());
         self.asm.movzx(1, t, m);
-        let s = self.al.new_spill();
-        self.al.slot(r).spill = s;
+        let s = self.al.new_spill(r);
         self.asm.store_sized(1, Alloc::spill_mem(s), t);
         self.unlock(t);
     }
@@ -423,8 +421,7 @@ impl Emit<'_> {
                 self.asm.alu(alu::OR, false, t, u);
             }
         }
-        let s = self.al.new_spill();
-        self.al.slot(i).spill = s;
+        let s = self.al.new_spill(i);
         self.asm.store_sized(1, Alloc::spill_mem(s), t);
     }
 }
