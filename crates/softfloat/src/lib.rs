@@ -12,6 +12,7 @@ mod arith;
 mod convert;
 mod estimate;
 
+pub use arith::Order;
 pub use estimate::{recip_estimate_u32, rsqrt_estimate_u32};
 
 /// Cumulative exception flags, at their FPSR positions.

@@ -8,8 +8,8 @@ use qapi::{Source, Value};
 use vmm::{AccelExecution, Execution, Machine, NoExecution, Vm};
 
 use crate::{
-    fail::{Step, Stop},
-    settings::{Placed, Settings},
+    fail::{At as _, Step, Stop},
+    settings::{Named, Placed, Settings},
 };
 
 /// Properties that every machine has.
@@ -51,7 +51,12 @@ pub(crate) fn create(
                 translator: Some(set.translator),
                 run: vm.run_control(),
             };
-            Arc::new(AccelExecution { vm: accel.new_vm(config)?, cpus: handles })
+            let chosen = chosen_accel(settings, &vm.config.accel);
+            let vm = match chosen {
+                Some(chosen) => accel.new_vm(config).at(&chosen.place)?,
+                None => accel.new_vm(config)?,
+            };
+            Arc::new(AccelExecution { vm, cpus: handles })
         }
     };
     let memory = world.memory;
@@ -114,7 +119,10 @@ fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
     }
 }
 
+fn chosen_accel<'a>(settings: &'a Settings, name: &str) -> Option<&'a Named> {
+    settings.accels.iter().find(|accel| accel.name == name)
+}
+
 fn accel_options(settings: &Settings, name: &str) -> Vec<(String, String)> {
-    let chosen = settings.accels.iter().find(|accel| accel.name == name);
-    chosen.map(|accel| accel.props.clone()).unwrap_or_default()
+    chosen_accel(settings, name).map(|accel| accel.props.clone()).unwrap_or_default()
 }

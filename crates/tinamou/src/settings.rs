@@ -292,7 +292,7 @@ fn only_none(place: &str, text: &str) -> Step<()> {
     match text {
         "none" => Ok(()),
         "help" | "?" => {
-            println!("none");
+            crate::help::say("none\n");
             Err(Stop::Done)
         }
         _ => Err(Stop::at(place, format!("'{text}' is not built yet in Tinamou; only 'none' is"))),

@@ -28,7 +28,7 @@ struct Kept {
     hmp: Vec<Arc<Hmp>>,
     qtest: Vec<Arc<Server>>,
     /// Monitors behind a multiplexer come last, so that the serial port has the focus first.
-    late: Vec<Placed>,
+    late: Vec<(Placed, MonitorKind)>,
 }
 
 /// Runs the program.
@@ -93,8 +93,7 @@ fn choose_machine(settings: &Settings, listing: &vmm::Listing) -> Step<String> {
         return Err(Stop::new("No machine specified, and there is no default").hint(hint));
     };
     let wanted = &machine.value;
-    let found =
-        listing.machines.iter().find(|m| m.name == *wanted || m.alias.as_ref() == Some(wanted));
+    let found = listing.machine(wanted);
     let unknown = || Stop::new(format!("unsupported machine type: \"{wanted}\"")).hint(hint);
     Ok(found.ok_or_else(unknown)?.name.clone())
 }
@@ -141,16 +140,16 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     for (number, (monitor, kind)) in settings.monitors.iter().enumerate() {
         let id = format!("compat_monitor{number}");
         if let Some(id) = legacy_chardev(vm, &mut kept, &id, monitor)? {
-            add_monitor(vm, &mut kept, &id, *kind).at(&monitor.place)?;
+            add_or_defer_monitor(vm, &mut kept, &id, *kind, &monitor.place)?;
         }
     }
     for mon in &settings.mons {
         let (id, kind) = mon_option(vm, mon)?;
-        add_monitor(vm, &mut kept, &id, kind).at(&mon.place)?;
+        add_or_defer_monitor(vm, &mut kept, &id, kind, &mon.place)?;
     }
     board::create(vm, settings, machine, serials)?;
-    for late in std::mem::take(&mut kept.late) {
-        add_monitor(vm, &mut kept, &late.value, MonitorKind::Human).at(&late.place)?;
+    for (late, kind) in std::mem::take(&mut kept.late) {
+        add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
     }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
@@ -208,7 +207,8 @@ fn legacy_chardev(vm: &Arc<Vm>, kept: &mut Kept, id: &str, given: &Placed) -> St
     let Some(kind) = legacy.kind else { return Ok(None) };
     vm.chardevs.add(id, kind, legacy.args, Source::KeyVal, legacy.mux).at(place)?;
     if legacy.monitor {
-        kept.late.push(Placed { place: place.to_owned(), value: id.to_owned() });
+        let late = Placed { place: place.to_owned(), value: id.to_owned() };
+        kept.late.push((late, MonitorKind::Human));
     }
     Ok(Some(id.to_owned()))
 }
@@ -241,8 +241,26 @@ fn mon_option(vm: &Vm, given: &Placed) -> Step<(String, MonitorKind)> {
     Ok((id, if control { MonitorKind::Qmp { pretty } } else { MonitorKind::Human }))
 }
 
+fn is_mux(vm: &Vm, id: &str) -> bool {
+    vm.chardevs.find(id).is_some_and(|chardev| chardev.mux().is_some())
+}
+
+fn add_or_defer_monitor(
+    vm: &Arc<Vm>,
+    kept: &mut Kept,
+    id: &str,
+    kind: MonitorKind,
+    place: &str,
+) -> Step<()> {
+    if is_mux(vm, id) {
+        kept.late.push((Placed { place: place.to_owned(), value: id.to_owned() }, kind));
+        return Ok(());
+    }
+    add_monitor(vm, kept, id, kind).at(place)
+}
+
 fn add_monitor(vm: &Arc<Vm>, kept: &mut Kept, id: &str, kind: MonitorKind) -> qapi::Result<()> {
-    let on_mux = vm.chardevs.find(id).is_some_and(|chardev| chardev.mux().is_some());
+    let on_mux = is_mux(vm, id);
     let port = vm.chardevs.port(id)?;
     match kind {
         MonitorKind::Human => kept.hmp.push(Hmp::start(vm, port, on_mux)),

@@ -42,6 +42,12 @@ fn mistakes_are_one_line_and_status_1() {
         (&["-M", "none", "-device", "{"], "-device {: JSON parse error, premature EOI"),
         (&["-M", "none", "-uuid", "zz"], "-uuid zz: failed to parse UUID string: wrong format"),
         (&["-M", "none", "-d", "zz"], "-d zz: Invalid parameter 'zz' for -d"),
+        (&["-M", "virt,virtualization=zz"], "Parameter 'virtualization' expects 'on' or 'off'"),
+        (&["-M", "virt,foo=1"], "Property 'virt-10.0-machine.foo' not found"),
+        (&["-M", "virt", "-cpu", "foo"], "unable to find CPU model 'foo'"),
+        (&["-M", "virt", "-smp", "9999"], "Invalid SMP CPUs 9999. The max CPUs supported by"),
+        (&["-M", "virt", "-kernel", "/nonexist"], "could not load kernel '/nonexist'"),
+        (&["-M", "virt", "-initrd", "x"], "-initrd only allowed with -kernel option"),
         (&["-M", "none,foo=1"], "Property 'none-machine.foo' not found"),
         (&["-M", "none", "-nic", "user"], "-nic user: 'user' is not built yet"),
     ] {
@@ -121,4 +127,90 @@ fn qtest_over_stdio() {
     }
     child.kill().expect("killed");
     _ = child.wait();
+}
+
+#[test]
+fn devices_of_virt_answer_qtest() {
+    let mut child = program()
+        .args(["-M", "virt,gic-version=3", "-smp", "2", "-nodefaults", "-qtest", "stdio"])
+        .args(["-serial", "null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut input = child.stdin.take().expect("piped");
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    for (line, want) in [
+        ("readl 0x09000fe0", "OK 0x0000000000000011"), // PL011: PeriphID0
+        ("readl 0x09010fe0", "OK 0x0000000000000031"), // PL031: PeriphID0
+        ("writeq 0x40000000 0x1122334455667788", "OK"),
+        ("readl 0x40000004", "OK 0x0000000011223344"),
+        ("readl 0x08000008", "OK 0x000000000000043b"), // GICD_IIDR: Arm
+    ] {
+        writeln!(input, "{line}").expect("written");
+        let mut reply = String::new();
+        out.read_line(&mut reply).expect("reply");
+        assert_eq!(reply.trim_end(), want, "{line}");
+    }
+    child.kill().expect("killed");
+    _ = child.wait();
+}
+
+/// Prints a word on the PL011, then powers off (PSCI SYSTEM_OFF by HVC).
+const HELLO: &[u32] = &[
+    0x5280_0001, // mov w1, #0
+    0x72a1_2001, // movk w1, #0x900, lsl #16
+    0x5280_0d02, // mov w2, #'h'
+    0x3900_0022, // strb w2, [x1]
+    0x5280_0d22, // mov w2, #'i'
+    0x3900_0022, // strb w2, [x1]
+    0x52b0_8000, // mov w0, #0x84000000
+    0x1100_2000, // add w0, w0, #8
+    0xd400_0002, // hvc #0
+    0x1400_0000, // b .
+];
+
+fn kernel(name: &str, words: &[u32]) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("tinamou-{}-{name}.bin", std::process::id()));
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    std::fs::write(&path, bytes).expect("written");
+    path
+}
+
+const VIRT: &[&str] = &["-M", "virt,gic-version=3", "-cpu", "cortex-a57", "-nodefaults"];
+
+#[test]
+fn guest_prints_and_powers_off() {
+    let path = kernel("hello", HELLO);
+    let image = path.to_str().expect("text");
+    let args = [VIRT, &["-serial", "stdio", "-kernel", image]].concat();
+    let (code, out, err) = run(&args);
+    _ = std::fs::remove_file(&path);
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), "hi", ""));
+}
+
+#[test]
+fn busy_guest_stops_resets_and_ends() {
+    let path = kernel("busy", &[0x1400_0000]);
+    let image = path.to_str().expect("text");
+    let mut child = program()
+        .args([VIRT, &["-smp", "2", "-qmp", "stdio", "-kernel", image]].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut input = child.stdin.take().expect("piped");
+    let commands = ["qmp_capabilities", "stop", "cont", "system_reset", "query-status", "quit"];
+    for command in commands {
+        writeln!(input, "{{'execute':'{command}'}}").expect("written");
+    }
+    let mut out = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut out).expect("read");
+    _ = std::fs::remove_file(&path);
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+    let event = |line: &str| line.split_once("\"event\": \"").map(|(_, rest)| rest.to_owned());
+    let events: Vec<String> = out.lines().filter_map(event).collect();
+    let names: Vec<&str> = events.iter().filter_map(|e| e.split('"').next()).collect();
+    assert_eq!(names, ["STOP", "RESUME", "RESET", "SHUTDOWN"]);
+    assert!(out.contains("{\"return\": {\"status\": \"running\", \"running\": true}}"), "{out}");
 }

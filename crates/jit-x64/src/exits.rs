@@ -1,0 +1,232 @@
+//! Block exits, the return ring, and the code behind the block.
+
+use std::mem::offset_of;
+
+use jit_ir::env::{RING, RingEntry};
+use jit_ir::opt::Passes;
+use jit_ir::{Exit, Op, Opcode, Ty, Val};
+
+use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc, shift};
+use crate::emit::Emit;
+use crate::memory::Slow;
+use crate::thunks::{self, env, id};
+
+/// Code to be emitted behind the block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stub {
+    /// A memory access that missed the TLB.
+    Memory { jump: usize, back: usize, slow: Slow },
+    /// An unpatched direct jump, whose displacement is at `field`.
+    Unpatched { field: usize, to: u32 },
+    /// Request pending at a backward jump.
+    Request { jump: usize, to: u32 },
+    /// An exit that a conditional jump leads to.
+    Leave { jump: usize, exit: Exit },
+    /// Where a return that the ring predicted goes on; `field` is that of a `lea`.
+    Return { field: usize, to: u32 },
+}
+
+/// First page offset that is not in the page.
+const PAGE: u32 = 4096;
+
+impl Emit<'_> {
+    pub(crate) fn exit_op(&mut self, op: &Op) {
+        let Some(exit) = self.block.exits.get(op.imm as usize).copied() else { return };
+        let taken = match op.code {
+            Opcode::ExitIfCc => self.cond(op.a, op.cond()),
+            Opcode::ExitIfNz => {
+                self.test_zero(op.a);
+                cc::NE
+            }
+            Opcode::ExitIfZ => {
+                self.test_zero(op.a);
+                cc::E
+            }
+            Opcode::ExitIfBit => {
+                self.clobber_flags();
+                let r = self.gpr(op.a);
+                let bit = (op.aux & 63) as u8;
+                let w = bit >= 32 || self.block.def(op.a).result_ty() == Ty::I64 && bit >= 31;
+                self.asm.bt(w, r, bit);
+                if op.aux >> 8 != 0 { cc::B } else { cc::AE }
+            }
+            _ => return self.leave(exit),
+        };
+        match exit {
+            Exit::Page(to) if to < PAGE && to > self.block.start => {
+                self.asm.align_field(2);
+                let field = self.asm.jcc(taken);
+                self.stubs.push(Stub::Unpatched { field, to });
+            }
+            Exit::Indirect(v) | Exit::Return(v) => {
+                self.gpr(v);
+                let skip = self.asm.jcc(taken ^ 1);
+                self.leave(exit);
+                self.asm.bind(skip);
+            }
+            _ => {
+                let jump = self.asm.jcc(taken);
+                self.stubs.push(Stub::Leave { jump, exit });
+            }
+        }
+    }
+
+    fn store_offset(&mut self, offset: u32) {
+        self.asm.store_imm(3, env!(offset), offset as i32);
+    }
+
+    /// rax = the VA of an exit.
+    fn target_to_rax(&mut self, v: Val) {
+        let r = self.gpr(v);
+        if r != RAX {
+            self.asm.mov(true, RAX, r);
+        }
+    }
+
+    /// Emits the code of an exit. Nothing is allocated after it on this path.
+    fn leave(&mut self, exit: Exit) {
+        match exit {
+            Exit::Page(to) if to < PAGE => self.leave_to(to),
+            Exit::Page(to) => self.leave(Exit::Rel(i64::from(to))),
+            Exit::Rel(distance) => {
+                self.asm.load(true, RAX, env!(page));
+                if let Ok(d) = i32::try_from(distance) {
+                    self.asm.lea(true, RAX, Mem::new(RAX, d));
+                } else {
+                    self.asm.mov_imm(RCX, distance as u64);
+                    self.asm.alu(alu::ADD, true, RAX, RCX);
+                }
+                self.dispatch();
+            }
+            Exit::Indirect(v) => {
+                self.target_to_rax(v);
+                self.dispatch();
+            }
+            Exit::Return(v) => {
+                self.target_to_rax(v);
+                if self.pass(Passes::RING) {
+                    self.pop_return();
+                }
+                self.dispatch();
+            }
+            Exit::Runtime(offset) => {
+                self.store_offset(offset);
+                self.asm.jmp_to(self.thunk(id::LEAVE));
+            }
+            Exit::RuntimePcSet => self.asm.jmp_to(self.thunk(id::LEAVE)),
+            Exit::Helper { helper, imm, offset } => {
+                let entry = self.cx.helpers.get(usize::from(helper));
+                self.store_offset(offset);
+                self.asm.mov_imm(RDI, u64::from(imm));
+                self.asm.mov_imm(RAX, entry.map_or(0, |h| h.entry as usize as u64));
+                self.asm.jmp_to(self.thunk(id::CALL_EXIT));
+            }
+        }
+    }
+
+    /// A patchable jump inside the page.
+    fn leave_to(&mut self, to: u32) {
+        if to <= self.block.start {
+            self.asm.alu_imm(alu::CMP, false, env!(request), 0);
+            let jump = self.asm.jcc(cc::S);
+            self.stubs.push(Stub::Request { jump, to });
+        }
+        self.asm.align_field(1);
+        let field = self.asm.jmp();
+        self.unpatched(field, to);
+    }
+
+    /// What an unpatched jump leads to.
+    fn unpatched(&mut self, field: usize, to: u32) {
+        self.asm.lea_back(RAX, field);
+        self.store_offset(to);
+        self.asm.jmp_to(self.thunk(id::LOOKUP));
+    }
+
+    fn dispatch(&mut self) {
+        let miss = self.thunk(id::LOOKUP_VA);
+        thunks::dispatch_code(&mut self.asm, miss);
+    }
+
+    fn ring(index: u8, field: usize) -> Mem {
+        Mem::indexed(RBP, index, env!(ring).plus(field as i32).disp)
+    }
+
+    /// Records a return address.
+    pub(crate) fn push_return(&mut self, op: &Op) {
+        if !self.pass(Passes::RING) {
+            return;
+        }
+        self.clobber_flags();
+        let (n, v) = (self.temp(), self.temp());
+        self.asm.load(false, n, env!(ring_top));
+        self.asm.alu_imm(alu::ADD, false, n, 1);
+        self.asm.alu_imm(alu::AND, false, n, RING as i32 - 1);
+        self.asm.store(true, env!(ring_top), n);
+        self.asm.shift(shift::SHL, false, n, size_of::<RingEntry>().trailing_zeros() as u8);
+        self.asm.load(true, v, env!(page));
+        self.add_far(v, op.imm);
+        self.asm.store(true, Self::ring(n, offset_of!(RingEntry, va)), v);
+        let field = self.asm.lea_rip(v);
+        self.asm.store(true, Self::ring(n, offset_of!(RingEntry, host)), v);
+        self.stubs.push(Stub::Return { field, to: op.imm as u32 });
+    }
+
+    /// Goes to the ring's newest entry if that is for the address in rax; else falls through.
+    fn pop_return(&mut self) {
+        self.asm.load(false, RCX, env!(ring_top));
+        self.asm.mov(false, RDX, RCX);
+        self.asm.shift(shift::SHL, false, RDX, size_of::<RingEntry>().trailing_zeros() as u8);
+        self.asm.alu(alu::CMP, true, RAX, Self::ring(RDX, offset_of!(RingEntry, va)));
+        let other = self.asm.jcc_short(cc::NE);
+        self.asm.alu_imm(alu::CMP, false, env!(request), 0);
+        let request = self.asm.jcc_short(cc::S);
+        self.asm.alu_imm(alu::SUB, false, RCX, 1);
+        self.asm.alu_imm(alu::AND, false, RCX, RING as i32 - 1);
+        self.asm.store(true, env!(ring_top), RCX);
+        self.asm.load(true, RCX, Self::ring(RDX, offset_of!(RingEntry, host)));
+        self.asm.alu_imm(alu::AND, true, RAX, -4096);
+        self.asm.store(true, env!(page), RAX);
+        self.asm.jmp_reg(RCX);
+        self.asm.bind_short(other);
+        self.asm.bind_short(request);
+    }
+
+    /// Emits what the block refers to.
+    pub(crate) fn emit_stubs(&mut self) {
+        let mut n = 0;
+        while let Some(stub) = self.stubs.get(n).copied() {
+            n += 1;
+            match stub {
+                Stub::Memory { jump, back, slow } => {
+                    self.asm.bind(jump);
+                    self.slow(&slow);
+                    self.asm.jmp_to(self.asm.base + back as u64);
+                }
+                Stub::Unpatched { field, to } => {
+                    self.asm.bind(field);
+                    self.unpatched(field, to);
+                }
+                Stub::Request { jump, to } => {
+                    self.asm.bind(jump);
+                    self.store_offset(to);
+                    self.asm.mov_imm(RAX, 0);
+                    self.asm.jmp_to(self.thunk(id::LOOKUP));
+                }
+                Stub::Leave { jump, exit } => {
+                    self.asm.bind(jump);
+                    self.leave(exit);
+                }
+                Stub::Return { field, to } => {
+                    self.asm.bind(field);
+                    if to < PAGE {
+                        self.leave_to(to);
+                    } else {
+                        // `env.page` is that of the return address already.
+                        self.leave(Exit::Rel(i64::from(to % PAGE)));
+                    }
+                }
+            }
+        }
+    }
+}

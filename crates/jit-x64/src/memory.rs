@@ -1,0 +1,284 @@
+//! Memory ops: the inline TLB check and the calls of the runtime.
+//!
+//! An access that the inline check does not settle continues in a stub behind the block, which calls a
+//! thunk with rsi = VA, rdi = value and the descriptor on the stack; the result comes in rdi. rsi and
+//! rdi are therefore the scratch registers of the check, and everything that allocation does for the op
+//! is emitted before the check, so that both ways see the same registers.
+
+use std::mem::offset_of;
+
+use jit_ir::env::{TlbEntry, TlbTable};
+use jit_ir::{MemDesc, Op, Opcode, Ty};
+
+use crate::asm::{Enc, Mem, RDI, RSI, alu, cc, shift};
+use crate::emit::Emit;
+use crate::exits::Stub;
+use crate::thunks::{arg, env, id};
+
+/// A value on its way to the runtime.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    None,
+    Reg(u8),
+    Imm(i32),
+    Xmm(u8),
+}
+
+/// Where a result goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    None,
+    Reg(u8, bool),
+    Xmm(u8),
+}
+
+/// Index of a memory function among the thunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Function {
+    Load,
+    Store,
+    LoadEx,
+    StoreEx,
+    Rmw,
+    Cas,
+}
+
+/// A call of the runtime for an access.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slow {
+    pub(crate) function: Function,
+    pub(crate) base: u8,
+    pub(crate) imm: i32,
+    pub(crate) arg: u32,
+    pub(crate) value: Source,
+    pub(crate) target: Target,
+    pub(crate) keep_xmm: bool,
+}
+
+impl Slow {
+    fn log2(&self) -> u32 {
+        self.arg & 7
+    }
+}
+
+impl Emit<'_> {
+    pub(crate) fn memory_op(&mut self, i: u16, op: &Op) {
+        self.clobber_flags();
+        self.take(RSI);
+        self.take(RDI);
+        let desc = op.mem();
+        let log2 = desc.log2();
+        let simple = !desc.is_big_endian()
+            && if op.ty == Ty::V128 { (2..=4).contains(&log2) } else { log2 <= 3 };
+        match op.code {
+            Opcode::Load if simple => self.load(i, op),
+            Opcode::Store if simple => self.store(op),
+            Opcode::Load => self.by_runtime(i, op, Function::Load),
+            Opcode::Store => self.by_runtime(i, op, Function::Store),
+            Opcode::LoadEx => self.by_runtime(i, op, Function::LoadEx),
+            Opcode::StoreEx => self.by_runtime(i, op, Function::StoreEx),
+            Opcode::Rmw => self.by_runtime(i, op, Function::Rmw),
+            _ => self.by_runtime(i, op, Function::Cas),
+        }
+        if op.code == Opcode::Store && desc.is_release() {
+            self.asm.barrier();
+        }
+    }
+
+    fn argument_of(&self, op: &Op) -> u32 {
+        let kind = if op.code == Opcode::Rmw { op.rmw() as u32 } else { 0 };
+        let desc = u32::from(op.aux) & ((1 << arg::DESC_BITS) - 1);
+        desc | kind << arg::KIND | (self.offset & 0x3fff) << arg::OFFSET
+    }
+
+    /// Base register and displacement of an access that may reach `bytes` further.
+    fn address(&mut self, op: &Op) -> (u8, i32) {
+        let a = self.gpr(op.a);
+        let imm = if matches!(op.code, Opcode::Load | Opcode::Store) { op.imm } else { 0 };
+        match i32::try_from(imm).ok().filter(|d| d.checked_add(16).is_some()) {
+            Some(d) => (a, d),
+            None => {
+                let t = self.temp();
+                self.asm.mov_imm(t, imm as u64);
+                self.asm.lea(true, t, Mem::indexed(t, a, 0));
+                (t, 0)
+            }
+        }
+    }
+
+    /// Emits the TLB check of an access; gives the place of the jump that a miss takes. On a hit rsi is
+    /// host address minus VA.
+    fn probe(&mut self, base: u8, imm: i32, desc: MemDesc, write: bool) -> usize {
+        let size = desc.bytes() as i32;
+        let exact = desc.is_aligned() || desc.is_within16();
+        let (reach, low) = if exact { (0, size - 1) } else { (size - 1, 0) };
+        if imm + reach == 0 {
+            self.asm.mov(true, RDI, base);
+        } else {
+            self.asm.lea(true, RDI, Mem::new(base, imm + reach));
+        }
+        if imm == 0 {
+            self.asm.mov(false, RSI, base);
+        } else {
+            self.asm.lea(false, RSI, Mem::new(base, imm));
+        }
+        let table = env!(tlb).plus(i32::from(desc.mmu()) * size_of::<TlbTable>() as i32);
+        let entry_log2 = size_of::<TlbEntry>().trailing_zeros() as u8;
+        self.asm.shift(shift::SHR, false, RSI, 12 - entry_log2);
+        self.asm.alu(alu::AND, false, RSI, table.plus(offset_of!(TlbTable, mask) as i32));
+        self.asm.alu_imm(alu::AND, true, RDI, -4096 | low);
+        self.asm.alu(alu::ADD, true, RSI, table.plus(offset_of!(TlbTable, base) as i32));
+        let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
+        self.asm.alu(alu::CMP, true, RDI, Mem::new(RSI, tag as i32));
+        let miss = self.asm.jcc(cc::NE);
+        self.asm.load(true, RSI, Mem::new(RSI, offset_of!(TlbEntry, addend) as i32));
+        miss
+    }
+
+    fn load(&mut self, i: u16, op: &Op) {
+        let desc = op.mem();
+        let (base, imm) = self.address(op);
+        let target = if op.ty == Ty::V128 {
+            Target::Xmm(self.dst_xmm(None))
+        } else {
+            Target::Reg(self.dst(0), Self::wide(op.ty))
+        };
+        let slow = Slow {
+            function: Function::Load,
+            base,
+            imm,
+            arg: self.argument_of(op),
+            value: Source::None,
+            target,
+            keep_xmm: self.al.xmm_live(),
+        };
+        let miss = self.probe(base, imm, desc, false);
+        let m = Mem::indexed(base, RSI, imm);
+        match target {
+            Target::Xmm(x) => {
+                match desc.log2() {
+                    2 => self.asm.movq_to_xmm(false, x, m),
+                    3 => self.asm.sse(Enc(0xf3, 1, 0x7e), x, m),
+                    _ => self.asm.load128(x, m),
+                }
+                self.def_xmm(i, x);
+            }
+            Target::Reg(r, w) => {
+                match (desc.log2(), desc.is_signed()) {
+                    (n @ 0..=1, false) => self.asm.movzx(n, r, m),
+                    (n @ 0..=1, true) => self.asm.movsx(w, n, r, m),
+                    (2, true) if w => self.asm.movsx(true, 2, r, m),
+                    (2, _) => self.asm.load(false, r, m),
+                    _ => self.asm.load(w, r, m),
+                }
+                self.def(i, r);
+            }
+            Target::None => {}
+        }
+        let back = self.asm.pos();
+        self.stubs.push(Stub::Memory { jump: miss, back, slow });
+    }
+
+    fn store(&mut self, op: &Op) {
+        let desc = op.mem();
+        let (base, imm) = self.address(op);
+        let value = if op.ty == Ty::V128 {
+            Source::Xmm(self.xmm(op.b))
+        } else {
+            match self.al.imm32(self.block, op.b) {
+                Some(v) => Source::Imm(v),
+                None => Source::Reg(self.gpr(op.b)),
+            }
+        };
+        let slow = Slow {
+            function: Function::Store,
+            base,
+            imm,
+            arg: self.argument_of(op),
+            value,
+            target: Target::None,
+            keep_xmm: self.al.xmm_live(),
+        };
+        let miss = self.probe(base, imm, desc, true);
+        let m = Mem::indexed(base, RSI, imm);
+        match (value, desc.log2()) {
+            (Source::Xmm(x), 2) => self.asm.movq_from_xmm(false, m, x),
+            (Source::Xmm(x), 3) => self.asm.sse(Enc(0x66, 1, 0xd6), x, m),
+            (Source::Xmm(x), _) => self.asm.store128(m, x),
+            (Source::Imm(v), n) => self.asm.store_imm(n, m, v),
+            (Source::Reg(r), n) => self.asm.store_sized(n, m, r),
+            (Source::None, _) => {}
+        }
+        let back = self.asm.pos();
+        self.stubs.push(Stub::Memory { jump: miss, back, slow });
+    }
+
+    /// An access that always calls the runtime.
+    fn by_runtime(&mut self, i: u16, op: &Op, function: Function) {
+        let (base, imm) = self.address(op);
+        let vector = op.ty == Ty::V128;
+        let wide_memory = op.mem().log2() == 4;
+        let value = match function {
+            Function::Load | Function::LoadEx => Source::None,
+            _ if vector => Source::Xmm(self.xmm(op.b)),
+            _ => Source::Reg(self.gpr(op.b)),
+        };
+        if function == Function::Cas {
+            let to = env!(wide).plus(16);
+            if vector {
+                let new = self.xmm(op.c());
+                self.asm.store128(to, new);
+            } else {
+                let new = self.gpr(op.c());
+                self.asm.store(true, to, new);
+            }
+        }
+        let target = match function {
+            Function::Store => Target::None,
+            Function::StoreEx => Target::Reg(RDI, false),
+            _ if vector => Target::Xmm(self.dst_xmm(None)),
+            _ => Target::Reg(RDI, Self::wide(op.ty) && !wide_memory),
+        };
+        let slow = Slow {
+            function,
+            base,
+            imm,
+            arg: self.argument_of(op),
+            value,
+            target,
+            keep_xmm: self.al.xmm_live(),
+        };
+        self.slow(&slow);
+        match target {
+            Target::None => {}
+            Target::Reg(r, _) => self.def(i, r),
+            Target::Xmm(x) => self.def_xmm(i, x),
+        }
+    }
+
+    /// Calls the runtime.
+    pub(crate) fn slow(&mut self, s: &Slow) {
+        if s.imm == 0 {
+            self.asm.mov(true, RSI, s.base);
+        } else {
+            self.asm.lea(true, RSI, Mem::new(s.base, s.imm));
+        }
+        match s.value {
+            Source::None => {}
+            Source::Reg(r) => self.asm.mov(true, RDI, r),
+            Source::Imm(v) => self.asm.mov_imm(RDI, v as i64 as u64),
+            Source::Xmm(x) if s.log2() == 4 => self.asm.store128(env!(wide), x),
+            Source::Xmm(x) => self.asm.movq_from_xmm(true, RDI, x),
+        }
+        self.asm.push_imm(s.arg as i32);
+        let thunk = id::MEMORY + 2 * s.function as usize + usize::from(s.keep_xmm);
+        self.asm.call_to(self.thunk(thunk));
+        match s.target {
+            Target::None => {}
+            Target::Reg(r, true) if r == RDI => {}
+            Target::Reg(r, w) => self.asm.mov(w, r, RDI),
+            Target::Xmm(x) if s.log2() == 4 => self.asm.load128(x, env!(wide)),
+            Target::Xmm(x) => self.asm.movq_to_xmm(true, x, RDI),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The code at the start of a code area: entry, exit, look-up, and calls of the runtime.
+//!
+//! Stack inside a block: 16-byte aligned, spill slots upward from rsp. Thunks that a block calls see
+//! rsp = 8 modulo 16. A runtime function or helper that wants to leave never returns to the block:
+//! the stack pointer of the entry thunk is in `env.host_sp`.
+
+use std::mem::offset_of;
+
+use jit_ir::backend::{CodeBuf, CodeFull, Runtime, RuntimeCx};
+use jit_ir::opt::Passes;
+use jit_ir::StateLayout;
+
+use crate::alloc::{CALLER_SAVED, PIN_REGS, SPILL_SLOTS};
+use crate::asm::{Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, alu, cc, shift};
+
+/// Indices into [`Runtime::thunks`].
+pub(crate) mod id {
+    /// Stores the pinned registers and leaves.
+    pub(crate) const LEAVE: usize = 0;
+    /// Looks up the code for `env`'s PC; rax = address to patch or 0.
+    pub(crate) const LOOKUP: usize = 1;
+    /// Sets `env`'s PC to rax and looks up.
+    pub(crate) const LOOKUP_VA: usize = 2;
+    /// Goes to the code for address rax through the code TLB.
+    pub(crate) const DISPATCH: usize = 3;
+    /// Calls helper rax that knows nothing of general registers.
+    pub(crate) const CALL_PURE: usize = 4;
+    /// Calls helper rax with exact state; leaves if it says so.
+    pub(crate) const CALL_FULL: usize = 5;
+    /// Calls helper rax with exact state and leaves.
+    pub(crate) const CALL_EXIT: usize = 6;
+    /// Memory functions, two each (the second preserves vector registers): load, store, load_ex,
+    /// store_ex, rmw, cas.
+    pub(crate) const MEMORY: usize = 7;
+    /// Number of pinned registers, then their state offsets.
+    pub(crate) const PINS: usize = 19;
+}
+
+/// Layout of the argument that a block pushes for a memory thunk.
+pub(crate) mod arg {
+    /// Bits of the descriptor.
+    pub(crate) const DESC_BITS: u32 = 13;
+    /// Where the read-modify-write kind is.
+    pub(crate) const KIND: u32 = 13;
+    /// Where the page offset is.
+    pub(crate) const OFFSET: u32 = 17;
+}
+
+const FRAME: i32 = SPILL_SLOTS as i32 * 16 + 8;
+const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
+
+/// rbp minus the state pointer.
+pub(crate) fn bias(layout: &StateLayout) -> i32 {
+    layout.env as i32 + 128
+}
+
+/// Memory operand of a field of [`JitEnv`].
+pub(crate) const fn env_mem(offset: usize) -> Mem {
+    Mem { base: RBP, index: 0xff, scale: 0, disp: offset as i32 - 128 }
+}
+
+macro_rules! env {
+    ($($field:tt)*) => { $crate::thunks::env_mem(std::mem::offset_of!(jit_ir::JitEnv, $($field)*)) };
+}
+pub(crate) use env;
+
+struct Thunks<'a> {
+    asm: Asm,
+    cx: &'a RuntimeCx,
+    pins: Vec<(u8, Mem)>,
+    /// Leaves without storing pinned registers.
+    leave_as_is: u64,
+}
+
+/// Emits all thunks.
+pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, CodeFull> {
+    let slots = cx.layout.pinned();
+    let slots = if cx.passes.contains(Passes::PINS) { &slots[..] } else { &[] };
+    let bias = bias(cx.layout);
+    let pins: Vec<(u8, Mem)> = PIN_REGS
+        .iter()
+        .zip(slots)
+        .map(|(r, s)| (*r, Mem::new(RBP, s.offset as i32 - bias)))
+        .collect();
+    let asm = Asm { code: Vec::new(), base: out.here() };
+    let mut t = Thunks { asm, cx, pins, leave_as_is: 0 };
+    let enter = t.enter();
+    let mut thunks = vec![0; id::PINS];
+    t.leave(&mut thunks);
+    t.lookup(&mut thunks);
+    t.calls(&mut thunks);
+    let calls = &cx.calls;
+    let functions =
+        [calls.load, calls.store, calls.load_ex, calls.store_ex, calls.rmw, calls.cas];
+    for (n, f) in functions.into_iter().enumerate() {
+        for vectors in [false, true] {
+            thunks[id::MEMORY + 2 * n + usize::from(vectors)] = t.memory(f, n == 5, vectors);
+        }
+    }
+    let dispatch = t.here();
+    thunks[id::DISPATCH] = dispatch;
+    dispatch_code(&mut t.asm, thunks[id::LOOKUP_VA]);
+    thunks.push(t.pins.len() as u64);
+    thunks.extend(slots.iter().take(t.pins.len()).map(|s| u64::from(s.offset)));
+    out.put(&t.asm.code)?;
+    Ok(Runtime { enter, thunks })
+}
+
+/// Goes to the code for the address in rax; `miss` = address of the LOOKUP_VA thunk. Changes rax,
+/// rcx, rdx.
+pub(crate) fn dispatch_code(asm: &mut Asm, miss: u64) {
+    let entry = size_of::<jit_ir::env::CodeTlbEntry>() as i32;
+    let index_mask = (jit_ir::backend::CODE_TLB as i32 - 1) * entry;
+    let shift = 12 - entry.trailing_zeros() as u8;
+    asm.alu_imm(alu::CMP, false, env!(request), 0);
+    asm.jcc_to(cc::S, miss);
+    asm.mov(false, RCX, RAX);
+    asm.shift(shift::SHR, false, RCX, shift);
+    asm.alu_imm(alu::AND, false, RCX, index_mask);
+    asm.alu(alu::ADD, true, RCX, env!(code_tlb));
+    asm.mov(true, RDX, RAX);
+    asm.alu_imm(alu::AND, true, RDX, !0xffc);
+    asm.alu(alu::OR, true, RDX, env!(code_slot));
+    asm.alu(alu::CMP, true, RDX, Mem::new(RCX, offset_of!(jit_ir::env::CodeTlbEntry, tag) as i32));
+    asm.jcc_to(cc::NE, miss);
+    asm.load(true, RDX, Mem::new(RCX, offset_of!(jit_ir::env::CodeTlbEntry, entries) as i32));
+    asm.mov(false, RCX, RAX);
+    asm.alu_imm(alu::AND, false, RCX, 0xffc);
+    asm.load(false, RCX, Mem::indexed(RDX, RCX, 0));
+    asm.test(false, RCX, RCX);
+    asm.jcc_to(cc::E, miss);
+    asm.alu_imm(alu::AND, true, RAX, -4096);
+    asm.store(true, env!(page), RAX);
+    asm.alu(alu::ADD, true, RCX, env!(code_base));
+    asm.jmp_reg(RCX);
+}
+
+impl Thunks<'_> {
+    fn here(&mut self) -> u64 {
+        while self.asm.here() & 15 != 0 {
+            self.asm.code.push(0xcc);
+        }
+        self.asm.here()
+    }
+
+    fn enter(&mut self) -> u64 {
+        let at = self.here();
+        for r in SAVED {
+            self.asm.push(r);
+        }
+        self.asm.lea(true, RBP, Mem::new(RDI, bias(self.cx.layout)));
+        self.asm.alu_imm(alu::SUB, true, RSP, FRAME);
+        self.asm.store(true, env!(host_sp), RSP);
+        self.reload(u32::MAX);
+        self.asm.jmp_reg(RSI);
+        at
+    }
+
+    fn store_pins(&mut self, mask: u32) {
+        for (r, m) in &self.pins {
+            if mask >> r & 1 != 0 {
+                self.asm.store(true, *m, *r);
+            }
+        }
+    }
+
+    fn reload(&mut self, mask: u32) {
+        for (r, m) in &self.pins {
+            if mask >> r & 1 != 0 {
+                self.asm.load(true, *r, *m);
+            }
+        }
+    }
+
+    fn leave(&mut self, thunks: &mut [u64]) {
+        thunks[id::LEAVE] = self.here();
+        self.store_pins(u32::MAX);
+        self.leave_as_is = self.asm.here();
+        self.asm.load(true, RSP, env!(host_sp));
+        self.asm.alu_imm(alu::ADD, true, RSP, FRAME);
+        for r in SAVED.iter().rev() {
+            self.asm.pop(*r);
+        }
+        self.asm.ret();
+    }
+
+    fn lookup(&mut self, thunks: &mut [u64]) {
+        thunks[id::LOOKUP_VA] = self.here();
+        self.asm.mov(false, RCX, RAX);
+        self.asm.alu_imm(alu::AND, true, RAX, -4096);
+        self.asm.alu_imm(alu::AND, false, RCX, 0xfff);
+        self.asm.store(true, env!(page), RAX);
+        self.asm.store(true, env!(offset), RCX);
+        self.asm.mov_imm(RAX, 0);
+        let common = self.asm.here();
+        thunks[id::LOOKUP] = common;
+        self.asm.store(true, env!(patch_site), RAX);
+        self.store_pins(u32::MAX);
+        self.asm.load(true, RDI, env!(engine));
+        self.call(self.cx.calls.lookup);
+        self.asm.test(true, RAX, RAX);
+        self.asm.jcc_to(cc::E, self.leave_as_is);
+        self.reload(u32::MAX);
+        self.asm.jmp_reg(RAX);
+    }
+
+    fn call(&mut self, function: u64) {
+        self.asm.mov_imm(RAX, function);
+        self.asm.call_reg(RAX);
+    }
+
+    fn leave_if_asked(&mut self) {
+        self.asm.alu_imm(alu::CMP, false, env!(helper_exit), 0);
+        self.asm.jcc_to(cc::NE, self.leave_as_is);
+    }
+
+    fn calls(&mut self, thunks: &mut [u64]) {
+        let state = Mem::new(RBP, -bias(self.cx.layout));
+        for full in [false, true] {
+            thunks[if full { id::CALL_FULL } else { id::CALL_PURE }] = self.here();
+            let stored = if full { u32::MAX } else { CALLER_SAVED };
+            self.store_pins(stored);
+            self.asm.mov(false, R8, RDI);
+            self.asm.lea(true, RDI, state);
+            self.asm.alu_imm(alu::SUB, true, RSP, 8);
+            self.asm.call_reg(RAX);
+            self.asm.alu_imm(alu::ADD, true, RSP, 8);
+            if full {
+                self.leave_if_asked();
+            }
+            self.reload(stored);
+            self.asm.ret();
+        }
+        thunks[id::CALL_EXIT] = self.here();
+        self.store_pins(u32::MAX);
+        self.asm.mov(false, R8, RDI);
+        self.asm.lea(true, RDI, state);
+        for r in [RSI, RDX, RCX] {
+            self.asm.mov_imm(r, 0);
+        }
+        self.asm.call_reg(RAX);
+        self.asm.jmp_to(self.leave_as_is);
+    }
+
+    /// A memory function: rsi = VA, rdi = value (or expected value; the new one is in `env.wide[2]`),
+    /// descriptor and page offset on the stack. Result in rdi; changes rsi; preserves all else.
+    fn memory(&mut self, function: u64, cas: bool, vectors: bool) -> u64 {
+        let at = self.here();
+        let pinned = self.pins.iter().fold(0u32, |m, (r, _)| m | 1 << r);
+        let saved: Vec<u8> = (0..16u8)
+            .filter(|r| ![RSI, RDI].contains(r) && (CALLER_SAVED & !pinned) >> r & 1 != 0)
+            .collect();
+        for r in &saved {
+            self.asm.push(*r);
+        }
+        let pushed = 8 * saved.len() as i32;
+        let pad = if saved.len() % 2 == 0 { 0 } else { 8 };
+        let area = pad + if vectors { 256 } else { 0 };
+        if area != 0 {
+            self.asm.alu_imm(alu::SUB, true, RSP, area);
+        }
+        if vectors {
+            for x in 0..16u8 {
+                self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
+            }
+        }
+        self.store_pins(u32::MAX);
+        self.asm.load(false, RDX, Mem::new(RSP, area + pushed + 8));
+        self.asm.mov(false, RCX, RDX);
+        self.asm.shift(shift::SHR, false, RCX, arg::OFFSET as u8);
+        self.asm.store(true, env!(offset), RCX);
+        self.asm.mov(false, RAX, RDX);
+        self.asm.alu_imm(alu::AND, false, RDX, (1 << arg::DESC_BITS) - 1);
+        self.asm.shift(shift::SHR, false, RAX, arg::KIND as u8);
+        self.asm.alu_imm(alu::AND, false, RAX, 15);
+        self.asm.shift(shift::SHL, false, RAX, 16);
+        self.asm.alu(alu::OR, false, RDX, RAX);
+        self.asm.mov(true, RCX, RDI);
+        if cas {
+            self.asm.load(true, R8, env!(wide).plus(16));
+        }
+        self.asm.load(true, RDI, env!(engine));
+        self.call(function);
+        self.leave_if_asked();
+        self.asm.mov(true, RDI, RAX);
+        self.reload(CALLER_SAVED);
+        if vectors {
+            for x in 0..16u8 {
+                self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));
+            }
+        }
+        if area != 0 {
+            self.asm.alu_imm(alu::ADD, true, RSP, area);
+        }
+        for r in saved.iter().rev() {
+            self.asm.pop(*r);
+        }
+        self.asm.ret_drop(8);
+        at
+    }
+}
