@@ -249,9 +249,7 @@ impl Alloc {
         self.own[usize::from(reg)] = NONE;
         self.slot(root).reg = NO_REG;
         let s = self.vals[usize::from(root)];
-        if s.last < self.at
-            || block.ops[usize::from(root)].code == Opcode::Const
-            || s.spill != NONE
+        if s.last < self.at || block.ops[usize::from(root)].code == Opcode::Const || s.spill != NONE
         {
             return;
         }

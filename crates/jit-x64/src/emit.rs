@@ -7,12 +7,12 @@ use jit_ir::backend::BlockCx;
 use jit_ir::opt::Passes;
 use jit_ir::{Block, Effects, Op, Opcode, Ty, Val};
 
+use crate::CpuFeatures;
 use crate::alloc::{Alloc, CALLER_SAVED, NONE, PIN_REGS, SPILL_SLOTS, XMM};
 use crate::asm::{Asm, Mem, RAX, RBP, RCX, RDI, RDX, RSI};
 use crate::exits::Stub;
 use crate::flags::Flags;
 use crate::thunks::{self, env, id};
-use crate::CpuFeatures;
 
 /// Buffers that blocks share.
 #[derive(Default)]
@@ -353,9 +353,7 @@ impl<'a> Emit<'a> {
     /// An argument that can be moved now, or any if all wait for each other.
     fn next_argument(source: &[Option<u8>; 3], pending: &[bool; 3]) -> Option<usize> {
         const TO: [u8; 3] = [RSI, RDX, RCX];
-        let ready = |n: &usize| {
-            (0..3).all(|m| m == *n || !pending[m] || source[m] != Some(TO[*n]))
-        };
+        let ready = |n: &usize| (0..3).all(|m| m == *n || !pending[m] || source[m] != Some(TO[*n]));
         let mut waiting = (0..3).filter(|n| pending[*n]);
         waiting.clone().find(ready).or_else(|| waiting.next())
     }
@@ -382,4 +380,3 @@ impl<'a> Emit<'a> {
         }
     }
 }
-

@@ -434,8 +434,20 @@ pub(crate) fn host_cond(cond: Cond, inverted: bool) -> u8 {
     match cond {
         Cond::Eq => cc::E,
         Cond::Ne => cc::NE,
-        Cond::Hs => if inverted { cc::AE } else { cc::B },
-        Cond::Lo => if inverted { cc::B } else { cc::AE },
+        Cond::Hs => {
+            if inverted {
+                cc::AE
+            } else {
+                cc::B
+            }
+        }
+        Cond::Lo => {
+            if inverted {
+                cc::B
+            } else {
+                cc::AE
+            }
+        }
         Cond::Mi => cc::S,
         Cond::Pl => cc::NS,
         Cond::Vs => cc::O,
