@@ -7,7 +7,7 @@
 use std::path::Path;
 
 /// Tables, relative to the crate.
-const TABLES: &[&str] = &["src/decode/base.decode"];
+const TABLES: &[&str] = &["src/decode/base.decode", "src/decode/fpsimd.decode"];
 
 fn main() {
     let Some(out) = std::env::var_os("OUT_DIR") else { panic!("OUT_DIR is not set") };

@@ -256,8 +256,9 @@ impl Core {
         Ok(e)
     }
 
-    fn attrs(e: &L2Entry) -> TxAttrs {
-        TxAttrs { secure: e.flags & flag::SECURE != 0, ..TxAttrs::default() }
+    fn attrs(&self, e: &L2Entry) -> TxAttrs {
+        let secure = e.flags & flag::SECURE != 0;
+        TxAttrs { requester: self.index, secure, ..TxAttrs::default() }
     }
 
     fn mmio_read(
@@ -269,13 +270,14 @@ impl Core {
     ) -> Result<u128, MemFault> {
         let pa = e.pa | va & 0xfff;
         let view = std::sync::Arc::clone(self.view.get());
+        let attrs = self.attrs(e);
         let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Read);
         let mut v = 0u128;
         let step = bytes.min(8);
         for n in 0..bytes / step {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
-            let word = view.read(at, size, Self::attrs(e)).map_err(|_| fault(cpu))?;
+            let word = view.read(at, size, attrs).map_err(|_| fault(cpu))?;
             v |= u128::from(word) << (64 * n);
         }
         Ok(v)
@@ -291,13 +293,14 @@ impl Core {
     ) -> Result<(), MemFault> {
         let pa = e.pa | va & 0xfff;
         let view = std::sync::Arc::clone(self.view.get());
+        let attrs = self.attrs(e);
         let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Write);
         let step = bytes.min(8);
         for n in 0..bytes / step {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
             let word = (v >> (64 * n)) as u64 & size.mask();
-            view.write(at, size, word, Self::attrs(e)).map_err(|_| fault(cpu))?;
+            view.write(at, size, word, attrs).map_err(|_| fault(cpu))?;
         }
         Ok(())
     }

@@ -57,6 +57,8 @@ pub(crate) struct Core {
     /// Broadcast maintenance was sent since the last `sync`.
     pub(crate) unsynced: bool,
     pub(crate) walker: OwnedPhys,
+    /// Number of the CPU, which devices see as the requester (banked GICv2 registers).
+    pub(crate) index: u16,
 }
 
 /// A vCPU.
@@ -90,6 +92,7 @@ impl Core {
             must_leave: false,
             unsynced: false,
             walker: OwnedPhys(engine.memory.view()),
+            index: 0,
         }
     }
 
@@ -309,7 +312,10 @@ impl JitVcpu {
         env.code_tlb = core.code_tlb.as_ptr() as u64;
         env.code_base = engine.native.as_ref().map_or(0, |n| n.code_base);
         peer.set_request(&raw mut env.request);
-        engine.peers.lock().push(peer);
+        let mut peers = engine.peers.lock();
+        core.index = u16::try_from(peers.len()).unwrap_or(u16::MAX);
+        peers.push(peer);
+        drop(peers);
         for mmu in 0..MMUS as u8 {
             core.tags[usize::from(mmu)] = cpu.tlb_tag(mmu);
         }
@@ -410,6 +416,13 @@ impl Vcpu for JitVcpu {
             if self.cpu.poll() == Wake::Halt {
                 return Exit::Halted;
             }
+            // Taking an interrupt in `poll` sets it; left on, the first helper of the handler would
+            // be taken for one that left its block, and run twice (ICC_IAR reads have effects).
+            self.cpu.env().helper_exit = 0;
+            // Before guest code: the request is consumed, so a guest that loops would run on.
+            if kicked {
+                return Exit::Interrupted;
+            }
             let engine = Arc::clone(&self.core.engine);
             engine.world.enter(&self.core.peer);
             self.core.handle_messages(&mut *self.cpu);
@@ -424,9 +437,6 @@ impl Vcpu for JitVcpu {
             }
             self.cpu.env().helper_exit = 0;
             engine.world.leave(&self.core.peer);
-            if kicked {
-                return Exit::Interrupted;
-            }
         }
     }
 

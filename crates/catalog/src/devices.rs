@@ -3,4 +3,10 @@
 use device::DeviceClass;
 
 /// All device classes, sorted by crate and name.
-pub static DEVICES: &[&DeviceClass] = &[&hw_char::pl011::CLASS, &hw_intc::gicv3::CLASS];
+pub static DEVICES: &[&DeviceClass] = &[
+    &hw_char::pl011::CLASS,
+    &hw_intc::gicv2::CLASS,
+    &hw_intc::gicv3::CLASS,
+    &hw_misc::fw_cfg::CLASS,
+    &hw_timer::pl031::CLASS,
+];

@@ -1,4 +1,6 @@
 //! Hosts that the JIT can write code for.
 
-/// Names of the hosts' back ends.
-pub static JIT_HOSTS: &[&str] = &[];
+use jit_ir::backend::HostBackend;
+
+/// The hosts' back ends, the preferred one first.
+pub static JIT_HOSTS: &[&dyn HostBackend] = &[&jit_x64::BACKEND];

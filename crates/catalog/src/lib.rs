@@ -18,6 +18,10 @@ mod machines;
 pub use accels::ACCELS;
 pub use chardev::CHARDEVS;
 pub use devices::DEVICES;
-pub use guests::{GUESTS, Guest};
+pub use guests::GUESTS;
 pub use jit_hosts::JIT_HOSTS;
 pub use machines::MACHINES;
+
+/// The tables that machines create from.
+pub static CATALOG: machine::Catalog =
+    machine::Catalog { devices: DEVICES, machines: MACHINES, guests: GUESTS };

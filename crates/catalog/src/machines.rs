@@ -1,4 +1,6 @@
 //! Machines.
 
-/// Names of the machines.
-pub static MACHINES: &[&str] = &[];
+use machine::MachineClass;
+
+/// All machines, sorted by name.
+pub static MACHINES: &[&MachineClass] = &[&machine::NONE, &machine_arm::virt::CLASS];

@@ -13,6 +13,7 @@
 mod build;
 mod chars;
 mod class;
+mod firmware;
 mod irq;
 mod reset;
 mod run;
@@ -21,6 +22,7 @@ pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
+pub use firmware::FirmwareConfig;
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,

@@ -8,22 +8,28 @@
 
 #[cfg(target_arch = "x86_64")]
 mod imp {
-    use std::sync::atomic::Ordering;
-
     pub(super) fn is_lock_free() -> bool {
         std::arch::is_x86_feature_detected!("cmpxchg16b")
     }
 
     pub(super) unsafe fn cas(at: *mut u128, old: u128, new: u128) -> u128 {
-        #[target_feature(enable = "cmpxchg16b")]
-        unsafe fn one(at: *mut u128, old: u128, new: u128) -> u128 {
-            // SAFETY: passed on to the caller of `cas`.
-            unsafe {
-                std::arch::x86_64::cmpxchg16b(at, old, new, Ordering::SeqCst, Ordering::SeqCst)
-            }
+        let (mut lo, mut hi) = (old as u64, (old >> 64) as u64);
+        // SAFETY: `super::cas` checked the feature; the pointer is the caller's promise. rbx cannot be
+        // named as an operand, so it is exchanged around the instruction.
+        unsafe {
+            std::arch::asm!(
+                "xchg {new_lo}, rbx",
+                "lock cmpxchg16b [{at}]",
+                "mov rbx, {new_lo}",
+                at = in(reg) at,
+                new_lo = inout(reg) new as u64 => _,
+                in("rcx") (new >> 64) as u64,
+                inout("rax") lo,
+                inout("rdx") hi,
+                options(nostack),
+            );
         }
-        // SAFETY: `super::cas` checked the feature; the pointer is the caller's promise.
-        unsafe { one(at, old, new) }
+        u128::from(lo) | u128::from(hi) << 64
     }
 }
 

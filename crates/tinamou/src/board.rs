@@ -1,23 +1,128 @@
-//! The bridge to crate `machine`.
+//! Creates the machine and gives its CPUs to the accelerator.
 
 use std::sync::Arc;
 
-use vmm::{Execution, Machine, MachineListing, NoExecution};
+use accel::VmConfig;
+use machine::{BootFiles, Host, MachineClass, MachineConfig, Topology};
+use qapi::{Source, Value};
+use vmm::{AccelExecution, Execution, Machine, NoExecution, Vm};
 
 use crate::{
-    fail::{Step, Stop},
-    settings::Settings,
+    fail::{At as _, Step, Stop},
+    settings::{Named, Placed, Settings},
 };
 
-/// Machines besides `none`.
-pub(crate) fn machines() -> Vec<MachineListing> {
-    Vec::new()
+/// Properties that every machine has.
+const COMMON: &[&str] = &["kernel", "initrd", "dtb", "firmware", "dumpdtb", "append"];
+
+/// Creates the machine of this name.
+pub(crate) fn create(
+    vm: &Arc<Vm>,
+    settings: &Settings,
+    name: &str,
+    serials: Vec<Option<String>>,
+) -> Step<()> {
+    let class = catalog::CATALOG.machine(name);
+    let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
+    let props = properties(class, settings)?;
+    let config = config(settings, serials);
+    let host = Host {
+        clock: vm.clock.clone(),
+        wall: Arc::new(host::realtime_ns),
+        run: vm.run_control(),
+        chardevs: vm.chardevs.clone(),
+    };
+    let created = class.create(props, Source::KeyVal, config, host, &catalog::CATALOG)?;
+    if created.dumped {
+        return Err(Stop::Done);
+    }
+    let machine::Machine { world, records, spaces, reset, cpus, handles, blobs, dtb, .. } = created;
+    let execution: Arc<dyn Execution> = match cpus {
+        None => Arc::new(NoExecution),
+        Some(set) => {
+            let accel = catalog::ACCELS.iter().find(|accel| accel.name() == vm.config.accel);
+            let accel = accel.ok_or_else(|| {
+                Stop::new(format!("machine '{name}' needs an accelerator; -accel help lists them"))
+            })?;
+            let config = VmConfig {
+                memory: world.memory.clone(),
+                options: accel_options(settings, &vm.config.accel),
+                cpus: set.units.into_iter().map(|unit| unit.cpu).collect(),
+                translator: Some(set.translator),
+                run: vm.run_control(),
+            };
+            let chosen = chosen_accel(settings, &vm.config.accel);
+            let vm = match chosen {
+                Some(chosen) => accel.new_vm(config).at(&chosen.place)?,
+                None => accel.new_vm(config)?,
+            };
+            Arc::new(AccelExecution { vm, cpus: handles })
+        }
+    };
+    let memory = world.memory;
+    let reload = move || {
+        for (address, data) in &blobs {
+            // The machine checked at creation that all of it lies in RAM.
+            _ = memory.load_rom(*address, data);
+        }
+    };
+    let machine = Machine {
+        name: class.name.into(),
+        records,
+        spaces,
+        reset,
+        powerdown: None,
+        reload: Some(Box::new(reload)),
+        dtb,
+    };
+    vm.set_machine(machine, execution);
+    vm.reset_devices(device::Reset::Cold);
+    Ok(())
 }
 
-/// Creates the machine.
-pub(crate) fn create(name: &str, settings: &Settings) -> Step<(Machine, Arc<dyn Execution>)> {
-    if let Some((property, _)) = settings.machine_props.first() {
-        return Err(Stop::new(format!("Property '{name}-machine.{property}' not found")));
+fn properties(class: &MachineClass, settings: &Settings) -> Step<Value> {
+    let mut props = Value::empty();
+    for (name, value) in &settings.machine_props {
+        if !COMMON.contains(&name.as_str()) && !(class.props)().has_member(name) {
+            let known = (class.props)().members();
+            let mut known: Vec<&str> = known.iter().map(|member| member.name).collect();
+            known.extend(COMMON);
+            let text = format!("Property '{}-machine.{name}' not found", class.name);
+            return Err(Stop::new(text).hint(format!("Properties: {}", known.join(", "))));
+        }
+        props.set(name, Value::from(value.as_str()));
     }
-    Ok((Machine::none(), Arc::new(NoExecution)))
+    Ok(props)
+}
+
+fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
+    let path = |placed: &Option<Placed>| placed.as_ref().map(|placed| placed.value.clone().into());
+    MachineConfig {
+        ram_size: settings.memory.unwrap_or(0),
+        cpus: settings.smp.map_or(0, |smp| smp.cpus),
+        topology: settings.smp.map(|smp| Topology {
+            sockets: smp.sockets,
+            clusters: smp.clusters,
+            cores: smp.cores,
+            threads: smp.threads,
+        }),
+        cpu_model: settings.cpu.as_ref().map(|cpu| cpu.name.clone()),
+        cpu_props: settings.cpu.as_ref().map(|cpu| cpu.props.clone()).unwrap_or_default(),
+        boot: BootFiles {
+            kernel: path(&settings.kernel),
+            initrd: path(&settings.initrd),
+            append: settings.append.as_ref().map(|append| append.value.clone()),
+            dtb: path(&settings.dtb),
+            ..BootFiles::default()
+        },
+        serials,
+    }
+}
+
+fn chosen_accel<'a>(settings: &'a Settings, name: &str) -> Option<&'a Named> {
+    settings.accels.iter().find(|accel| accel.name == name)
+}
+
+fn accel_options(settings: &Settings, name: &str) -> Vec<(String, String)> {
+    chosen_accel(settings, name).map(|accel| accel.props.clone()).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
 //! Help texts, all printed from tables.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::Write as _};
 
-use catalog::Guest;
+use accel::GuestArch;
 use device::Bus;
 use qapi::{Value, keyval::Dialect};
 use vmm::Listing;
@@ -14,6 +14,12 @@ use crate::{
     settings::Settings,
     table::{OptionState, TABLE},
 };
+
+/// Prints to standard output, which may be gone already (`-help | head`).
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
 
 /// `-version`.
 pub(crate) fn version() -> String {
@@ -47,7 +53,7 @@ pub(crate) fn answer(
     program: &str,
     given: &[Given],
     settings: &Settings,
-    guest: &Guest,
+    guest: &'static dyn GuestArch,
     listing: &Listing,
 ) -> Step<()> {
     for option in given {
@@ -66,29 +72,30 @@ pub(crate) fn answer(
             },
             _ => continue,
         };
-        print!("{text}");
+        say(&text);
         return Err(Stop::Done);
     }
     if settings.accels.iter().any(|accel| matches!(accel.name.as_str(), "help" | "?")) {
-        print!("Accelerators supported in QEMU binary:\n{}", accels(guest));
+        say(&format!("Accelerators supported in QEMU binary:\n{}", accels(guest)));
         return Err(Stop::Done);
     }
     if let Some(machine) = &settings.machine {
         if matches!(machine.value.as_str(), "help" | "?") {
-            print!("{}", machines(listing));
+            say(&machines(listing));
             return Err(Stop::Done);
         }
         if let Some(name) = machine.value.strip_suffix(",help")
-            && let Some(found) = listing.machines.iter().find(|m| m.name == name)
+            && let Some(found) = listing.machine(name)
         {
-            print!("{}", qapi::member_lines(&format!("{name}-machine"), (found.props)()));
+            let name = format!("{}-machine", found.name);
+            say(&qapi::member_lines(&name, (found.props)()));
             return Err(Stop::Done);
         }
     }
     Ok(())
 }
 
-fn accels(guest: &Guest) -> String {
+fn accels(guest: &'static dyn GuestArch) -> String {
     usable_accels(guest).map(|accel| format!("{}\n", accel.name())).collect()
 }
 

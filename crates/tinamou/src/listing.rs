@@ -1,30 +1,28 @@
 //! The catalog in the form that commands and help texts read.
 
-use catalog::Guest;
+use accel::GuestArch;
 use vmm::{CpuListing, Listing, MachineListing, OptionGroup, OptionParameter};
 
-use crate::board;
-
 /// Everything that can be chosen for a guest.
-pub(crate) fn listing(guest: &Guest) -> Listing {
+pub(crate) fn listing(guest: &'static dyn GuestArch) -> Listing {
     let cpu = |model: &accel::CpuModel| CpuListing {
         name: model.name.into(),
         props: <() as qapi::Qapi>::type_info,
     };
-    let mut machines = board::machines();
-    machines.push(MachineListing {
-        name: "none".into(),
-        alias: None,
-        summary: "empty machine".into(),
-        max_cpus: 1,
-        default_cpu: None,
-        props: <() as qapi::Qapi>::type_info,
-    });
-    machines.sort_by(|a, b| a.name.cmp(&b.name));
+    let machine = |class: &&'static machine::MachineClass| MachineListing {
+        name: class.name.into(),
+        alias: class.alias.map(str::to_owned),
+        summary: class.summary.into(),
+        max_cpus: class.max_cpus,
+        default_cpu: class.default_cpu.map(str::to_owned),
+        props: class.props,
+    };
+    let runs = |class: &&&machine::MachineClass| class.arch.is_none_or(|arch| arch == guest.name());
+    let machines = catalog::MACHINES.iter().filter(runs).map(machine).collect();
     Listing {
-        target: guest.arch.name(),
+        target: guest.name(),
         machines,
-        cpus: guest.arch.models().iter().map(cpu).collect(),
+        cpus: guest.models().iter().map(cpu).collect(),
         accels: usable_accels(guest).map(|accel| accel.name()).collect(),
         devices: catalog::DEVICES.to_vec(),
         options: option_groups(),
@@ -32,9 +30,10 @@ pub(crate) fn listing(guest: &Guest) -> Listing {
 }
 
 /// Accelerators that can run this guest here.
-pub(crate) fn usable_accels(guest: &Guest) -> impl Iterator<Item = &'static dyn accel::Accel> {
-    let arch = guest.arch;
-    catalog::ACCELS.iter().copied().filter(move |accel| accel.usable(arch).is_ok())
+pub(crate) fn usable_accels(
+    guest: &'static dyn GuestArch,
+) -> impl Iterator<Item = &'static dyn accel::Accel> {
+    catalog::ACCELS.iter().copied().filter(move |accel| accel.usable(guest).is_ok())
 }
 
 fn option_groups() -> Vec<OptionGroup> {

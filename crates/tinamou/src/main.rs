@@ -8,7 +8,7 @@
 //! Not here: anything that a machine or a monitor does; this crate only connects crates.
 //!
 //! Sources: QEMU's manual (invocation) and the messages of QEMU 10.0.2.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the program")]
+#![expect(clippy::print_stderr, reason = "this is the program")]
 
 mod board;
 mod defaults;
@@ -53,8 +53,8 @@ fn run(called: &str, mut args: Vec<String>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Some(guest) = catalog::GUESTS.iter().find(|guest| guest.arch.name() == target) else {
-        let known: Vec<_> = catalog::GUESTS.iter().map(|guest| guest.arch.name()).collect();
+    let Some(guest) = catalog::GUESTS.iter().copied().find(|guest| guest.name() == target) else {
+        let known: Vec<_> = catalog::GUESTS.iter().map(|guest| guest.name()).collect();
         eprintln!("{name}: no guest '{target}' (there is: {})", known.join(", "));
         return ExitCode::FAILURE;
     };

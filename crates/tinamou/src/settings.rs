@@ -220,14 +220,15 @@ fn topology(found: [u32; 6]) -> qapi::Result<Smp> {
         sockets = given / product(product(cores, clusters), threads).max(1);
     }
     (sockets, cores) = (sockets.max(1), cores.max(1));
-    let total = product(product(sockets, clusters), product(cores, threads));
+    let total = [sockets, clusters, cores, threads].map(u64::from);
+    let total = total.into_iter().fold(1, u64::saturating_mul);
     if max == 0 {
-        max = if cpus > 0 { cpus } else { total };
+        max = if cpus > 0 { cpus } else { u32::try_from(total).unwrap_or(u32::MAX) };
     }
     if cpus == 0 {
         cpus = max;
     }
-    if total != max {
+    if total != u64::from(max) {
         return Err(qapi::Error::generic(format!(
             "Invalid CPU topology: product of the hierarchy must match maxcpus: sockets \
              ({sockets}) * clusters ({clusters}) * cores ({cores}) * threads ({threads}) != \
@@ -291,7 +292,7 @@ fn only_none(place: &str, text: &str) -> Step<()> {
     match text {
         "none" => Ok(()),
         "help" | "?" => {
-            println!("none");
+            crate::help::say("none\n");
             Err(Stop::Done)
         }
         _ => Err(Stop::at(place, format!("'{text}' is not built yet in Tinamou; only 'none' is"))),

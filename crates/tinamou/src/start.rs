@@ -2,8 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use accel::GuestArch;
 use accel_qtest::{Irqs, Server, Session};
-use catalog::Guest;
 use chardev::Chardevs;
 use device::{Cause, CharSource as _, Request};
 use evloop::{Clock, EventLoop, Handle, Readiness};
@@ -27,10 +27,12 @@ struct Kept {
     qmp: Vec<Arc<Qmp>>,
     hmp: Vec<Arc<Hmp>>,
     qtest: Vec<Arc<Server>>,
+    /// Monitors behind a multiplexer come last, so that the serial port has the focus first.
+    late: Vec<(Placed, MonitorKind)>,
 }
 
 /// Runs the program.
-pub(crate) fn start(program: &str, guest: &Guest, args: &[String]) -> Step<()> {
+pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String]) -> Step<()> {
     let given = options::read(args)?;
     let listing = listing(guest);
     let mut settings = Settings::of(&given)?;
@@ -91,14 +93,13 @@ fn choose_machine(settings: &Settings, listing: &vmm::Listing) -> Step<String> {
         return Err(Stop::new("No machine specified, and there is no default").hint(hint));
     };
     let wanted = &machine.value;
-    let found =
-        listing.machines.iter().find(|m| m.name == *wanted || m.alias.as_ref() == Some(wanted));
+    let found = listing.machine(wanted);
     let unknown = || Stop::new(format!("unsupported machine type: \"{wanted}\"")).hint(hint);
     Ok(found.ok_or_else(unknown)?.name.clone())
 }
 
 /// The first accelerator of the list that can run here.
-fn choose_accel(settings: &Settings, guest: &Guest) -> Step<String> {
+fn choose_accel(settings: &Settings, guest: &'static dyn GuestArch) -> Step<String> {
     if settings.accels.is_empty() {
         if settings.qtest.is_some() {
             return Ok("qtest".into());
@@ -114,7 +115,7 @@ fn choose_accel(settings: &Settings, guest: &Guest) -> Step<String> {
                 last = Stop::at(&wanted.place, format!("invalid accelerator {}", wanted.name))
                     .hint(format!("Accelerators here: {}", names.join(", ")));
             }
-            Some(accel) => match accel.usable(guest.arch) {
+            Some(accel) => match accel.usable(guest) {
                 Ok(()) => return Ok(wanted.name.clone()),
                 Err(why) => {
                     let text = format!("accelerator {} cannot be used: {why}", wanted.name);
@@ -139,16 +140,17 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     for (number, (monitor, kind)) in settings.monitors.iter().enumerate() {
         let id = format!("compat_monitor{number}");
         if let Some(id) = legacy_chardev(vm, &mut kept, &id, monitor)? {
-            add_monitor(vm, &mut kept, &id, *kind).at(&monitor.place)?;
+            add_or_defer_monitor(vm, &mut kept, &id, *kind, &monitor.place)?;
         }
     }
     for mon in &settings.mons {
         let (id, kind) = mon_option(vm, mon)?;
-        add_monitor(vm, &mut kept, &id, kind).at(&mon.place)?;
+        add_or_defer_monitor(vm, &mut kept, &id, kind, &mon.place)?;
     }
-    let (machine, execution) = board::create(machine, settings)?;
-    vm.set_machine(machine, execution);
-    vm.reset_devices(device::Reset::Cold);
+    board::create(vm, settings, machine, serials)?;
+    for (late, kind) in std::mem::take(&mut kept.late) {
+        add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
+    }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
     }
@@ -205,7 +207,8 @@ fn legacy_chardev(vm: &Arc<Vm>, kept: &mut Kept, id: &str, given: &Placed) -> St
     let Some(kind) = legacy.kind else { return Ok(None) };
     vm.chardevs.add(id, kind, legacy.args, Source::KeyVal, legacy.mux).at(place)?;
     if legacy.monitor {
-        add_monitor(vm, kept, id, MonitorKind::Human).at(place)?;
+        let late = Placed { place: place.to_owned(), value: id.to_owned() };
+        kept.late.push((late, MonitorKind::Human));
     }
     Ok(Some(id.to_owned()))
 }
@@ -238,8 +241,26 @@ fn mon_option(vm: &Vm, given: &Placed) -> Step<(String, MonitorKind)> {
     Ok((id, if control { MonitorKind::Qmp { pretty } } else { MonitorKind::Human }))
 }
 
+fn is_mux(vm: &Vm, id: &str) -> bool {
+    vm.chardevs.find(id).is_some_and(|chardev| chardev.mux().is_some())
+}
+
+fn add_or_defer_monitor(
+    vm: &Arc<Vm>,
+    kept: &mut Kept,
+    id: &str,
+    kind: MonitorKind,
+    place: &str,
+) -> Step<()> {
+    if is_mux(vm, id) {
+        kept.late.push((Placed { place: place.to_owned(), value: id.to_owned() }, kind));
+        return Ok(());
+    }
+    add_monitor(vm, kept, id, kind).at(place)
+}
+
 fn add_monitor(vm: &Arc<Vm>, kept: &mut Kept, id: &str, kind: MonitorKind) -> qapi::Result<()> {
-    let on_mux = vm.chardevs.find(id).is_some_and(|chardev| chardev.mux().is_some());
+    let on_mux = is_mux(vm, id);
     let port = vm.chardevs.port(id)?;
     match kind {
         MonitorKind::Human => kept.hmp.push(Hmp::start(vm, port, on_mux)),

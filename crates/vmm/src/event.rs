@@ -1,5 +1,6 @@
 //! Events that go to every QMP client.
 
+use device::Cause;
 use qapi::{Qapi as _, TypeRef, Value};
 
 /// An event with its time.
@@ -40,7 +41,49 @@ pub(crate) struct CauseData {
     /// Whether the guest asked for it.
     pub(crate) guest: bool,
     /// Why.
-    pub(crate) reason: String,
+    pub(crate) reason: ShutdownCause,
+}
+
+/// Why the machine is shut down or reset.
+#[derive(derive::Qapi)]
+pub(crate) enum ShutdownCause {
+    /// An error of the host.
+    HostError,
+    /// QMP `quit`.
+    HostQmpQuit,
+    /// QMP `system_reset`.
+    HostQmpSystemReset,
+    /// A signal.
+    HostSignal,
+    /// A window was closed, or Ctrl-A x.
+    HostUi,
+    /// The guest powered off.
+    GuestShutdown,
+    /// The guest asked for a reset.
+    GuestReset,
+    /// The guest panicked.
+    GuestPanic,
+    /// Part of the machine was reset.
+    SubsystemReset,
+    /// A snapshot is being loaded.
+    SnapshotLoad,
+}
+
+impl From<Cause> for ShutdownCause {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::HostError => Self::HostError,
+            Cause::HostQmpQuit => Self::HostQmpQuit,
+            Cause::HostQmpSystemReset => Self::HostQmpSystemReset,
+            Cause::HostSignal => Self::HostSignal,
+            Cause::HostUi => Self::HostUi,
+            Cause::GuestShutdown => Self::GuestShutdown,
+            Cause::GuestReset => Self::GuestReset,
+            Cause::GuestPanic => Self::GuestPanic,
+            Cause::SubsystemReset => Self::SubsystemReset,
+            Cause::SnapshotLoad => Self::SnapshotLoad,
+        }
+    }
 }
 
 /// Every event with the type of its data, for the schema.

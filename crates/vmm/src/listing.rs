@@ -25,6 +25,11 @@ impl Listing {
     pub fn device(&self, name: &str) -> Option<&'static DeviceClass> {
         self.devices.iter().copied().find(|class| class.name == name)
     }
+
+    /// The machine of this name or alias.
+    pub fn machine(&self, name: &str) -> Option<&MachineListing> {
+        self.machines.iter().find(|m| m.name == name || m.alias.as_deref() == Some(name))
+    }
 }
 
 /// A machine.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use chardev::Chardevs;
-use device::{Cause, Request, Reset};
+use device::{Cause, Request, Reset, RunControl};
 use evloop::{Clock, Handle};
 use parking_lot::Mutex;
 use qapi::{Error, Qapi as _, Result, Value};
@@ -167,9 +167,13 @@ impl Vm {
         self.emit("STOP", None);
     }
 
+    /// Where devices and CPUs put their requests.
+    pub fn run_control(&self) -> Arc<dyn RunControl> {
+        self.requests.clone()
+    }
+
     /// Asks for something; carried out at the next [`Vm::process_requests`].
     pub fn request(&self, request: Request) {
-        use device::RunControl as _;
         self.requests.request(request);
     }
 
@@ -249,5 +253,5 @@ impl Vm {
 }
 
 fn cause_data(cause: Cause) -> Value {
-    CauseData { guest: cause.is_guest(), reason: cause.name().into() }.to_value()
+    CauseData { guest: cause.is_guest(), reason: cause.into() }.to_value()
 }

@@ -45,19 +45,20 @@ const ENV_PAGE: u32 = (offset_of!(crate::state::ArmCpu, env) + offset_of!(JitEnv
 #[derive(Clone, Debug)]
 pub struct ArmTranslator {
     isa: Isa,
+    features: Features,
 }
 
 impl ArmTranslator {
     /// A translator for CPUs with these instruction set features.
     #[must_use]
     pub fn new(isa: Isa) -> Self {
-        Self { isa }
+        Self { isa, features: Features::max() }
     }
 
     /// A translator for a CPU model.
     #[must_use]
     pub fn for_model(features: &Features) -> Self {
-        Self::new(Isa::from_id(&features.id))
+        Self { isa: Isa::from_id(&features.id), features: *features }
     }
 }
 
@@ -80,6 +81,8 @@ pub struct Ctx<'a> {
     pub key: ModeKey,
     /// What the CPU implements.
     pub isa: &'a Isa,
+    /// The CPU model.
+    pub features: &'a Features,
     /// Page offset of the instruction.
     offset: u32,
     flow: Flow,
@@ -107,6 +110,7 @@ impl Translator for ArmTranslator {
             b: &mut *cx.b,
             key,
             isa: &self.isa,
+            features: &self.features,
             offset: start,
             flow: Flow::Next,
             btype_live: self.isa.bti,

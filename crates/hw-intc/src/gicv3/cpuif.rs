@@ -3,9 +3,10 @@
 use cpu::{SysRegCx, SystemRegisters};
 use derive::VmState;
 
-use super::virt::{After, Virt};
-use super::{Candidate, CpuPart, G0, G1NS, G1S, Gicv3, SPURIOUS, encoding as e};
+use super::{Candidate, CpuPart, G0, G1NS, G1S, Gicv3};
+use crate::virt::{After, Virt};
 use crate::word::Word;
+use crate::{SPURIOUS, encoding as e};
 
 /// Implemented priority bits: five.
 const PRIORITY_MASK: u8 = 0xf8;

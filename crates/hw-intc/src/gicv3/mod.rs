@@ -11,10 +11,8 @@
 
 mod cpuif;
 mod dist;
-mod encoding;
 mod redist;
 mod registers;
-mod virt;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -27,6 +25,7 @@ use device::{
 };
 use parking_lot::Mutex;
 
+use crate::MAINTENANCE;
 use crate::word::{Word, bits};
 use cpuif::CpuRegs;
 use dist::DistRegs;
@@ -53,17 +52,12 @@ pub struct Props {
 
 /// Most CPUs one controller serves.
 const MAX_CPUS: u32 = 512;
-/// Private interrupt that announces virtual interface maintenance.
-const MAINTENANCE: u32 = 25;
 /// Interrupt groups as indices.
 pub(crate) const G0: usize = 0;
 /// Secure group 1.
 pub(crate) const G1S: usize = 1;
 /// Non-secure group 1, and group 1 when there is one security state.
 pub(crate) const G1NS: usize = 2;
-
-/// INTID that stands for "nothing pending".
-const SPURIOUS: u32 = 1023;
 
 /// A pending interrupt. Ordered as the hardware chooses: priority, then number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -32,7 +32,7 @@ fn write(text: &mut String, value: &Value, indent: Option<usize>) {
                 separate(text, at == 0, indent);
                 write(text, element, indent.map(|depth| depth + 1));
             }
-            close(text, elements.is_empty(), indent);
+            close(text, indent);
             text.push(']');
         }
         Value::Map(members) => {
@@ -43,7 +43,7 @@ fn write(text: &mut String, value: &Value, indent: Option<usize>) {
                 text.push_str(": ");
                 write(text, member, indent.map(|depth| depth + 1));
             }
-            close(text, members.is_empty(), indent);
+            close(text, indent);
             text.push('}');
         }
     }
@@ -60,8 +60,9 @@ fn separate(text: &mut String, first: bool, indent: Option<usize>) {
     }
 }
 
-fn close(text: &mut String, empty: bool, indent: Option<usize>) {
-    if let (false, Some(depth)) = (empty, indent) {
+/// QEMU breaks the line in empty objects and arrays, too.
+fn close(text: &mut String, indent: Option<usize>) {
+    if let Some(depth) = indent {
         new_line(text, depth);
     }
 }

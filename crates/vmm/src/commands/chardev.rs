@@ -1,7 +1,7 @@
 //! Commands about character back ends.
 
 use derive::Qapi;
-use qapi::{Error, Result, Value};
+use qapi::{Error, Qapi as _, Result, Source, Value};
 
 use super::QmpCommand;
 use crate::Vm;
@@ -54,13 +54,112 @@ impl QmpCommand for QueryChardevBackends {
     }
 }
 
+/// Output into a file.
+#[derive(Qapi)]
+#[qapi(name = "ChardevFile")]
+pub(super) struct FileArgs {
+    /// Another file that input comes from.
+    r#in: Option<String>,
+    /// The file.
+    out: String,
+    /// Keep what is in the file.
+    append: Option<bool>,
+}
+
+/// The terminal.
+#[derive(Qapi)]
+#[qapi(name = "ChardevStdio")]
+pub(super) struct StdioArgs {
+    /// Ctrl-C and its kin signal the emulator.
+    signal: Option<bool>,
+}
+
+/// No arguments of its own.
+#[derive(Qapi)]
+#[qapi(name = "ChardevCommon")]
+pub(super) struct NoArgs {}
+
+/// A multiplexer.
+#[derive(Qapi)]
+#[qapi(name = "ChardevMux")]
+pub(super) struct MuxArgs {
+    /// The back end that is shared.
+    chardev: String,
+}
+
+/// A ring buffer.
+#[derive(Qapi)]
+#[qapi(name = "ChardevRingbuf")]
+pub(super) struct RingbufArgs {
+    /// Bytes it keeps; a power of two.
+    size: Option<i64>,
+}
+
+/// An address on the network.
+#[derive(Qapi)]
+#[qapi(name = "InetSocketAddress")]
+pub(super) struct Inet {
+    /// Host name or number.
+    host: String,
+    /// Port.
+    port: String,
+}
+
+/// An address in the file system.
+#[derive(Qapi)]
+#[qapi(name = "UnixSocketAddress")]
+pub(super) struct Unix {
+    /// Path of the socket.
+    path: String,
+}
+
+/// Where a socket is.
+#[derive(Qapi)]
+#[qapi(name = "SocketAddressLegacy", tag = "type", content = "data")]
+pub(super) enum Address {
+    /// On the network.
+    Inet(Inet),
+    /// In the file system.
+    Unix(Unix),
+}
+
+/// A stream socket.
+#[derive(Qapi)]
+#[qapi(name = "ChardevSocket")]
+pub(super) struct SocketArgs {
+    /// Its address.
+    addr: Address,
+    /// Listen instead of connecting.
+    server: Option<bool>,
+    /// Wait for the first client.
+    wait: Option<bool>,
+    /// Send small packets at once.
+    nodelay: Option<bool>,
+}
+
 /// A kind with its arguments.
 #[derive(Qapi)]
-pub(super) struct ChardevBackend {
-    /// The kind.
-    r#type: String,
-    /// Its arguments.
-    data: Value,
+#[qapi(tag = "type", content = "data")]
+pub(super) enum ChardevBackend {
+    /// Output into a file.
+    File(FileArgs),
+    /// A multiplexer.
+    Mux(MuxArgs),
+    /// Nothing.
+    Null(NoArgs),
+    /// A ring buffer.
+    Ringbuf(RingbufArgs),
+    /// A stream socket.
+    Socket(SocketArgs),
+    /// The terminal.
+    Stdio(StdioArgs),
+}
+
+/// What came of adding a back end.
+#[derive(Qapi)]
+pub(super) struct ChardevReturn {
+    /// Name of the pseudo-terminal, if it is one.
+    pty: Option<String>,
 }
 
 /// Add a character back end.
@@ -74,32 +173,31 @@ pub(super) struct ChardevAdd {
 
 impl QmpCommand for ChardevAdd {
     const NAME: &'static str = "chardev-add";
-    type Returns = ();
-    fn run(self, vm: &Vm) -> Result<()> {
-        let kind = self.backend.r#type;
-        if !chardev::CLASSES.iter().any(|class| class.name == kind) {
-            let names = chardev::CLASSES.iter().map(|class| class.name);
-            return Err(Error::not_accepted("type", &kind, names));
-        }
-        let data = flat_arguments(&kind, self.backend.data);
-        let source = qapi::Source::Json;
-        vm.chardevs
-            .add(&self.id, &kind, data, source, false)
-            .map_err(|error| error.within("data").within("backend"))
+    type Returns = ChardevReturn;
+    fn run(self, vm: &Vm) -> Result<ChardevReturn> {
+        let mut backend = self.backend.to_value();
+        let kind = backend.take("type").and_then(|kind| kind.as_str().map(str::to_owned));
+        let data = backend.take("data").unwrap_or(Value::empty());
+        let kind = kind.unwrap_or_default();
+        let args = flat_arguments(data);
+        vm.chardevs.add(&self.id, &kind, args, Source::Json, false)?;
+        Ok(ChardevReturn { pty: None })
     }
 }
 
-/// QMP nests a socket's address; the back end takes the command line's flat form.
-fn flat_arguments(kind: &str, mut data: Value) -> Value {
-    if kind == "file"
-        && let Some(out) = data.take("out")
-    {
-        data.set("path", out);
+/// QMP nests a socket's address and has names of its own; back ends take the command line's form.
+fn flat_arguments(mut data: Value) -> Value {
+    for (qmp, flat) in [("out", "path"), ("in", "input-path")] {
+        if let Some(value) = data.take(qmp) {
+            data.set(flat, value);
+        }
     }
-    if kind == "socket"
-        && let Some(address) = data.take("addr")
-        && let Some(Value::Map(members)) = address.get("data").cloned()
-    {
+    let address = data.take("addr").and_then(|mut address| address.take("data"));
+    if let Some(Value::Map(members)) = address {
+        // Here QMP and the command line have different defaults.
+        if data.get("server").is_none() {
+            data.set("server", Value::Bool(true));
+        }
         for (name, value) in members {
             data.set(&name, value);
         }

@@ -93,13 +93,33 @@ impl QmpCommand for QueryCommands {
     }
 }
 
+/// The kind of a schema entry.
+#[derive(Qapi)]
+#[qapi(name = "SchemaMetaType")]
+pub(super) enum MetaType {
+    /// A built-in type.
+    Builtin,
+    /// One of several words.
+    Enum,
+    /// A list.
+    Array,
+    /// An object.
+    Object,
+    /// One of several types.
+    Alternate,
+    /// A command.
+    Command,
+    /// An event.
+    Event,
+}
+
 /// An entry of the schema; its members depend on `meta-type`.
 #[derive(Qapi)]
 pub(super) struct SchemaInfo {
     /// The name; a number for types that are not built in.
     name: String,
     /// The kind of entry.
-    meta_type: String,
+    meta_type: MetaType,
     #[qapi(rest)]
     rest: Value,
 }
@@ -185,6 +205,20 @@ impl QmpCommand for HumanMonitorCommand {
     }
 }
 
+/// The type of a command line parameter.
+#[derive(Clone, Copy, PartialEq, Qapi)]
+#[qapi(name = "CommandLineParameterType")]
+pub(super) enum ParameterType {
+    /// Text.
+    String,
+    /// On or off.
+    Boolean,
+    /// A number.
+    Number,
+    /// A number of bytes.
+    Size,
+}
+
 /// A parameter of a command line option.
 #[derive(Qapi)]
 pub(super) struct CommandLineParameterInfo {
@@ -192,8 +226,8 @@ pub(super) struct CommandLineParameterInfo {
     name: String,
     /// One line about it.
     help: Option<String>,
-    /// `string`, `boolean`, `number` or `size`.
-    r#type: String,
+    /// The type.
+    r#type: ParameterType,
 }
 
 /// A command line option.
@@ -231,7 +265,12 @@ fn option_info(group: &OptionGroup) -> CommandLineOptionInfo {
     let parameters = group.parameters.iter().map(|parameter| CommandLineParameterInfo {
         name: parameter.name.into(),
         help: Some(parameter.help.into()).filter(|help: &String| !help.is_empty()),
-        r#type: parameter.kind.into(),
+        r#type: match parameter.kind {
+            "boolean" => ParameterType::Boolean,
+            "number" => ParameterType::Number,
+            "size" => ParameterType::Size,
+            _ => ParameterType::String,
+        },
     });
     CommandLineOptionInfo { parameters: parameters.collect(), option: group.name.into() }
 }

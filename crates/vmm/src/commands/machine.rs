@@ -1,7 +1,7 @@
 //! Commands about the machine and its CPUs.
 
 use derive::Qapi;
-use qapi::{Error, Result};
+use qapi::{Error, Qapi as _, Result, Source, Value};
 
 use super::QmpCommand;
 use crate::Vm;
@@ -89,6 +89,23 @@ impl QmpCommand for QueryCpuDefinitions {
     }
 }
 
+/// A guest architecture.
+#[derive(Clone, Copy, PartialEq, Qapi)]
+#[qapi(name = "SysEmuTarget", rename_all = "snake_case")]
+pub(super) enum Target {
+    /// 64-bit Arm.
+    Aarch64,
+    /// 64-bit RISC-V.
+    Riscv64,
+    /// 64-bit x86.
+    #[qapi(name = "x86_64")]
+    X86,
+}
+
+fn target(vm: &Vm) -> Result<Target> {
+    Target::from_value(Value::from(vm.listing.target), Source::Json)
+}
+
 /// A CPU of the machine.
 #[derive(Qapi)]
 pub(super) struct CpuInfoFast {
@@ -99,7 +116,7 @@ pub(super) struct CpuInfoFast {
     /// Host thread.
     thread_id: i64,
     /// Guest architecture.
-    target: String,
+    target: Target,
 }
 
 /// List the CPUs without disturbing them.
@@ -110,11 +127,12 @@ impl QmpCommand for QueryCpusFast {
     const NAME: &'static str = "query-cpus-fast";
     type Returns = Vec<CpuInfoFast>;
     fn run(self, vm: &Vm) -> Result<Vec<CpuInfoFast>> {
+        let target = target(vm)?;
         let info = |cpu: crate::CpuSlot| CpuInfoFast {
             cpu_index: cpu.index,
             qom_path: format!("/machine/unattached/device[{}]", cpu.index),
             thread_id: cpu.thread_id,
-            target: vm.listing.target.into(),
+            target,
         };
         Ok(vm.execution().cpus().into_iter().map(info).collect())
     }
@@ -146,7 +164,7 @@ impl QmpCommand for QueryKvm {
 #[derive(Qapi)]
 pub(super) struct TargetInfo {
     /// The name.
-    arch: String,
+    arch: Target,
 }
 
 /// Tell the guest architecture.
@@ -157,7 +175,7 @@ impl QmpCommand for QueryTarget {
     const NAME: &'static str = "query-target";
     type Returns = TargetInfo;
     fn run(self, vm: &Vm) -> Result<TargetInfo> {
-        Ok(TargetInfo { arch: vm.listing.target.into() })
+        Ok(TargetInfo { arch: target(vm)? })
     }
 }
 

@@ -1,11 +1,12 @@
 //! The virtual CPU interface: list registers and ICV registers (IHI 0069, 6).
+//! GICv2 translates its own, narrower registers to these.
 //!
 //! EL2 fills list registers through ICH registers; EL1 sees them through the
 //! ICV registers at the encodings of the ICC ones while HCR_EL2 redirects them.
 
 use derive::VmState;
 
-use super::{SPURIOUS, encoding as e};
+use crate::{SPURIOUS, encoding as e};
 
 /// Number of list registers.
 const LISTS: usize = 4;
@@ -34,15 +35,15 @@ const VMCR_MASK: u64 = 0xff | 0xff << 24 | 0xfc << 16 | VMCR_EOIM;
 
 /// What the physical side must do after a virtual access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
+pub(crate) enum After {
     Nothing,
     /// Deactivate the physical interrupt behind a list register.
     Deactivate(u32),
 }
 
 #[derive(Clone, Default, VmState)]
-#[vmstate(name = "gicv3-virt", version = 1)]
-pub(super) struct Virt {
+#[vmstate(name = "gic-virt", version = 1)]
+pub(crate) struct Virt {
     hcr: u64,
     vmcr: u64,
     apr: [u32; 2],
@@ -119,7 +120,7 @@ impl Virt {
     }
 
     /// Levels of the virtual IRQ and FIQ.
-    pub(super) fn lines(&self) -> (bool, bool) {
+    pub(crate) fn lines(&self) -> (bool, bool) {
         let Some(lr) = self.preempting().and_then(|i| self.lr.get(i)) else {
             return (false, false);
         };
@@ -157,12 +158,12 @@ impl Virt {
     }
 
     /// Level of the maintenance interrupt.
-    pub(super) fn maintenance(&self) -> bool {
+    pub(crate) fn maintenance(&self) -> bool {
         self.hcr & HCR_EN != 0 && self.misr() != 0
     }
 
     /// Reads an ICH register.
-    pub(super) fn ich_read(&self, reg: u16) -> Option<u64> {
+    pub(crate) fn ich_read(&self, reg: u16) -> Option<u64> {
         Some(match reg {
             e::ICH_HCR => self.hcr,
             // 5 priority and preemption bits, 16 ID bits, A3V, no direct injection.
@@ -179,7 +180,7 @@ impl Virt {
     }
 
     /// Writes an ICH register.
-    pub(super) fn ich_write(&mut self, reg: u16, value: u64) -> bool {
+    pub(crate) fn ich_write(&mut self, reg: u16, value: u64) -> bool {
         let low = u32::try_from(value & 0xffff_ffff).unwrap_or(0);
         match reg {
             e::ICH_HCR => self.hcr = value & HCR_MASK,
@@ -205,7 +206,7 @@ impl Virt {
     }
 
     /// Reads an ICV register at its ICC encoding.
-    pub(super) fn icv_read(&mut self, reg: u16) -> Option<u64> {
+    pub(crate) fn icv_read(&mut self, reg: u16) -> Option<u64> {
         let bit = |n: u32| (self.vmcr >> n) & 1;
         Some(match reg {
             e::PMR => self.pmr().into(),
@@ -248,7 +249,7 @@ impl Virt {
     }
 
     /// Writes an ICV register at its ICC encoding; `None` when there is none.
-    pub(super) fn icv_write(&mut self, reg: u16, value: u64) -> Option<After> {
+    pub(crate) fn icv_write(&mut self, reg: u16, value: u64) -> Option<After> {
         let low = u32::try_from(value & 0xff_ffff).unwrap_or(0);
         let field = |vmcr: u64, shift: u32, mask: u64, value: u64| {
             (vmcr & !(mask << shift)) | (value & mask) << shift
@@ -274,6 +275,13 @@ impl Virt {
             _ => return None,
         }
         Some(After::Nothing)
+    }
+
+    /// Gives the active priorities to the group of the interrupt to be ended:
+    /// GICv2 has one register for both groups.
+    pub(crate) fn gather_active(&mut self, group: usize) {
+        let all = self.apr[0] | self.apr[1];
+        self.apr = if group == 0 { [all, 0] } else { [0, all] };
     }
 
     fn end(&mut self, group: usize, vintid: u32) -> After {

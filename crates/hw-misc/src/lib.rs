@@ -1,0 +1,9 @@
+//! Small devices that fit nowhere else.
+//!
+//! One file per device, each with its properties, registers, reset and saved
+//! state, and a `CLASS` that the catalog lists. What boards put into them goes
+//! through small traits of the crate `device`. Boards create these devices by
+//! type name.
+//! Sources: named in each file.
+
+pub mod fw_cfg;

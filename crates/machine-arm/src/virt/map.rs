@@ -1,0 +1,33 @@
+//! The memory map and interrupt numbers of `virt` (QEMU 10.0: `info mtree`, `dumpdtb`).
+
+use machine::{Slot, slot};
+
+pub(super) const GIC_DIST: u64 = 0x0800_0000;
+pub(super) const GIC_CPU: u64 = 0x0801_0000;
+pub(super) const GIC_VIFACE: u64 = 0x0803_0000;
+pub(super) const GIC_VCPU: u64 = 0x0804_0000;
+pub(super) const GIC_FRAME: u64 = 0x1_0000;
+pub(super) const GIC_REDIST: u64 = 0x080a_0000;
+pub(super) const GIC_REDIST_SIZE: u64 = 0x00f6_0000;
+/// Two 64 KiB frames per CPU.
+pub(super) const GIC_REDIST_STRIDE: u64 = 0x2_0000;
+pub(super) const RAM: u64 = 0x4000_0000;
+
+/// Shared interrupts of the board.
+pub(super) const SHARED_IRQS: u32 = 256;
+
+/// Private interrupts (INTIDs) of the CPUs' timers, by the CPU's output name.
+pub(super) const TIMERS: &[(&str, u32)] =
+    &[("cntps", 29), ("cntp", 30), ("cntv", 27), ("cnthp", 26), ("cnthv", 28)];
+/// Private interrupt of virtual interface maintenance.
+pub(super) const MAINTENANCE: u32 = 25;
+
+pub(super) const UART: Slot = slot("uart0", "pl011", 0x0900_0000, 0x1000, Some(1));
+pub(super) const RTC: Slot = slot("rtc", "pl031", 0x0901_0000, 0x1000, Some(2));
+pub(super) const FW_CFG: Slot =
+    slot("fw_cfg", "fw_cfg_mem", 0x0902_0000, 0x18, None).with_banks(&[0x8, 0x0, 0x10]);
+
+/// What is on the board besides memory, CPUs and their interrupt controller.
+/// Not built yet, and so absent: flash at 0, pl061 at 0x09030000, 32 virtio-mmio
+/// transports from 0x0a000000, the platform bus at 0x0c000000, PCI, ITS and v2m.
+pub(super) const SLOTS: &[Slot] = &[UART, RTC, FW_CFG];

@@ -1,0 +1,221 @@
+//! The device tree of `virt`, from the plan and what was created.
+
+use accel::FirmwareCalls;
+use firmware::{Fdt, Prop};
+use machine::{Board, Slot};
+
+use super::{Gic, Plan, map};
+
+// Cells of an interrupt specifier (arm,gic.yaml).
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const LEVEL_HIGH: u32 = 4;
+
+/// First phandle; later ones count up.
+const CLOCK: u32 = 0x8000;
+
+fn address(base: u64, name: &str) -> String {
+    format!("/{name}@{base:x}")
+}
+
+fn spi(irq: u32) -> Prop {
+    Prop::Cells(vec![SPI, irq, LEVEL_HIGH])
+}
+
+/// Builds the tree but for what booting adds.
+pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
+    let mut t = Fdt::new();
+    let cpus = u32::try_from(plan.ids.len()).unwrap_or(u32::MAX);
+    let gic = CLOCK.wrapping_add(cpus).wrapping_add(1);
+    root(&mut t, plan, gic);
+    clock(&mut t);
+    timer(&mut t, plan);
+    cpu_nodes(&mut t, plan, board);
+    interrupt_controller(&mut t, plan, gic);
+    if board.record(map::UART.name).is_some() {
+        uart(&mut t, &map::UART);
+    }
+    if board.record(map::RTC.name).is_some() {
+        rtc(&mut t, &map::RTC);
+    }
+    if board.record(map::FW_CFG.name).is_some() {
+        fw_cfg(&mut t, &map::FW_CFG);
+    }
+    t
+}
+
+fn root(t: &mut Fdt, plan: &Plan, gic: u32) {
+    let compatible = plan.props.dt_compatible.as_deref().unwrap_or("linux,dummy-virt");
+    t.set("/", "interrupt-parent", Prop::cell(gic));
+    t.set("/", "dma-coherent", Prop::Empty);
+    t.set("/", "model", Prop::str("linux,dummy-virt"));
+    t.set("/", "#size-cells", Prop::cell(2));
+    t.set("/", "#address-cells", Prop::cell(2));
+    t.set("/", "compatible", Prop::str(compatible));
+}
+
+fn clock(t: &mut Fdt) {
+    let node = "/apb-pclk";
+    t.set(node, "compatible", Prop::str("fixed-clock"));
+    t.set(node, "#clock-cells", Prop::cell(0));
+    t.set(node, "clock-frequency", Prop::cell(24_000_000));
+    t.set(node, "clock-output-names", Prop::str("clk24mhz"));
+    t.set(node, "phandle", Prop::cell(CLOCK));
+}
+
+fn timer(t: &mut Fdt, plan: &Plan) {
+    // GICv2 specifiers of private interrupts name the CPUs in bits 8 to 15.
+    let flags = match plan.gic {
+        Gic::V2 => LEVEL_HIGH | ((1u32 << plan.ids.len().min(8)) - 1) << 8,
+        Gic::V3 => LEVEL_HIGH,
+    };
+    // Secure and non-secure physical, virtual, hypervisor; 16 is the first PPI.
+    let cells = ["cntps", "cntp", "cntv", "cnthp"].iter().flat_map(|name| {
+        let intid = map::TIMERS.iter().find(|(n, _)| n == name).map_or(16, |(_, i)| *i);
+        [PPI, intid - 16, flags]
+    });
+    t.set("/timer", "interrupts", Prop::Cells(cells.collect()));
+    t.set("/timer", "always-on", Prop::Empty);
+    t.set("/timer", "compatible", Prop::strs(&["arm,armv8-timer", "arm,armv7-timer"]));
+}
+
+fn cpu_nodes(t: &mut Fdt, plan: &Plan, board: &Board<'_>) {
+    t.set("/cpus", "#address-cells", Prop::cell(1));
+    t.set("/cpus", "#size-cells", Prop::cell(0));
+    let handles = board.cpu_handles();
+    let phandle = |index: usize| {
+        let left = plan.ids.len().saturating_sub(index);
+        CLOCK.wrapping_add(u32::try_from(left).unwrap_or(0))
+    };
+    for (index, id) in plan.ids.iter().enumerate() {
+        let node = format!("/cpus/cpu@{index}");
+        let compatible = handles.get(index).map_or("arm,armv8", |h| h.model().compatible);
+        t.set(&node, "device_type", Prop::str("cpu"));
+        t.set(&node, "compatible", Prop::str(compatible));
+        if plan.calls != FirmwareCalls::None && plan.ids.len() > 1 {
+            t.set(&node, "enable-method", Prop::str("psci"));
+        }
+        t.set(&node, "reg", Prop::cell(u32::try_from(*id).unwrap_or(0)));
+        t.set(&node, "phandle", Prop::cell(phandle(index)));
+    }
+    let shape = board.config.topology();
+    for index in 0..plan.ids.len() {
+        let i = u32::try_from(index).unwrap_or(0);
+        let thread = i % shape.threads;
+        let core = i / shape.threads % shape.cores;
+        let cluster = i / shape.threads / shape.cores % shape.clusters;
+        let socket = i / shape.threads / shape.cores / shape.clusters;
+        let mut node = format!("/cpus/cpu-map/socket{socket}/cluster{cluster}/core{core}");
+        if shape.threads > 1 {
+            node = format!("{node}/thread{thread}");
+        }
+        t.set(&node, "cpu", Prop::cell(phandle(index)));
+    }
+}
+
+fn interrupt_controller(t: &mut Fdt, plan: &Plan, phandle: u32) {
+    let node = address(map::GIC_DIST, "intc");
+    t.set(&node, "phandle", Prop::cell(phandle));
+    t.set(&node, "#interrupt-cells", Prop::cell(3));
+    t.set(&node, "interrupt-controller", Prop::Empty);
+    t.set(&node, "#address-cells", Prop::cell(2));
+    t.set(&node, "#size-cells", Prop::cell(2));
+    t.set(&node, "ranges", Prop::Empty);
+    if plan.props.virtualization {
+        let cells = vec![PPI, map::MAINTENANCE - 16, LEVEL_HIGH];
+        t.set(&node, "interrupts", Prop::Cells(cells));
+    }
+    match plan.gic {
+        Gic::V2 => {
+            t.set(&node, "compatible", Prop::str("arm,cortex-a15-gic"));
+            let mut frames = vec![map::GIC_DIST, map::GIC_CPU];
+            if plan.props.virtualization {
+                frames.extend([map::GIC_VIFACE, map::GIC_VCPU]);
+            }
+            let reg: Vec<u64> = frames.iter().flat_map(|f| [*f, map::GIC_FRAME]).collect();
+            t.set(&node, "reg", Prop::reg(&reg));
+        }
+        Gic::V3 => {
+            t.set(&node, "compatible", Prop::str("arm,gic-v3"));
+            t.set(&node, "#redistributor-regions", Prop::cell(1));
+            let reg = [map::GIC_DIST, map::GIC_FRAME, map::GIC_REDIST, map::GIC_REDIST_SIZE];
+            t.set(&node, "reg", Prop::reg(&reg));
+        }
+    }
+}
+
+fn primecell(t: &mut Fdt, slot: &Slot, kind: &str, clocks: &[&str]) -> String {
+    let node = address(slot.base, kind);
+    let compatible = format!("arm,{kind}");
+    t.set(&node, "compatible", Prop::strs(&[&compatible, "arm,primecell"]));
+    t.set(&node, "reg", Prop::reg(&[slot.base, slot.size]));
+    if let Some(irq) = slot.irq {
+        t.set(&node, "interrupts", spi(irq));
+    }
+    t.set(&node, "clocks", Prop::Cells(vec![CLOCK; clocks.len()]));
+    t.set(&node, "clock-names", Prop::strs(clocks));
+    node
+}
+
+fn uart(t: &mut Fdt, slot: &Slot) {
+    let node = primecell(t, slot, "pl011", &["uartclk", "apb_pclk"]);
+    t.set("/aliases", "serial0", Prop::str(&node));
+    t.set("/chosen", "stdout-path", Prop::str(&node));
+}
+
+fn rtc(t: &mut Fdt, slot: &Slot) {
+    primecell(t, slot, "pl031", &["apb_pclk"]);
+}
+
+fn fw_cfg(t: &mut Fdt, slot: &Slot) {
+    let node = address(slot.base, "fw-cfg");
+    t.set(&node, "compatible", Prop::str("qemu,fw-cfg-mmio"));
+    t.set(&node, "reg", Prop::reg(&[slot.base, slot.size]));
+    t.set(&node, "dma-coherent", Prop::Empty);
+}
+
+fn psci(t: &mut Fdt, plan: &Plan) {
+    let method = match plan.calls {
+        FirmwareCalls::None => return,
+        FirmwareCalls::Hvc => "hvc",
+        FirmwareCalls::Smc => "smc",
+    };
+    let node = "/psci";
+    t.set(node, "compatible", Prop::strs(&["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]));
+    t.set(node, "method", Prop::str(method));
+    // Function ids for guests that know only PSCI 0.1.
+    t.set(node, "cpu_suspend", Prop::cell(0xc400_0001));
+    t.set(node, "cpu_off", Prop::cell(0x8400_0002));
+    t.set(node, "cpu_on", Prop::cell(0xc400_0003));
+    t.set(node, "migrate", Prop::cell(0xc400_0005));
+}
+
+/// Adds what depends on this boot, to our tree or to one the user gave.
+pub(super) fn add_boot(
+    t: &mut Fdt,
+    plan: &Plan,
+    board: &Board<'_>,
+    initrd: Option<(u64, u64)>,
+) -> qapi::Result<()> {
+    let memory = address(map::RAM, "memory");
+    t.set(&memory, "device_type", Prop::str("memory"));
+    t.set(&memory, "reg", Prop::reg(&[map::RAM, board.config.ram_size]));
+    psci(t, plan);
+    t.node("/chosen");
+    if let Some(append) = &board.config.boot.append {
+        t.set("/chosen", "bootargs", Prop::str(append));
+    }
+    if let Some((start, end)) = initrd {
+        t.set("/chosen", "linux,initrd-start", Prop::U64(start));
+        t.set("/chosen", "linux,initrd-end", Prop::U64(end));
+    }
+    if plan.randomness() {
+        for (name, len) in [("kaslr-seed", 8), ("rng-seed", 32)] {
+            let mut seed = vec![0; len];
+            host::fill_random(&mut seed)
+                .map_err(|e| qapi::Error::generic(format!("no random bytes: {e}")))?;
+            t.set("/chosen", name, Prop::Bytes(seed));
+        }
+    }
+    Ok(())
+}

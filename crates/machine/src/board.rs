@@ -1,0 +1,272 @@
+//! A machine under construction, and the finished machine.
+
+use std::sync::Arc;
+
+use accel::{Boot, CpuConfig, CpuHandle, CpuSet, FirmwareCalls};
+use device::{IrqController, Record, Reset, ResetTree, World};
+use guest_ram::{RamBlock, RamOptions};
+use memory::{AddressSpace, Region};
+use qapi::{Source, Value};
+
+use crate::class::{Catalog, MachineClass};
+use crate::config::{Host, MachineConfig};
+
+/// A place in a machine's map: a device by type name, its address and interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Name of the place; becomes the device's id.
+    pub name: &'static str,
+    /// Device type.
+    pub class: &'static str,
+    /// Address of its first bank.
+    pub base: u64,
+    /// Bytes of address space that belong to it.
+    pub size: u64,
+    /// Shared interrupt of its first output.
+    pub irq: Option<u32>,
+    /// Offsets of its banks; those beyond the list follow each other.
+    pub banks: &'static [u64],
+}
+
+impl Slot {
+    /// The slot with its banks at these offsets.
+    #[must_use]
+    pub const fn with_banks(self, banks: &'static [u64]) -> Slot {
+        Slot { banks, ..self }
+    }
+}
+
+/// A slot, for tables.
+#[must_use]
+pub const fn slot(
+    name: &'static str,
+    class: &'static str,
+    base: u64,
+    size: u64,
+    irq: Option<u32>,
+) -> Slot {
+    Slot { name, class, base, size, irq, banks: &[0] }
+}
+
+/// A machine under construction.
+pub struct Board<'a> {
+    /// Its class.
+    pub class: &'static MachineClass,
+    /// What the command line says.
+    pub config: &'a MachineConfig,
+    /// What all its devices share.
+    pub world: World,
+    /// Root of the physical address space.
+    pub system: Region,
+    catalog: &'a Catalog,
+    records: Vec<Record>,
+    cpus: Option<CpuSet>,
+    boot: Vec<Boot>,
+    blobs: Vec<(u64, Vec<u8>)>,
+    dtb: Option<Vec<u8>>,
+}
+
+impl<'a> Board<'a> {
+    pub(crate) fn new(
+        class: &'static MachineClass,
+        config: &'a MachineConfig,
+        host: Host,
+        catalog: &'a Catalog,
+    ) -> Board<'a> {
+        let system = Region::root("system");
+        let Host { clock, wall, run, chardevs } = host;
+        let memory = AddressSpace::new("memory", &system);
+        let world = World { memory, clock, wall, run, chardevs };
+        Board {
+            class,
+            config,
+            world,
+            system,
+            catalog,
+            records: Vec::new(),
+            cpus: None,
+            boot: Vec::new(),
+            blobs: Vec::new(),
+            dtb: None,
+        }
+    }
+
+    /// Creates RAM and maps it.
+    pub fn ram(&mut self, name: &str, base: u64, size: u64) -> qapi::Result<()> {
+        let options = RamOptions { huge: true, ..RamOptions::default() };
+        let block = RamBlock::new(name, size, options).map_err(|e| {
+            qapi::Error::generic(format!("cannot set up guest memory '{name}': {e}"))
+        })?;
+        self.system.map(base, &Region::ram(name, block), 0);
+        Ok(())
+    }
+
+    /// Whether a device type exists.
+    #[must_use]
+    pub fn knows(&self, class: &str) -> bool {
+        self.catalog.device(class).is_some()
+    }
+
+    /// Creates a device by type name; it is not mapped or wired.
+    pub fn device(&mut self, class: &str, id: &str, props: Value) -> qapi::Result<&Record> {
+        let class = self.catalog.device(class).ok_or_else(|| {
+            qapi::Error::generic(format!("'{class}' is not a valid device model name"))
+        })?;
+        let record = class.build(id, props, Source::Json, &self.world)?;
+        self.records.push(record);
+        self.records.last().ok_or_else(|| qapi::Error::generic("no device"))
+    }
+
+    /// The device of an id.
+    #[must_use]
+    pub fn record(&self, id: &str) -> Option<&Record> {
+        self.records.iter().find(|r| r.id == id)
+    }
+
+    /// Creates a slot's device, maps its banks at the slot's address, and wires its first output.
+    pub fn place(
+        &mut self,
+        slot: &Slot,
+        props: Value,
+        irqs: &dyn IrqController,
+    ) -> qapi::Result<()> {
+        self.device(slot.class, slot.name, props)?;
+        let bases: Vec<u64> = slot.banks.iter().map(|b| slot.base + b).collect();
+        self.map_banks(slot.name, &bases)?;
+        let out = self.record(slot.name).and_then(|r| r.irq_outs.first());
+        if let (Some(irq), Some((_, out))) = (slot.irq, out) {
+            out.connect(irqs.shared(), irq);
+        }
+        Ok(())
+    }
+
+    /// Maps a device's banks; banks beyond the last address follow each other.
+    pub fn map_banks(&self, id: &str, bases: &[u64]) -> qapi::Result<()> {
+        let record =
+            self.record(id).ok_or_else(|| qapi::Error::generic(format!("no device '{id}'")))?;
+        let mut next = 0;
+        for (i, region) in record.regions.iter().enumerate() {
+            let base = bases.get(i).copied().unwrap_or(next);
+            self.system.map(base, region, 0);
+            next = base.saturating_add(region.len());
+        }
+        Ok(())
+    }
+
+    /// Creates the CPUs, in the order of `ids`.
+    pub fn create_cpus(
+        &mut self,
+        ids: Vec<u64>,
+        virtualization: bool,
+        secure: bool,
+        firmware_calls: FirmwareCalls,
+    ) -> qapi::Result<()> {
+        let name = self.class.arch.unwrap_or_default();
+        let arch = self.catalog.guest(name).ok_or_else(|| {
+            qapi::Error::generic(format!("guest architecture '{name}' is not built in"))
+        })?;
+        let model = self.config.cpu_model.as_deref().or(self.class.default_cpu);
+        let config = CpuConfig {
+            model: model.unwrap_or_default().to_owned(),
+            props: self.config.cpu_props.clone(),
+            ids,
+            virtualization,
+            secure,
+            firmware_calls,
+            clock: self.world.clock.clone(),
+            run: self.world.run.clone(),
+        };
+        self.cpus = Some(arch.new_cpus(&config)?);
+        Ok(())
+    }
+
+    /// The CPUs' handles in order; empty before [`Board::create_cpus`].
+    #[must_use]
+    pub fn cpu_handles(&self) -> Vec<Arc<dyn CpuHandle>> {
+        let units = self.cpus.as_ref().map_or(&[][..], |set| set.units.as_slice());
+        units.iter().map(|u| u.handle.clone()).collect()
+    }
+
+    /// Sets where each CPU starts at reset.
+    pub fn set_boot(&mut self, boot: Vec<Boot>) {
+        self.boot = boot;
+    }
+
+    /// Puts bytes into memory at every reset.
+    pub fn load(&mut self, address: u64, data: Vec<u8>) {
+        self.blobs.push((address, data));
+    }
+
+    /// Notes the device tree, for `dumpdtb`.
+    pub fn set_dtb(&mut self, dtb: Vec<u8>) {
+        self.dtb = Some(dtb);
+    }
+
+    pub(crate) fn finish(self) -> qapi::Result<Machine> {
+        let Board { class, config, world, system, records, cpus, boot, blobs, dtb, .. } = self;
+        let reset = ResetTree::default();
+        records.iter().for_each(|r| reset.add(&r.device));
+        let handles: Vec<_> =
+            cpus.iter().flat_map(|c| &c.units).map(|u| u.handle.clone()).collect();
+        for (cpu, boot) in handles.iter().zip(boot) {
+            cpu.set_boot(boot);
+        }
+        let mut spaces = vec![world.memory.clone()];
+        for i in 0..handles.len() {
+            spaces.push(AddressSpace::new(&format!("cpu-memory-{i}"), &system));
+        }
+        let dumped = config.boot.dumpdtb.is_some();
+        if let (Some(path), Some(dtb)) = (&config.boot.dumpdtb, &dtb) {
+            std::fs::write(path, dtb).map_err(|e| {
+                qapi::Error::generic(format!(
+                    "Error dumping FDT to '{}': {e}; is the directory writable?",
+                    path.display()
+                ))
+            })?;
+        }
+        let machine =
+            Machine { class, world, records, spaces, reset, cpus, handles, blobs, dtb, dumped };
+        machine.reset.reset(Reset::Cold);
+        machine.reload()?;
+        Ok(machine)
+    }
+}
+
+/// A created machine.
+pub struct Machine {
+    /// Its class.
+    pub class: &'static MachineClass,
+    /// What its devices share.
+    pub world: World,
+    /// Devices in order of creation.
+    pub records: Vec<Record>,
+    /// Address spaces, for `info mtree`.
+    pub spaces: Vec<AddressSpace>,
+    /// What a reset resets, in order.
+    pub reset: ResetTree,
+    /// The CPUs, to be given to an accelerator.
+    pub cpus: Option<CpuSet>,
+    /// The CPUs' handles in order.
+    pub handles: Vec<Arc<dyn CpuHandle>>,
+    /// Boot images: address and bytes.
+    pub blobs: Vec<(u64, Vec<u8>)>,
+    /// The device tree the guest is given.
+    pub dtb: Option<Vec<u8>>,
+    /// The device tree was written to a file: the machine is not to be run.
+    pub dumped: bool,
+}
+
+impl Machine {
+    /// Puts the boot images back into memory.
+    pub fn reload(&self) -> qapi::Result<()> {
+        for (address, data) in &self.blobs {
+            self.world.memory.load_rom(*address, data).map_err(|_| {
+                qapi::Error::generic(format!(
+                    "{} bytes at {address:#x} do not lie in the guest's RAM or ROM",
+                    data.len()
+                ))
+            })?;
+        }
+        Ok(())
+    }
+}

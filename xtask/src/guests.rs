@@ -1,0 +1,141 @@
+//! Guests from Debian's packages, cached in `guests/`.
+//!
+//! The package `debian-installer-12-netboot-arm64` holds an unmodified Debian 12 kernel and the
+//! installer's initrd. It is unpacked, not installed. A second, small archive with an init script is
+//! made beside it: Linux unpacks concatenated archives one over the other, so the installer's own
+//! initrd stays as it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Result, packages, root};
+
+const PACKAGE: &str = "debian-installer-12-netboot-arm64";
+const IMAGES: &str = "usr/lib/debian-installer/images/12/arm64/text/debian-installer/arm64";
+
+/// Files of the arm64 guest.
+pub(crate) struct Guest {
+    /// The folder.
+    pub(crate) dir: PathBuf,
+    /// Kernel image.
+    pub(crate) kernel: PathBuf,
+    /// Installer's initrd with our init script appended.
+    pub(crate) initrd: PathBuf,
+}
+
+/// What the guest runs instead of the installer: with `tinamou.test` on the command line it reports
+/// on itself and powers off, else it gives a root shell.
+const INIT: &str = r#"#!/bin/sh
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/ TERM=${TERM:-vt100} PS1='guest# '
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+if grep -q tinamou.test /proc/cmdline; then
+  echo "REPORT cpus $(grep -c ^processor /proc/cpuinfo)"
+  echo "REPORT memory_kb $(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)"
+  echo "REPORT sum $(find /bin /lib /usr /etc -xdev -type f | sort | xargs cat | sha256sum | cut -d' ' -f1)"
+  echo "REPORT uname $(uname -srm)"
+  echo "REPORT done"
+  poweroff -f
+fi
+echo
+echo "Welcome to Tinamou: $(uname -srm), $(grep -c ^processor /proc/cpuinfo) CPU(s)."
+echo "This is a root shell in a Debian 12 arm64 guest; 'poweroff -f' or Ctrl-A x ends it."
+while true; do setsid sh -c 'exec sh </dev/ttyAMA0 >/dev/ttyAMA0 2>&1' || sh; done
+"#;
+
+fn say(e: impl std::fmt::Display, path: &Path) -> String {
+    format!("{}: {e}", path.display())
+}
+
+/// One entry of a cpio archive in the "newc" form that Linux takes.
+fn cpio_entry(out: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
+    let header = format!(
+        "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
+        1,
+        0,
+        0,
+        1,
+        0,
+        data.len(),
+        0,
+        0,
+        0,
+        0,
+        name.len() + 1,
+        0
+    );
+    out.extend(header.bytes());
+    out.extend(name.bytes());
+    out.push(0);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out.extend(data);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+fn overlay() -> Vec<u8> {
+    let mut out = Vec::new();
+    cpio_entry(&mut out, "tinamou-init", 0o100_755, INIT.as_bytes());
+    cpio_entry(&mut out, "TRAILER!!!", 0, b"");
+    out.resize(out.len().next_multiple_of(512), 0);
+    out
+}
+
+fn unpack(dir: &Path) -> Result<()> {
+    let system = Path::new("/").join(IMAGES);
+    if system.join("linux").exists() {
+        eprintln!("==> taking kernel and initrd of the installed package {PACKAGE}");
+        for f in ["linux", "initrd.gz"] {
+            fs::copy(system.join(f), dir.join(f)).map_err(|e| say(e, &system))?;
+        }
+        return Ok(());
+    }
+    eprintln!("==> downloading Debian's package {PACKAGE} (about 75 MB)");
+    let tmp = dir.join("tmp");
+    let _ = fs::remove_dir_all(&tmp);
+    fs::create_dir_all(&tmp).map_err(|e| say(e, &tmp))?;
+    let download =
+        || Command::new("apt-get").args(["-q", "download", PACKAGE]).current_dir(&tmp).status();
+    if !download().is_ok_and(|s| s.success()) {
+        packages::apt(&["update"])?;
+        if !download().is_ok_and(|s| s.success()) {
+            return Err(format!("apt-get download {PACKAGE} failed"));
+        }
+    }
+    let deb = fs::read_dir(&tmp)
+        .map_err(|e| say(e, &tmp))?
+        .filter_map(std::result::Result::ok)
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "deb"))
+        .ok_or("no package arrived")?;
+    let ok = Command::new("dpkg").arg("-x").arg(&deb).arg(&tmp).status();
+    if !ok.is_ok_and(|s| s.success()) {
+        return Err(format!("dpkg -x {} failed", deb.display()));
+    }
+    for f in ["linux", "initrd.gz"] {
+        let from = tmp.join(IMAGES).join(f);
+        fs::copy(&from, dir.join(f)).map_err(|e| say(e, &from))?;
+    }
+    fs::remove_dir_all(&tmp).map_err(|e| say(e, &tmp))
+}
+
+/// Makes the guests available.
+pub(crate) fn fetch() -> Result<Guest> {
+    let dir = root().join("guests/arm64");
+    fs::create_dir_all(&dir).map_err(|e| say(e, &dir))?;
+    let guest =
+        Guest { kernel: dir.join("linux"), initrd: dir.join("initrd-tinamou"), dir: dir.clone() };
+    let plain = dir.join("initrd.gz");
+    if !guest.kernel.exists() || !plain.exists() {
+        unpack(&dir)?;
+    }
+    let mut all = fs::read(&plain).map_err(|e| say(e, &plain))?;
+    all.resize(all.len().next_multiple_of(4), 0);
+    all.extend(overlay());
+    if fs::read(&guest.initrd).ok().as_ref() != Some(&all) {
+        fs::write(&guest.initrd, &all).map_err(|e| say(e, &guest.initrd))?;
+    }
+    eprintln!("==> guest ready in {}", guest.dir.strip_prefix(root()).unwrap_or(&dir).display());
+    Ok(guest)
+}
