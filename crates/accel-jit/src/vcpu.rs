@@ -419,6 +419,10 @@ impl Vcpu for JitVcpu {
             // Taking an interrupt in `poll` sets it; left on, the first helper of the handler would
             // be taken for one that left its block, and run twice (ICC_IAR reads have effects).
             self.cpu.env().helper_exit = 0;
+            // Before guest code: the request is consumed, so a guest that loops would run on.
+            if kicked {
+                return Exit::Interrupted;
+            }
             let engine = Arc::clone(&self.core.engine);
             engine.world.enter(&self.core.peer);
             self.core.handle_messages(&mut *self.cpu);
@@ -433,9 +437,6 @@ impl Vcpu for JitVcpu {
             }
             self.cpu.env().helper_exit = 0;
             engine.world.leave(&self.core.peer);
-            if kicked {
-                return Exit::Interrupted;
-            }
         }
     }
 

@@ -47,6 +47,8 @@ impl CpuHandle for Handle {
         *self.shared.boot.lock() = boot;
     }
     fn reset(&self) {
+        let on = !self.shared.boot.lock().powered_off;
+        *self.shared.power.lock() = crate::system::Power { on, start: None };
         self.shared.reset.store(true, Ordering::Release);
         self.shared.kick();
     }

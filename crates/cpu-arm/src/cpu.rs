@@ -217,7 +217,11 @@ impl JitCpu for ArmCpu {
     fn poll(&mut self) -> Wake {
         let shared = Arc::clone(&self.system.shared);
         if shared.reset.swap(false, Ordering::AcqRel) {
+            // A CPU that came up faster may have turned this one on since the reset was asked
+            // for; the handle set the power state then, so keep what is there.
+            let power = *shared.power.lock();
             self.reset();
+            *shared.power.lock() = power;
         }
         {
             let mut power = shared.power.lock();

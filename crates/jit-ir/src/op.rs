@@ -26,6 +26,7 @@ impl Val {
 
     /// The index of the defining op.
     #[must_use]
+    #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -300,6 +301,39 @@ pub enum Arg {
     Any,
 }
 
+mod flag {
+    pub(super) const FAULT: u8 = 1 << 3;
+    pub(super) const EXIT: u8 = 1 << 4;
+    pub(super) const EFFECT: u8 = 1 << 5;
+    pub(super) const AUX: u8 = 1 << 6;
+    pub(super) const IMM: u8 = 1 << 7;
+}
+
+/// What [`Opcode::info`] gives, from operand kinds and flag letters.
+const fn info(args: [Arg; 3], flags: &str) -> u8 {
+    let mut bits = 0;
+    let mut n = 0;
+    while n < 3 {
+        if !matches!(args[n], Arg::No) {
+            bits |= 1 << n;
+        }
+        n += 1;
+    }
+    let flags = flags.as_bytes();
+    n = 0;
+    while n < flags.len() {
+        bits |= match flags[n] {
+            b'f' => flag::FAULT,
+            b'e' => flag::EXIT,
+            b's' => flag::EFFECT,
+            b'u' => flag::AUX,
+            _ => flag::IMM,
+        };
+        n += 1;
+    }
+    bits
+}
+
 macro_rules! opcodes {
     ($($(#[$doc:meta])* $name:ident $text:literal [$res:ident] ($a:ident $b:ident $c:ident) $flags:literal;)*) => {
         /// Operation codes. Operands are `a`, `b` and `c` (low 16 bits of `imm`).
@@ -314,11 +348,22 @@ macro_rules! opcodes {
             pub fn text(self) -> &'static str { match self { $(Self::$name => $text,)* } }
             /// Operand kinds of a, b, c.
             #[must_use]
-            pub fn args(self) -> [Arg; 3] { match self { $(Self::$name => [Arg::$a, Arg::$b, Arg::$c],)* } }
+            pub fn args(self) -> [Arg; 3] {
+                const ARGS: &[[Arg; 3]] = &[$([Arg::$a, Arg::$b, Arg::$c],)*];
+                ARGS[self as usize]
+            }
             /// Result kind: `No` none, `Same` the op's `ty`.
             #[must_use]
-            pub fn result(self) -> Arg { match self { $(Self::$name => Arg::$res,)* } }
-            fn flags(self) -> &'static str { match self { $(Self::$name => $flags,)* } }
+            pub fn result(self) -> Arg {
+                const RESULT: &[Arg] = &[$(Arg::$res,)*];
+                RESULT[self as usize]
+            }
+            /// Bits 0..=2: operands a, b, c are in use; then [`flag`] bits.
+            #[inline]
+            fn info(self) -> u8 {
+                const INFO: &[u8] = &[$(info([Arg::$a, Arg::$b, Arg::$c], $flags),)*];
+                INFO[self as usize]
+            }
         }
     };
 }
@@ -469,30 +514,39 @@ opcodes! {
 }
 
 impl Opcode {
+    /// Bit n: operand n (a, b, c) is in use, though it may be [`Val::NONE`] in calls.
+    #[must_use]
+    #[inline]
+    pub fn operand_mask(self) -> u8 {
+        self.info() & 7
+    }
     /// Guest state must be exact here: the op may fault or call out.
     #[must_use]
+    #[inline]
     pub fn may_fault(self) -> bool {
-        self.flags().contains('f')
+        self.info() & flag::FAULT != 0
     }
     /// The op leaves the block, always or sometimes.
     #[must_use]
+    #[inline]
     pub fn is_exit(self) -> bool {
-        self.flags().contains('e')
+        self.info() & flag::EXIT != 0
     }
     /// Must not be removed even if its value is unused.
     #[must_use]
+    #[inline]
     pub fn has_effect(self) -> bool {
-        self.flags().contains('s')
+        self.info() & flag::EFFECT != 0
     }
     /// `aux` carries meaning.
     #[must_use]
     pub fn uses_aux(self) -> bool {
-        self.flags().contains('u')
+        self.info() & flag::AUX != 0
     }
     /// `imm` carries meaning beyond operand c.
     #[must_use]
     pub fn uses_imm(self) -> bool {
-        self.flags().contains('i')
+        self.info() & flag::IMM != 0
     }
 }
 
@@ -522,6 +576,7 @@ impl Op {
     }
     /// Operand c.
     #[must_use]
+    #[inline]
     pub fn c(&self) -> Val {
         Val(self.imm as u16)
     }
@@ -563,12 +618,27 @@ impl Op {
         }
     }
     /// The operands that are in use.
+    #[inline]
     pub fn operands(&self) -> impl Iterator<Item = Val> {
-        let kinds = self.code.args();
+        let used = self.code.operand_mask();
         [self.a, self.b, self.c()]
             .into_iter()
-            .zip(kinds)
-            .filter(|(v, k)| *k != Arg::No && *v != Val::NONE)
-            .map(|(v, _)| v)
+            .enumerate()
+            .filter(move |(n, v)| used >> n & 1 != 0 && *v != Val::NONE)
+            .map(|(_, v)| v)
+    }
+    /// Calls `f` with each operand in use (the quick way for back ends).
+    #[inline]
+    pub fn each_operand(&self, mut f: impl FnMut(Val)) {
+        let used = self.code.operand_mask();
+        if used & 1 != 0 && self.a != Val::NONE {
+            f(self.a);
+        }
+        if used & 2 != 0 && self.b != Val::NONE {
+            f(self.b);
+        }
+        if used & 4 != 0 && self.c() != Val::NONE {
+            f(self.c());
+        }
     }
 }

@@ -149,7 +149,7 @@ fn mark_uses(block: &Block, op: &Op, i: usize, used: &mut [bool], last: &mut [u1
             used[at] = true;
         }
     };
-    for v in op.operands() {
+    op.each_operand(|v| {
         mark(v);
         // Flags are recomputed from the operands of their arithmetic op when they were clobbered.
         let mut cc = v;
@@ -166,7 +166,7 @@ fn mark_uses(block: &Block, op: &Op, i: usize, used: &mut [bool], last: &mut [u1
             cc = arith.c();
             mark(cc);
         }
-    }
+    });
     if op.code.is_exit()
         && let Some(Exit::Indirect(v) | Exit::Return(v)) = block.exits.get(op.imm as usize)
     {

@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     /// Of a root: index of the last op that uses it.
     pub(crate) last: u16,
     pub(crate) spill: u16,
+    /// The `flags` op that comes right after this op and names it, or `NONE`.
+    pub(crate) flags_of: u16,
     pub(crate) reg: u8,
 }
 
@@ -49,15 +51,12 @@ pub(crate) struct Alloc {
     pub(crate) pinned: u32,
     /// Registers that may be handed out, in order of preference.
     order: Vec<u8>,
-    free_spills: Vec<u16>,
-    spills: u16,
+    /// Root of each spill slot.
+    spills: Vec<u16>,
     /// Out of spill slots: the block cannot be emitted.
     pub(crate) overflow: bool,
     /// The current op.
     pub(crate) at: u16,
-    /// Op before which an arithmetic op sets the flags that the op after it names (index of the
-    /// `flags` op), `NONE` if it does not.
-    pub(crate) flags_of: Vec<u16>,
 }
 
 fn bit(reg: u8) -> u32 {
@@ -73,8 +72,7 @@ impl Alloc {
         self.order.clear();
         self.order.extend_from_slice(&LOCAL);
         self.order.extend(PIN_REGS[pins..].iter().rev());
-        self.free_spills.clear();
-        self.spills = 0;
+        self.spills.clear();
         self.overflow = false;
         self.locked = 0;
         self.scan(block, live);
@@ -87,38 +85,33 @@ impl Alloc {
             root: i,
             last: i,
             spill: NONE,
+            flags_of: NONE,
             reg: NO_REG,
         }));
-        self.flags_of.clear();
-        self.flags_of.resize(n, NONE);
+        let vals = &mut self.vals[..];
         let mut before = NONE;
-        for (i, op) in block.ops.iter().enumerate() {
-            if !live.keep[i] {
+        for ((i, op), keep) in block.ops.iter().enumerate().zip(&live.keep) {
+            if !keep {
                 continue;
             }
-            let i16 = i as u16;
+            let i = i as u16;
             if op.code == Opcode::FlagsOf {
                 if op.a.0 == before {
-                    self.flags_of[op.a.index()] = i16;
+                    vals[op.a.index()].flags_of = i;
                 } else {
                     // Recomputed at `i`.
-                    let def = block.def(op.a);
-                    for v in def.operands() {
-                        self.vals[v.index()].last = i16;
-                    }
+                    block.def(op.a).each_operand(|v| vals[v.index()].last = i);
                 }
             } else {
-                for v in op.operands() {
-                    self.vals[v.index()].last = i16;
-                }
+                op.each_operand(|v| vals[v.index()].last = i);
                 if op.code.is_exit()
                     && let Some(Exit::Indirect(v) | Exit::Return(v)) =
                         block.exits.get(op.imm as usize)
                 {
-                    self.vals[v.index()].last = i16;
+                    vals[v.index()].last = i;
                 }
             }
-            before = i16;
+            before = i;
         }
     }
 
@@ -152,54 +145,41 @@ impl Alloc {
         Mem::new(RSP, i32::from(slot) * 16)
     }
 
-    pub(crate) fn new_spill(&mut self) -> u16 {
-        if let Some(s) = self.free_spills.pop() {
-            return s;
-        }
-        if self.spills == SPILL_SLOTS {
-            self.overflow = true;
-            return 0;
-        }
-        self.spills += 1;
-        self.spills - 1
+    /// Gives a root a spill slot: a new one or that of a root that is dead.
+    pub(crate) fn new_spill(&mut self, root: u16) -> u16 {
+        let dead = |r: &u16| self.vals[usize::from(*r)].last < self.at;
+        let slot = match self.spills.iter().position(dead) {
+            Some(s) => {
+                let old = std::mem::replace(&mut self.spills[s], root);
+                self.slot(old).spill = NONE;
+                s as u16
+            }
+            None if self.spills.len() == usize::from(SPILL_SLOTS) => {
+                self.overflow = true;
+                0
+            }
+            None => {
+                self.spills.push(root);
+                self.spills.len() as u16 - 1
+            }
+        };
+        self.slot(root).spill = slot;
+        slot
     }
 
-    /// Forgets a root that is not used any more.
-    fn release(&mut self, root: u16) {
-        let s = self.vals[usize::from(root)];
-        if s.reg != NO_REG {
-            self.own[usize::from(s.reg)] = NONE;
+    /// Whether a register holds nothing that the current op or a later one needs.
+    fn is_free(&self, reg: u8) -> bool {
+        let root = self.own[usize::from(reg)];
+        root == NONE || self.vals[usize::from(root)].last < self.at
+    }
+
+    /// Breaks the tie between a register and its owner.
+    fn disown(&mut self, reg: u8) -> u16 {
+        let root = std::mem::replace(&mut self.own[usize::from(reg)], NONE);
+        if root != NONE {
             self.slot(root).reg = NO_REG;
         }
-        if s.spill < SPILL_SLOTS {
-            self.free_spills.push(s.spill);
-        }
-        self.slot(root).spill = NONE;
-    }
-
-    /// Ends an op: operands and a result without later use give their storage back.
-    pub(crate) fn finish(&mut self, block: &Block, i: u16) {
-        self.locked = 0;
-        let op = &block.ops[usize::from(i)];
-        for v in op.operands() {
-            let r = self.root(v);
-            if !self.lives(r) {
-                self.release(r);
-            }
-        }
-        if op.code == Opcode::FlagsOf {
-            let def = block.def(op.a);
-            for v in def.operands() {
-                let r = self.root(v);
-                if !self.lives(r) {
-                    self.release(r);
-                }
-            }
-        }
-        let r = self.vals[usize::from(i)].root;
-        if !self.lives(r) {
-            self.release(r);
-        }
+        root
     }
 
     pub(crate) fn set_owner(&mut self, reg: u8, root: u16) {
@@ -223,8 +203,7 @@ impl Alloc {
         if self.vals[usize::from(root)].spill != NONE {
             return;
         }
-        let s = self.new_spill();
-        self.slot(root).spill = s;
+        let s = self.new_spill(root);
         if reg >= XMM {
             asm.store128(Self::spill_mem(s), reg - XMM);
         } else {
@@ -234,24 +213,17 @@ impl Alloc {
 
     fn first_free(&self, avoid: u32) -> Option<u8> {
         let busy = self.locked | avoid;
-        self.order
-            .iter()
-            .copied()
-            .find(|r| self.own[usize::from(*r)] == NONE && busy & bit(*r) == 0)
+        self.order.iter().copied().find(|r| busy & bit(*r) == 0 && self.is_free(*r))
     }
 
     /// Makes a register's owner give it up, keeping the value if it is still needed.
     pub(crate) fn move_out(&mut self, asm: &mut Asm, block: &Block, reg: u8) {
-        let root = self.own[usize::from(reg)];
+        let root = self.disown(reg);
         if root == NONE {
             return;
         }
-        self.own[usize::from(reg)] = NONE;
-        self.slot(root).reg = NO_REG;
         let s = self.vals[usize::from(root)];
-        if s.last < self.at
-            || block.ops[usize::from(root)].code == Opcode::Const
-            || s.spill != NONE
+        if s.last < self.at || block.ops[usize::from(root)].code == Opcode::Const || s.spill != NONE
         {
             return;
         }
@@ -262,8 +234,7 @@ impl Alloc {
             None => return self.store_spill(asm, root, reg),
         }
         if let Some(to) = to {
-            self.own[usize::from(to)] = root;
-            self.slot(root).reg = to;
+            self.set_owner(to, root);
         }
     }
 
@@ -277,8 +248,7 @@ impl Alloc {
         if self.lives(root) {
             self.move_out(asm, block, pin);
         } else {
-            self.own[usize::from(pin)] = NONE;
-            self.slot(root).reg = NO_REG;
+            self.disown(pin);
         }
     }
 
@@ -295,7 +265,10 @@ impl Alloc {
     /// Takes some register for the current op.
     pub(crate) fn temp(&mut self, asm: &mut Asm, block: &Block) -> u8 {
         let r = match self.first_free(0) {
-            Some(r) => r,
+            Some(r) => {
+                self.disown(r);
+                r
+            }
             None => {
                 let r = self.victim(block, self.order.iter().copied());
                 debug_assert!(r.is_some(), "all registers are locked");
@@ -310,7 +283,7 @@ impl Alloc {
 
     /// Spills the owner of a register.
     fn drop_reg(&mut self, asm: &mut Asm, block: &Block, r: u8) {
-        let root = self.own[usize::from(r)];
+        let root = self.disown(r);
         if root == NONE {
             return;
         }
@@ -318,8 +291,6 @@ impl Alloc {
         if s.last >= self.at && block.ops[usize::from(root)].code != Opcode::Const {
             self.store_spill(asm, root, r);
         }
-        self.own[usize::from(r)] = NONE;
-        self.slot(root).reg = NO_REG;
     }
 
     /// Takes one particular unpinned register; before any operand of the op is fetched.
@@ -367,13 +338,16 @@ impl Alloc {
     }
 
     fn free_xmm(&self) -> Option<u8> {
-        (XMM..32).find(|r| self.own[usize::from(*r)] == NONE && self.locked & bit(*r) == 0)
+        (XMM..32).find(|r| self.locked & bit(*r) == 0 && self.is_free(*r))
     }
 
     /// Takes some XMM register (0..16) for the current op.
     pub(crate) fn temp_xmm(&mut self, asm: &mut Asm, block: &Block) -> u8 {
         let r = match self.free_xmm() {
-            Some(r) => r,
+            Some(r) => {
+                self.disown(r);
+                r
+            }
             None => {
                 let r = self.victim(block, XMM..32);
                 debug_assert!(r.is_some(), "all vector registers are locked");
@@ -411,8 +385,7 @@ impl Alloc {
                 && avoid & bit(r) == 0
                 && !self.lives(root)
             {
-                self.own[usize::from(r)] = NONE;
-                self.slot(root).reg = NO_REG;
+                self.disown(r);
                 self.locked |= bit(r);
                 return r - XMM;
             }
@@ -430,8 +403,7 @@ impl Alloc {
                 && (avoid | self.pinned) & bit(r) == 0
                 && !self.lives(root)
             {
-                self.own[usize::from(r)] = NONE;
-                self.slot(root).reg = NO_REG;
+                self.disown(r);
                 self.locked |= bit(r);
                 return r;
             }
@@ -446,22 +418,16 @@ impl Alloc {
                 continue;
             }
             let root = self.own[usize::from(r)];
-            if self.lives(root) {
-                if block.ops[usize::from(root)].code != Opcode::Const {
-                    self.store_spill(asm, root, r);
-                }
+            if self.lives(root) && block.ops[usize::from(root)].code != Opcode::Const {
+                self.store_spill(asm, root, r);
             }
         }
     }
 
     /// Forgets registers that a call changed.
     pub(crate) fn forget(&mut self, mask: u32) {
-        for r in 0..32u8 {
-            let root = self.own[usize::from(r)];
-            if mask & bit(r) != 0 && root != NONE {
-                self.own[usize::from(r)] = NONE;
-                self.slot(root).reg = NO_REG;
-            }
+        for r in (0..32u8).filter(|r| mask & bit(*r) != 0) {
+            self.disown(r);
         }
     }
 

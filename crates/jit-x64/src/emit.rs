@@ -7,12 +7,12 @@ use jit_ir::backend::BlockCx;
 use jit_ir::opt::Passes;
 use jit_ir::{Block, Effects, Op, Opcode, Ty, Val};
 
+use crate::CpuFeatures;
 use crate::alloc::{Alloc, CALLER_SAVED, NONE, PIN_REGS, SPILL_SLOTS, XMM};
 use crate::asm::{Asm, Mem, RAX, RBP, RCX, RDI, RDX, RSI};
 use crate::exits::Stub;
 use crate::flags::Flags;
 use crate::thunks::{self, env, id};
-use crate::CpuFeatures;
 
 /// Buffers that blocks share.
 #[derive(Default)]
@@ -73,18 +73,23 @@ impl<'a> Emit<'a> {
                 continue;
             }
             let op = &self.block.ops[i];
+            match op.code {
+                Opcode::InsnStart => {
+                    self.offset = op.imm as u32;
+                    continue;
+                }
+                Opcode::Const => continue,
+                _ => {}
+            }
             self.al.at = i as u16;
             self.al.locked = 0;
             self.op(i as u16, op);
-            self.al.finish(self.block, i as u16);
         }
         self.emit_stubs();
     }
 
     fn op(&mut self, i: u16, op: &Op) {
         match op.code {
-            Opcode::InsnStart => self.offset = op.imm as u32,
-            Opcode::Const => {}
             Opcode::Get => self.get(i, op),
             Opcode::Set => self.set(op),
             Opcode::Pc => {
@@ -353,9 +358,7 @@ impl<'a> Emit<'a> {
     /// An argument that can be moved now, or any if all wait for each other.
     fn next_argument(source: &[Option<u8>; 3], pending: &[bool; 3]) -> Option<usize> {
         const TO: [u8; 3] = [RSI, RDX, RCX];
-        let ready = |n: &usize| {
-            (0..3).all(|m| m == *n || !pending[m] || source[m] != Some(TO[*n]))
-        };
+        let ready = |n: &usize| (0..3).all(|m| m == *n || !pending[m] || source[m] != Some(TO[*n]));
         let mut waiting = (0..3).filter(|n| pending[*n]);
         waiting.clone().find(ready).or_else(|| waiting.next())
     }
@@ -382,4 +385,3 @@ impl<'a> Emit<'a> {
         }
     }
 }
-

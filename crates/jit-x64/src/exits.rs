@@ -172,24 +172,28 @@ impl Emit<'_> {
         self.stubs.push(Stub::Return { field, to: op.imm as u32 });
     }
 
-    /// Goes to the ring's newest entry if that is for the address in rax; else falls through.
+    /// Goes to the ring's newest entry if that is for the address in rax; else falls through. An empty
+    /// entry has a VA that a guest may return to all the same, but no host address.
     fn pop_return(&mut self) {
         self.asm.load(false, RCX, env!(ring_top));
         self.asm.mov(false, RDX, RCX);
         self.asm.shift(shift::SHL, false, RDX, size_of::<RingEntry>().trailing_zeros() as u8);
         self.asm.alu(alu::CMP, true, RAX, Self::ring(RDX, offset_of!(RingEntry, va)));
         let other = self.asm.jcc_short(cc::NE);
+        self.asm.load(true, RDX, Self::ring(RDX, offset_of!(RingEntry, host)));
+        self.asm.test(true, RDX, RDX);
+        let empty = self.asm.jcc_short(cc::E);
         self.asm.alu_imm(alu::CMP, false, env!(request), 0);
         let request = self.asm.jcc_short(cc::S);
         self.asm.alu_imm(alu::SUB, false, RCX, 1);
         self.asm.alu_imm(alu::AND, false, RCX, RING as i32 - 1);
         self.asm.store(true, env!(ring_top), RCX);
-        self.asm.load(true, RCX, Self::ring(RDX, offset_of!(RingEntry, host)));
         self.asm.alu_imm(alu::AND, true, RAX, -4096);
         self.asm.store(true, env!(page), RAX);
-        self.asm.jmp_reg(RCX);
-        self.asm.bind_short(other);
-        self.asm.bind_short(request);
+        self.asm.jmp_reg(RDX);
+        for at in [other, empty, request] {
+            self.asm.bind_short(at);
+        }
     }
 
     /// Emits what the block refers to.

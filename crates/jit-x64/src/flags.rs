@@ -43,7 +43,7 @@ impl Emit<'_> {
             },
             Opcode::SetCc => self.set_cc(op),
             Opcode::FlagsOf => {
-                if self.flags.live != i {
+                if self.flags.live != i && self.al.slot(i).spill == NONE {
                     self.recompute(i, op);
                 }
             }
@@ -78,7 +78,7 @@ impl Emit<'_> {
 
     /// The flags op that wants the flags of the current op right after it.
     pub(crate) fn wanted(&self) -> Option<u16> {
-        Some(self.al.flags_of[usize::from(self.al.at)]).filter(|w| *w != NONE)
+        Some(self.al.vals[usize::from(self.al.at)].flags_of).filter(|w| *w != NONE)
     }
 
     /// To be called before host flags change: keeps what is needed after the current op.
@@ -102,8 +102,7 @@ impl Emit<'_> {
         let r = self.flags.live;
         let was_locked = self.al.locked;
         self.image_to_ax();
-        let s = self.al.new_spill();
-        self.al.slot(r).spill = s;
+        let s = self.al.new_spill(r);
         self.asm.store_sized(1, Alloc::spill_mem(s), RAX);
         self.al.locked = was_locked;
     }
@@ -147,8 +146,7 @@ impl Emit<'_> {
         }
         let (t, m) = (self.temp(), self.slot_mem());
         self.asm.movzx(1, t, m);
-        let s = self.al.new_spill();
-        self.al.slot(r).spill = s;
+        let s = self.al.new_spill(r);
         self.asm.store_sized(1, Alloc::spill_mem(s), t);
         self.unlock(t);
     }
@@ -423,8 +421,7 @@ impl Emit<'_> {
                 self.asm.alu(alu::OR, false, t, u);
             }
         }
-        let s = self.al.new_spill();
-        self.al.slot(i).spill = s;
+        let s = self.al.new_spill(i);
         self.asm.store_sized(1, Alloc::spill_mem(s), t);
     }
 }
@@ -434,8 +431,20 @@ pub(crate) fn host_cond(cond: Cond, inverted: bool) -> u8 {
     match cond {
         Cond::Eq => cc::E,
         Cond::Ne => cc::NE,
-        Cond::Hs => if inverted { cc::AE } else { cc::B },
-        Cond::Lo => if inverted { cc::B } else { cc::AE },
+        Cond::Hs => {
+            if inverted {
+                cc::AE
+            } else {
+                cc::B
+            }
+        }
+        Cond::Lo => {
+            if inverted {
+                cc::B
+            } else {
+                cc::AE
+            }
+        }
         Cond::Mi => cc::S,
         Cond::Pl => cc::NS,
         Cond::Vs => cc::O,

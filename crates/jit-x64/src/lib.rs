@@ -10,6 +10,7 @@
 
 mod alloc;
 pub mod asm;
+mod atomics;
 mod emit;
 mod exits;
 mod flags;

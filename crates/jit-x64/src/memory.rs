@@ -51,6 +51,8 @@ pub(crate) struct Slow {
     pub(crate) imm: i32,
     pub(crate) arg: u32,
     pub(crate) value: Source,
+    /// New value of a compare-and-swap.
+    pub(crate) new: Source,
     pub(crate) target: Target,
     pub(crate) keep_xmm: bool,
 }
@@ -70,11 +72,16 @@ impl Emit<'_> {
         let log2 = desc.log2();
         let simple = !desc.is_big_endian()
             && if op.ty == Ty::V128 { (2..=4).contains(&log2) } else { log2 <= 3 };
+        let atomic = simple && op.ty != Ty::V128 && !desc.is_signed();
         match op.code {
             Opcode::Load if simple => self.load(i, op),
             Opcode::Store if simple => self.store(op),
             Opcode::Load => self.by_runtime(i, op, Function::Load),
             Opcode::Store => self.by_runtime(i, op, Function::Store),
+            Opcode::LoadEx if atomic => self.load_exclusive(i, op),
+            Opcode::StoreEx if atomic => self.store_exclusive(i, op),
+            Opcode::Rmw if atomic && Self::rmw_inline(op) => self.rmw(i, op),
+            Opcode::Cas if atomic => self.compare_and_swap(i, op),
             Opcode::LoadEx => self.by_runtime(i, op, Function::LoadEx),
             Opcode::StoreEx => self.by_runtime(i, op, Function::StoreEx),
             Opcode::Rmw => self.by_runtime(i, op, Function::Rmw),
@@ -85,7 +92,7 @@ impl Emit<'_> {
         }
     }
 
-    fn argument_of(&self, op: &Op) -> u32 {
+    pub(crate) fn argument_of(&self, op: &Op) -> u32 {
         let kind = if op.code == Opcode::Rmw { op.rmw() as u32 } else { 0 };
         let desc = u32::from(op.aux) & ((1 << arg::DESC_BITS) - 1);
         desc | kind << arg::KIND | (self.offset & 0x3fff) << arg::OFFSET
@@ -107,10 +114,16 @@ impl Emit<'_> {
     }
 
     /// Emits the TLB check of an access; gives the place of the jump that a miss takes. On a hit rsi is
-    /// host address minus VA.
-    fn probe(&mut self, base: u8, imm: i32, desc: MemDesc, write: bool) -> usize {
+    /// host address minus VA. `exact`: unaligned accesses count as misses.
+    pub(crate) fn probe(
+        &mut self,
+        base: u8,
+        imm: i32,
+        desc: MemDesc,
+        write: bool,
+        exact: bool,
+    ) -> usize {
         let size = desc.bytes() as i32;
-        let exact = desc.is_aligned() || desc.is_within16();
         let (reach, low) = if exact { (0, size - 1) } else { (size - 1, 0) };
         if imm + reach == 0 {
             self.asm.mov(true, RDI, base);
@@ -135,6 +148,10 @@ impl Emit<'_> {
         miss
     }
 
+    fn exact(desc: MemDesc) -> bool {
+        desc.is_aligned() || desc.is_within16()
+    }
+
     fn load(&mut self, i: u16, op: &Op) {
         let desc = op.mem();
         let (base, imm) = self.address(op);
@@ -149,10 +166,11 @@ impl Emit<'_> {
             imm,
             arg: self.argument_of(op),
             value: Source::None,
+            new: Source::None,
             target,
             keep_xmm: self.al.xmm_live(),
         };
-        let miss = self.probe(base, imm, desc, false);
+        let miss = self.probe(base, imm, desc, false, Self::exact(desc));
         let m = Mem::indexed(base, RSI, imm);
         match target {
             Target::Xmm(x) => {
@@ -196,10 +214,11 @@ impl Emit<'_> {
             imm,
             arg: self.argument_of(op),
             value,
+            new: Source::None,
             target: Target::None,
             keep_xmm: self.al.xmm_live(),
         };
-        let miss = self.probe(base, imm, desc, true);
+        let miss = self.probe(base, imm, desc, true, Self::exact(desc));
         let m = Mem::indexed(base, RSI, imm);
         match (value, desc.log2()) {
             (Source::Xmm(x), 2) => self.asm.movq_from_xmm(false, m, x),
@@ -223,16 +242,11 @@ impl Emit<'_> {
             _ if vector => Source::Xmm(self.xmm(op.b)),
             _ => Source::Reg(self.gpr(op.b)),
         };
-        if function == Function::Cas {
-            let to = env!(wide).plus(16);
-            if vector {
-                let new = self.xmm(op.c());
-                self.asm.store128(to, new);
-            } else {
-                let new = self.gpr(op.c());
-                self.asm.store(true, to, new);
-            }
-        }
+        let new = match function {
+            Function::Cas if vector => Source::Xmm(self.xmm(op.c())),
+            Function::Cas => Source::Reg(self.gpr(op.c())),
+            _ => Source::None,
+        };
         let target = match function {
             Function::Store => Target::None,
             Function::StoreEx => Target::Reg(RDI, false),
@@ -245,6 +259,7 @@ impl Emit<'_> {
             imm,
             arg: self.argument_of(op),
             value,
+            new,
             target,
             keep_xmm: self.al.xmm_live(),
         };
@@ -263,11 +278,17 @@ impl Emit<'_> {
         } else {
             self.asm.lea(true, RSI, Mem::new(s.base, s.imm));
         }
+        let wide = env!(wide);
+        match s.new {
+            Source::Reg(r) => self.asm.store(true, wide.plus(16), r),
+            Source::Xmm(x) => self.asm.store128(wide.plus(16), x),
+            _ => {}
+        }
         match s.value {
             Source::None => {}
             Source::Reg(r) => self.asm.mov(true, RDI, r),
             Source::Imm(v) => self.asm.mov_imm(RDI, v as i64 as u64),
-            Source::Xmm(x) if s.log2() == 4 => self.asm.store128(env!(wide), x),
+            Source::Xmm(x) if s.log2() == 4 => self.asm.store128(wide, x),
             Source::Xmm(x) => self.asm.movq_from_xmm(true, RDI, x),
         }
         self.asm.push_imm(s.arg as i32);
@@ -277,7 +298,7 @@ impl Emit<'_> {
             Target::None => {}
             Target::Reg(r, true) if r == RDI => {}
             Target::Reg(r, w) => self.asm.mov(w, r, RDI),
-            Target::Xmm(x) if s.log2() == 4 => self.asm.load128(x, env!(wide)),
+            Target::Xmm(x) if s.log2() == 4 => self.asm.load128(x, wide),
             Target::Xmm(x) => self.asm.movq_to_xmm(true, x, RDI),
         }
     }

@@ -6,12 +6,14 @@
 
 use std::mem::offset_of;
 
+use jit_ir::StateLayout;
 use jit_ir::backend::{CodeBuf, CodeFull, Runtime, RuntimeCx};
 use jit_ir::opt::Passes;
-use jit_ir::StateLayout;
 
 use crate::alloc::{CALLER_SAVED, PIN_REGS, SPILL_SLOTS};
-use crate::asm::{Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, alu, cc, shift};
+use crate::asm::{
+    Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, alu, cc, shift,
+};
 
 /// Indices into [`Runtime::thunks`].
 pub(crate) mod id {
@@ -90,8 +92,7 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
     t.lookup(&mut thunks);
     t.calls(&mut thunks);
     let calls = &cx.calls;
-    let functions =
-        [calls.load, calls.store, calls.load_ex, calls.store_ex, calls.rmw, calls.cas];
+    let functions = [calls.load, calls.store, calls.load_ex, calls.store_ex, calls.rmw, calls.cas];
     for (n, f) in functions.into_iter().enumerate() {
         for vectors in [false, true] {
             thunks[id::MEMORY + 2 * n + usize::from(vectors)] = t.memory(f, n == 5, vectors);
@@ -254,7 +255,7 @@ impl Thunks<'_> {
             self.asm.push(*r);
         }
         let pushed = 8 * saved.len() as i32;
-        let pad = if saved.len() % 2 == 0 { 0 } else { 8 };
+        let pad = if saved.len().is_multiple_of(2) { 0 } else { 8 };
         let area = pad + if vectors { 256 } else { 0 };
         if area != 0 {
             self.asm.alu_imm(alu::SUB, true, RSP, area);

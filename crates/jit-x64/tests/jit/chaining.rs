@@ -1,0 +1,128 @@
+//! Jumps between blocks: patched exits, the code TLB, the return ring, requests.
+
+use crate::machine::{Code, PAGE, World, r};
+use jit_ir::opt::Passes;
+use jit_ir::toy::{HELPERS, LAYOUT};
+use jit_ir::{Block, Builder, Exit, Ty};
+use jit_x64::BACKEND;
+
+fn build(passes: Passes, start: u32, f: impl FnOnce(&mut Builder)) -> Block {
+    let mut b = Builder::new(&LAYOUT, HELPERS, passes);
+    b.begin(start);
+    b.insn(start, 4);
+    f(&mut b);
+    b.block().clone()
+}
+
+fn add(b: &mut Builder, reg: u32, n: i64) {
+    let v = b.get(r(reg), Ty::I64);
+    let v = b.add_imm(v, n);
+    b.set(r(reg), v);
+}
+
+/// A machine and a program: at 0 call 4096, which returns to 8, which loops to 0 r1 times and ends at
+/// 64, where nothing is.
+fn program(passes: Passes, counter: u64) -> (Box<World>, Code) {
+    let mut code = Code::new(&BACKEND, passes);
+    let mut w = World::new(1);
+    *w.cpu.env.request.get_mut() = 0;
+    w.area = code.area();
+    (w.cpu.r[1], w.cpu.r[2]) = (counter, 0);
+    let call = build(passes, 0, |b| {
+        let link = b.pc(8);
+        b.set(r(15), link);
+        b.push_return(8);
+        b.exit(Exit::Rel(4096));
+    });
+    let callee = build(passes, 0, |b| {
+        add(b, 2, 1);
+        let link = b.get(r(15), Ty::I64);
+        b.exit(Exit::Return(link));
+    });
+    let after = build(passes, 8, |b| {
+        add(b, 1, -1);
+        let v = b.get(r(1), Ty::I64);
+        b.exit_if(v, false, Exit::Page(0));
+        b.exit(Exit::Page(64));
+    });
+    for (va, block) in [(PAGE, call), (PAGE + 4096, callee), (PAGE + 8, after)] {
+        let at = code.emit(&block);
+        w.blocks.push((va, at));
+    }
+    (w, code)
+}
+
+#[test]
+fn calls_and_returns_stay_in_generated_code() {
+    for passes in [Passes::all(), Passes::all() - Passes::RING, Passes::empty()] {
+        let (mut w, code) = program(passes, 1000);
+        let entry = w.blocks[0].1;
+        code.enter(&mut w, entry);
+        assert_eq!(w.cpu.r[2], 1000, "{passes:?}");
+        assert_eq!(w.cpu.r[1], 0, "{passes:?}");
+        assert_eq!(w.cpu.env.pc(), PAGE + 64, "{passes:?}");
+        assert!(w.lookups <= 6, "{} look-ups with {passes:?}", w.lookups);
+    }
+}
+
+#[test]
+fn a_loop_notices_a_request() {
+    let (mut w, code) = program(Passes::all(), u64::MAX);
+    let entry = w.blocks[0].1;
+    let request = &raw const w.cpu.env.request;
+    let address = request as usize;
+    let kicker = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        // SAFETY: the machine lives until this thread was joined.
+        let request = unsafe { &*(address as *const std::sync::atomic::AtomicI32) };
+        request.store(-1, std::sync::atomic::Ordering::Release);
+    });
+    code.enter(&mut w, entry);
+    kicker.join().expect("kicker");
+    let pc = w.cpu.env.pc();
+    assert!([PAGE, PAGE + 8, PAGE + 4096].contains(&pc), "left at {pc:#x}");
+    assert!(w.cpu.r[2] > 1000, "the loop ran {} times", w.cpu.r[2]);
+}
+
+#[test]
+fn a_call_at_the_end_of_a_page_returns_to_the_next() {
+    let passes = Passes::all();
+    let (mut w, mut code) = program(passes, 1);
+    let call = build(passes, 0xffc, |b| {
+        let link = b.pc(0x1000);
+        b.set(r(15), link);
+        b.push_return(0x1000);
+        b.exit(Exit::Page(0x2000));
+    });
+    let callee = build(passes, 0, |b| {
+        add(b, 2, 1);
+        let link = b.get(r(15), Ty::I64);
+        b.exit(Exit::Return(link));
+    });
+    let end = build(passes, 0, |b| b.exit(Exit::Runtime(4)));
+    w.blocks.clear();
+    for (va, block) in [(PAGE + 0x2000, callee), (PAGE + 0x1000, end), (PAGE + 0xffc, call)] {
+        let at = code.emit(&block);
+        w.blocks.push((va, at));
+    }
+    for _ in 0..3 {
+        w.cpu.env.set_pc(PAGE);
+        let entry = w.blocks[2].1;
+        code.enter(&mut w, entry);
+        assert_eq!(w.cpu.env.pc(), PAGE + 0x1004);
+    }
+    assert_eq!(w.cpu.r[2], 3);
+}
+
+#[test]
+fn a_return_to_the_mark_of_empty_entries_is_looked_up() {
+    let passes = Passes::all();
+    let (mut w, mut code) = program(passes, 1);
+    let block = build(passes, 0, |b| {
+        let to = b.c64(u64::MAX);
+        b.exit(Exit::Return(to));
+    });
+    let at = code.emit(&block);
+    code.enter(&mut w, at);
+    assert_eq!(w.looked_up, Some((!0xfff, 0xfff, 0)));
+}

@@ -1,0 +1,6 @@
+//! Tests that run generated code.
+#![expect(unsafe_code, reason = "enters generated code")]
+
+mod chaining;
+mod machine;
+mod random;
