@@ -41,7 +41,10 @@ impl Program {
         let file = scratch(&format!("{name}-{thread}.elf"));
         let (elf, object) = (file.display().to_string(), format!("{}.o", file.display()));
         tool("aarch64-linux-gnu-as", &["-o", &object, &format!("{name}.S")]);
-        tool("aarch64-linux-gnu-ld", &["-Ttext=0x40200000", "-z", "max-page-size=4096", "-o", &elf, &object]);
+        tool(
+            "aarch64-linux-gnu-ld",
+            &["-Ttext=0x40200000", "-z", "max-page-size=4096", "-o", &elf, &object],
+        );
         std::fs::remove_file(object).expect("own file");
         let expected = sources().join(format!("{name}.expected"));
         let expected = std::fs::read_to_string(&expected).expect("stored output");

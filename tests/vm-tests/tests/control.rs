@@ -11,7 +11,8 @@ fn start_of_an_empty_machine() {
     let listener = Listener::new("none.qmp");
     let qmp = listener.option();
     let began = Instant::now();
-    let vm = Vm::start(&["-M", "none", "-S", "-nodefaults", "-display", "none", "-qmp", &qmp], LIMIT);
+    let vm =
+        Vm::start(&["-M", "none", "-S", "-nodefaults", "-display", "none", "-qmp", &qmp], LIMIT);
     let mut qmp = listener.accept(LIMIT);
     println!("-M none: QMP answers after {:.1} ms", began.elapsed().as_secs_f64() * 1e3);
     assert_eq!(qmp.run("quit"), "{\"return\": {}}");
@@ -44,7 +45,10 @@ fn a_kernel_that_is_none_is_refused() {
     let text = scratch("text");
     fs::write(&text, "PK\x03\x04 this is no kernel").expect("temporary folder");
     let directory = std::env::temp_dir();
-    refused(&["-M", "virt", "-kernel", &directory.display().to_string()], &["could not load kernel"]);
+    refused(
+        &["-M", "virt", "-kernel", &directory.display().to_string()],
+        &["could not load kernel"],
+    );
     // An ELF file of another architecture.
     let own = "/proc/self/exe";
     refused(&["-M", "virt", "-kernel", own], &["could not load kernel"]);

@@ -10,8 +10,7 @@ const LIMIT: u64 = 300;
 fn linux(args: &[&str], initrd: &str, append: &str) -> Vm {
     let (kernel, initrd) = (guest("linux"), guest(initrd));
     let append = format!("console=ttyAMA0 quiet {append}");
-    let common =
-        ["-no-reboot", "-kernel", &kernel, "-initrd", &initrd, "-append", append.as_str()];
+    let common = ["-no-reboot", "-kernel", &kernel, "-initrd", &initrd, "-append", append.as_str()];
     let console: &[&str] = &["-display", "none", "-serial", "stdio", "-monitor", "none"];
     Vm::start(&[args, console, &common].concat(), LIMIT)
 }
