@@ -46,7 +46,7 @@ impl Shape {
 impl ArmCpu {
     fn pac_shape(&self, ptr: u64, data: bool) -> Shape {
         let (tbi, size) = self.pointer_shape(ptr >> 55 & 1 != 0, data);
-        Shape { tbi, bottom: 64 - size.clamp(12, 48) }
+        Shape { tbi, bottom: size.clamp(16, 52) }
     }
 
     fn key(&self, n: usize) -> (u64, u64) {

@@ -169,6 +169,51 @@ impl From<u8> for Rm {
 #[derive(Clone, Copy, Debug)]
 pub struct Enc(pub u8, pub u8, pub u8);
 
+/// One instruction being put together; appended to the code in one go.
+#[derive(Default)]
+struct Insn {
+    bytes: [u8; 16],
+    len: usize,
+}
+
+impl Insn {
+    #[inline]
+    fn b(&mut self, byte: u8) {
+        self.bytes[self.len & 15] = byte;
+        self.len += 1;
+    }
+    #[inline]
+    fn i32(&mut self, v: i32) {
+        for byte in v.to_le_bytes() {
+            self.b(byte);
+        }
+    }
+
+    fn modrm(&mut self, reg: u8, rm: Rm) {
+        let reg = (reg & 7) << 3;
+        let m = match rm {
+            Rm::R(r) => return self.b(0xc0 | reg | r & 7),
+            Rm::M(m) => m,
+        };
+        let sib = m.index != NO_INDEX || m.base & 7 == RSP;
+        let (mode, wide) = match m.disp {
+            0 if m.base & 7 != RBP => (0x00, None),
+            d if i8::try_from(d).is_ok() => (0x40, Some(false)),
+            _ => (0x80, Some(true)),
+        };
+        self.b(mode | reg | if sib { RSP } else { m.base & 7 });
+        if sib {
+            let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
+            self.b(m.scale << 6 | index << 3 | m.base & 7);
+        }
+        match wide {
+            None => {}
+            Some(false) => self.b(m.disp as u8),
+            Some(true) => self.i32(m.disp),
+        }
+    }
+}
+
 /// The code being written.
 #[derive(Default, Debug)]
 pub struct Asm {
@@ -201,30 +246,6 @@ impl Asm {
         self.code.extend_from_slice(&v.to_le_bytes());
     }
 
-    fn modrm(&mut self, reg: u8, rm: Rm) {
-        let reg = (reg & 7) << 3;
-        let m = match rm {
-            Rm::R(r) => return self.b(0xc0 | reg | r & 7),
-            Rm::M(m) => m,
-        };
-        let sib = m.index != NO_INDEX || m.base & 7 == RSP;
-        let (mode, wide) = match m.disp {
-            0 if m.base & 7 != RBP => (0x00, None),
-            d if i8::try_from(d).is_ok() => (0x40, Some(false)),
-            _ => (0x80, Some(true)),
-        };
-        self.b(mode | reg | if sib { RSP } else { m.base & 7 });
-        if sib {
-            let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
-            self.b(m.scale << 6 | index << 3 | m.base & 7);
-        }
-        match wide {
-            None => {}
-            Some(false) => self.b(m.disp as u8),
-            Some(true) => self.imm32(m.disp),
-        }
-    }
-
     fn high_bits(reg: u8, rm: Rm) -> (u8, u8, u8) {
         match rm {
             Rm::R(r) => (reg >> 3, 0, r >> 3),
@@ -235,33 +256,45 @@ impl Asm {
     /// An instruction with ModRM; `byte` = the register operands are 8-bit ones that need REX for
     /// numbers 4..=7.
     fn put(&mut self, e: Enc, w: bool, byte: bool, reg: u8, rm: Rm) {
+        let mut c = Insn::default();
         if e.0 != 0 {
-            self.b(e.0);
+            c.b(e.0);
         }
         let (r, x, b) = Self::high_bits(reg, rm);
         let rex = u8::from(w) << 3 | r << 2 | x << 1 | b;
         let low_bytes = byte && (reg >= 4 || matches!(rm, Rm::R(r) if r >= 4));
         if rex != 0 || low_bytes {
-            self.b(0x40 | rex);
+            c.b(0x40 | rex);
         }
-        match e.1 {
-            1 => self.b(0x0f),
-            2 => self.code.extend_from_slice(&[0x0f, 0x38]),
-            3 => self.code.extend_from_slice(&[0x0f, 0x3a]),
-            _ => {}
+        if e.1 != 0 {
+            c.b(0x0f);
+            match e.1 {
+                2 => c.b(0x38),
+                3 => c.b(0x3a),
+                _ => {}
+            }
         }
-        self.b(e.2);
-        self.modrm(reg, rm);
+        c.b(e.2);
+        c.modrm(reg, rm);
+        self.append(&c);
+    }
+
+    fn append(&mut self, c: &Insn) {
+        let end = self.code.len() + c.len;
+        self.code.extend_from_slice(&c.bytes);
+        self.code.truncate(end);
     }
 
     /// A VEX-coded general instruction; `pp`: 0 none, 1 = 66, 2 = F3, 3 = F2.
     fn vex(&mut self, (map, pp, opcode): (u8, u8, u8), w: bool, v: u8, reg: u8, rm: Rm) {
         let (r, x, b) = Self::high_bits(reg, rm);
-        self.b(0xc4);
-        self.b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
-        self.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp);
-        self.b(opcode);
-        self.modrm(reg, rm);
+        let mut c = Insn::default();
+        c.b(0xc4);
+        c.b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
+        c.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp);
+        c.b(opcode);
+        c.modrm(reg, rm);
+        self.append(&c);
     }
 
     /// mov d, s
