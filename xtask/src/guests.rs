@@ -42,7 +42,7 @@ fi
 echo
 echo "Welcome to Tinamou: $(uname -srm), $(grep -c ^processor /proc/cpuinfo) CPU(s)."
 echo "This is a root shell in a Debian 12 arm64 guest; 'poweroff -f' or Ctrl-A x ends it."
-while true; do setsid sh -c 'exec sh </dev/ttyAMA0 >/dev/ttyAMA0 2>&1' || sh; done
+while true; do sh </dev/ttyAMA0 >/dev/ttyAMA0 2>&1; done
 "#;
 
 fn say(e: impl std::fmt::Display, path: &Path) -> String {
