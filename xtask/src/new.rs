@@ -114,6 +114,19 @@ fn append(path: &std::path::Path, text: &str) -> Result<()> {
     fs::write(path, old + text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
+/// The device's row in the feature table, which a test compares with the catalog.
+fn add_status_row(name: &str) -> Result<()> {
+    let page = root().join("docs/status.md");
+    let say = |e: std::io::Error| format!("{}: {e}", page.display());
+    let old = fs::read_to_string(&page).map_err(say)?;
+    let found = old.find("\n## Devices\n").and_then(|at| {
+        let rest = old.get(at + 1..)?;
+        rest.find("\n\n## ").map(|end| at + 1 + end)
+    });
+    let (before, after) = old.split_at(found.ok_or("no table of devices in docs/status.md")?);
+    fs::write(&page, format!("{before}\n| `{name}` | |{after}")).map_err(say)
+}
+
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let usage = "usage: cargo xtask new device CRATE/NAME (for example hw-char/foo)";
     let [kind, place] = args else { return Err(usage.into()) };
@@ -148,6 +161,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let Some(at) = old.rfind("];") else { return Err("no table in catalog/src/devices.rs".into()) };
     let new = format!("{}{}{}", &old[..at], line, &old[at + 2..]);
     fs::write(&table, new).map_err(|e| format!("{}: {e}", table.display()))?;
-    eprintln!("wrote {}, {}, registered in catalog/src/devices.rs", file.display(), test.display());
+    add_status_row(name)?;
+    eprintln!(
+        "wrote {}, {}, registered in catalog/src/devices.rs, row in docs/status.md",
+        file.display(),
+        test.display()
+    );
     Ok(())
 }
