@@ -4,13 +4,15 @@ use std::fs;
 
 use crate::{Result, root};
 
-const DEVICE: &str = r#"//! NAME: what it models, from which document. Not modelled: (say what).
+const DEVICE: &str = r#"//! @name@: what it models, from which document. Not modelled: (say what).
 
 use std::sync::Arc;
 
 use derive::{Qapi, VmState};
-use device::{Build, Bus, Device, DeviceClass, DeviceType, IrqOut, Migration, Reset};
-use memory::{Access, AccessRules, BusFault, Mmio, Region};
+use device::{
+    Access, AccessRules, Build, Bus, BusFault, Device, DeviceClass, DeviceType, IrqOut, Migration,
+    Mmio, Region, Reset,
+};
 use parking_lot::Mutex;
 
 /// Properties.
@@ -19,34 +21,34 @@ pub struct Props {}
 
 /// Registers; reset is `Default`.
 #[derive(Debug, Default, VmState)]
-#[vmstate(name = "NAME", version = 1)]
+#[vmstate(name = "@name@", version = 1)]
 struct Regs {
     control: u32,
 }
 
 /// The device.
-pub struct TYPE {
+pub struct @type@ {
     irq: Arc<IrqOut>,
     regs: Mutex<Regs>,
 }
 
 /// Its class.
-pub static CLASS: DeviceClass = DeviceClass::of::<TYPE>();
+pub static CLASS: DeviceClass = DeviceClass::of::<@type@>();
 
-impl DeviceType for TYPE {
-    const NAME: &'static str = "NAME";
+impl DeviceType for @type@ {
+    const NAME: &'static str = "@name@";
     const BUS: Bus = Bus::System;
-    const SUMMARY: &'static str = "NAME";
+    const SUMMARY: &'static str = "@name@";
     type Props = Props;
 
     fn create(_: Props, at: &mut Build<'_>) -> qapi::Result<Arc<Self>> {
         let dev = Arc::new(Self { irq: at.irq_out(), regs: Mutex::default() });
-        at.mmio(Region::mmio("NAME", 0x1000, AccessRules::WORD32, &dev));
+        at.mmio(Region::mmio("@name@", 0x1000, AccessRules::WORD32, &dev));
         Ok(dev)
     }
 }
 
-impl Mmio for TYPE {
+impl Mmio for @type@ {
     fn read(&self, at: Access) -> Result<u64, BusFault> {
         let regs = self.regs.lock();
         Ok(match at.offset {
@@ -65,7 +67,7 @@ impl Mmio for TYPE {
     }
 }
 
-impl Device for TYPE {
+impl Device for @type@ {
     fn reset(&self, _: Reset) {
         *self.regs.lock() = Regs::default();
     }
@@ -81,13 +83,13 @@ impl Device for TYPE {
 }
 "#;
 
-const TEST: &str = r#"//! NAME on the bench.
+const TEST: &str = r#"//! @name@ on the bench.
 
 use testbench::Bench;
 
 #[test]
 fn control_drives_the_interrupt() {
-    let b = Bench::of(&CRATE::NAME::CLASS, "");
+    let b = Bench::of(&@crate@::@name@::CLASS, "");
     b.write32(0, 1);
     assert_eq!(b.read32(0), 1);
     assert!(b.irq(0));
@@ -146,9 +148,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         return Err(format!("{} exists", file.display()));
     }
     let fill = |t: &str| {
-        t.replace("CRATE", &krate.replace('-', "_"))
-            .replace("TYPE", &type_name(name))
-            .replace("NAME", name)
+        t.replace("@crate@", &krate.replace('-', "_"))
+            .replace("@type@", &type_name(name))
+            .replace("@name@", name)
     };
     fs::write(&file, fill(DEVICE)).map_err(|e| format!("{}: {e}", file.display()))?;
     let test = dir.join(format!("tests/{name}.rs"));
