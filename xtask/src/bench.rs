@@ -25,6 +25,7 @@ fn boot(program: &Path, guest: &guests::Guest, cpu: &str, marker: &str) -> Resul
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("{}: {e}", program.display()))?;
+    #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
     let began = Instant::now();
     let mut out = child.stdout.take().ok_or("no output")?;
     let (mut seen, mut buf) = (Vec::new(), [0u8; 4096]);

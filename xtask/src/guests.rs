@@ -34,7 +34,7 @@ mount -t devtmpfs dev /dev 2>/dev/null
 if grep -q tinamou.test /proc/cmdline; then
   echo "REPORT cpus $(grep -c ^processor /proc/cpuinfo)"
   echo "REPORT memory_kb $(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)"
-  echo "REPORT sum $(find /bin /lib /usr /etc -xdev -type f | sort | xargs cat | sha256sum | cut -d' ' -f1)"
+  echo "REPORT sum $(cat $(find /bin /sbin /lib /usr /etc -xdev -type f | grep -v /lib/modules/ | sort) | sha256sum | cut -d' ' -f1)"
   echo "REPORT uname $(uname -srm)"
   echo "REPORT done"
   poweroff -f
@@ -42,7 +42,7 @@ fi
 echo
 echo "Welcome to Tinamou: $(uname -srm), $(grep -c ^processor /proc/cpuinfo) CPU(s)."
 echo "This is a root shell in a Debian 12 arm64 guest; 'poweroff -f' or Ctrl-A x ends it."
-while true; do setsid sh -c 'exec sh </dev/ttyAMA0 >/dev/ttyAMA0 2>&1' || sh; done
+while true; do sh </dev/ttyAMA0 >/dev/ttyAMA0 2>&1; done
 "#;
 
 fn say(e: impl std::fmt::Display, path: &Path) -> String {

@@ -1,7 +1,8 @@
 //! Tasks that are sequences of commands.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::{Result, guests, layers, lint, packages, root};
 
@@ -49,31 +50,65 @@ pub(crate) fn check(_: &[String]) -> Result<()> {
     run("lints (clippy)", &mut clippy)
 }
 
-/// Everything: checks, unit and bench tests, whole-machine tests.
-pub(crate) fn test(args: &[String]) -> Result<()> {
+/// Tests that passed, failed, were left out.
+#[derive(Default)]
+struct Totals([usize; 3]);
+
+impl Totals {
+    /// Adds a line like `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
+    fn add(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        for (total, word) in self.0.iter_mut().zip([" passed", " failed", " ignored"]) {
+            let number =
+                rest.split(word).next().and_then(|text| text.split([' ', '.']).next_back());
+            *total += number.and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
+        }
+    }
+
+    /// Runs a test command with its output shown, counting.
+    fn run(&mut self, what: &str, command: &mut Command) -> Result<()> {
+        eprintln!("==> {what}");
+        let failed = |e: std::io::Error| format!("{what}: {e}");
+        let mut child =
+            command.current_dir(root()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+        if let Some(out) = child.stdout.take() {
+            for line in BufReader::new(out).lines() {
+                let line = line.map_err(failed)?;
+                println!("{line}");
+                self.add(&line);
+            }
+        }
+        let status = child.wait().map_err(failed)?;
+        if status.success() { Ok(()) } else { Err(format!("{what} failed ({status})")) }
+    }
+}
+
+fn all_tests(totals: &mut Totals, args: &[String]) -> Result<()> {
     packages::need(packages::TEST)?;
     let guest = guests::fetch()?;
     if !args.iter().any(|a| a == "--no-check") {
         check(&[])?;
     }
-    run("unit, bench and conformance tests", &mut cargo(&["test", "--workspace", "--quiet"]))?;
+    let units = &mut cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]);
+    let units = totals.run("unit, bench and conformance tests", units);
     let emulator = build_release()?;
-    run(
-        "whole-machine tests",
-        cargo(&[
-            "test",
-            "--release",
-            "--manifest-path",
-            "tests/vm-tests/Cargo.toml",
-            "--quiet",
-            "--",
-            "--test-threads=1",
-        ])
-        .env("TINAMOU", emulator)
-        .env("TINAMOU_GUESTS", guest.dir),
-    )?;
-    eprintln!("==> all tests passed");
-    Ok(())
+    let mut machines =
+        cargo(&["test", "--release", "--manifest-path", "tests/vm-tests/Cargo.toml", "--quiet"]);
+    machines.args(["--no-fail-fast", "--", "--test-threads=1", "--nocapture"]);
+    machines.env("TINAMOU", emulator).env("TINAMOU_GUESTS", guest.dir);
+    totals.run("whole-machine tests", &mut machines).and(units)
+}
+
+/// Everything: checks, unit and bench tests, whole-machine tests; totals last.
+pub(crate) fn test(args: &[String]) -> Result<()> {
+    let mut totals = Totals::default();
+    let result = all_tests(&mut totals, args);
+    if let Err(e) = &result {
+        eprintln!("{e}");
+    }
+    let [passed, failed, ignored] = totals.0;
+    println!("total: {passed} passed, {failed} failed, {ignored} ignored");
+    result
 }
 
 pub(crate) fn install(args: &[String]) -> Result<()> {
@@ -96,4 +131,18 @@ pub(crate) fn install(args: &[String]) -> Result<()> {
         eprintln!("installed {}", link.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Totals;
+
+    #[test]
+    fn totals_add_up() {
+        let mut totals = Totals::default();
+        totals.add("test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out");
+        totals.add("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured");
+        totals.add("running 5 tests");
+        assert_eq!(totals.0, [13, 2, 3]);
+    }
 }

@@ -251,7 +251,7 @@ impl Core {
         }
         engine.protect_code(page.pa);
         let mut bytes = [0u8; 4096];
-        if !self.view.get().read_bytes(page.pa, &mut bytes, memory::TxAttrs::default()).is_ok() {
+        if self.view.get().read_bytes(page.pa, &mut bytes, memory::TxAttrs::default()).is_err() {
             return None;
         }
         let max_insns = engine.options.max_insns;

@@ -42,6 +42,10 @@ impl FileChardev {
             if let Some(watch) = &*self.watch.lock() {
                 watch.set_interest(Readiness::NONE);
             }
+            // A vCPU may have made room, and said so, between the two.
+            if self.front.room() > 0 {
+                self.accept_input();
+            }
             return;
         }
         match input.read(part) {

@@ -125,6 +125,10 @@ impl Socket {
             if let Some(watch) = &self.state.lock().stream_watch {
                 watch.set_interest(Readiness::NONE);
             }
+            // A vCPU may have made room, and said so, between the two.
+            if self.front.room() > 0 {
+                self.accept_input();
+            }
             return;
         }
         match (&*stream).read(part) {

@@ -27,7 +27,6 @@ struct Stdio {
     front: Front,
     watch: Mutex<Option<Watch>>,
     raw: Option<RawMode>,
-    waiting: AtomicBool,
 }
 
 impl Stdio {
@@ -36,9 +35,12 @@ impl Stdio {
         let room = self.front.room().min(buffer.len());
         let Some(part) = buffer.get_mut(..room) else { return };
         if room == 0 {
-            self.waiting.store(true, Ordering::SeqCst);
             if let Some(watch) = &*self.watch.lock() {
                 watch.set_interest(Readiness::NONE);
+            }
+            // A vCPU may have made room, and said so, between the two.
+            if self.front.room() > 0 {
+                self.accept_input();
             }
             return;
         }
@@ -90,7 +92,6 @@ impl CharBackend for Stdio {
     }
 
     fn accept_input(&self) {
-        self.waiting.store(false, Ordering::SeqCst);
         if let Some(watch) = &*self.watch.lock() {
             watch.set_interest(Readiness::READ);
         }
@@ -128,12 +129,7 @@ impl Kind for StdioArgs {
         } else {
             None
         };
-        let this = Arc::new(Stdio {
-            front: Front::default(),
-            watch: Mutex::new(None),
-            raw,
-            waiting: AtomicBool::new(false),
-        });
+        let this = Arc::new(Stdio { front: Front::default(), watch: Mutex::new(None), raw });
         let weak = Arc::downgrade(&this);
         let watch = context.handle.watch(Arc::new(stdin()), Readiness::NONE, move |_| {
             if let Some(this) = weak.upgrade() {

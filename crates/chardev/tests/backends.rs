@@ -136,3 +136,54 @@ fn mistakes_are_named() {
     assert!(t.port("c").is_err());
     assert!(t.port("d").is_err());
 }
+
+/// Says that it is full, and a vCPU empties it before the answer has arrived.
+#[derive(Default)]
+struct Racing {
+    port: Mutex<Option<device::CharPort>>,
+    asked: Mutex<bool>,
+    got: Mutex<Vec<u8>>,
+}
+
+impl CharReceiver for Racing {
+    fn room(&self) -> usize {
+        if std::mem::replace(&mut *self.asked.lock(), true) {
+            return 16;
+        }
+        if let Some(port) = &*self.port.lock() {
+            port.accept_input();
+        }
+        0
+    }
+    fn receive(&self, data: &[u8]) {
+        self.got.lock().extend(data);
+    }
+    fn event(&self, _: CharEvent) {}
+}
+
+#[test]
+fn room_made_while_input_is_switched_off_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    std::fs::write(&input, b"abc").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = listener.local_addr().unwrap().port().to_string();
+    let out = dir.path().join("out");
+    let file = args(&[("path", out.to_str().unwrap()), ("input-path", input.to_str().unwrap())]);
+    let socket = args(&[("host", "127.0.0.1"), ("port", &number)]);
+    for (kind, args) in [("file", file), ("socket", socket)] {
+        let (mut l, t) = table();
+        t.add("c0", kind, args, Source::KeyVal, false).unwrap();
+        let front = Arc::new(Racing::default());
+        let port = t.port("c0").unwrap();
+        port.on_receive(Arc::downgrade(&front) as std::sync::Weak<dyn CharReceiver>);
+        *front.port.lock() = Some(port);
+        let peer = (kind == "socket").then(|| {
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.write_all(b"abc").unwrap();
+            peer
+        });
+        turn(&mut l, || *front.got.lock() == b"abc");
+        drop(peer);
+    }
+}

@@ -4,6 +4,9 @@
 //! advertise what it lacks. Values of `cortex-a57` are from its TRM (DDI 0488). Deviation: AArch32
 //! is not built, so no model advertises it (ID_AA64PFR0_EL1.ELx = 1).
 
+/// Makes the features of a model.
+pub type MakeFeatures = fn() -> Features;
+
 /// Identification registers (AArch64).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IdRegs {
@@ -217,6 +220,6 @@ impl Features {
     }
 
     /// The models, by `-cpu` name.
-    pub const MODELS: &'static [(&'static str, fn() -> Self)] =
+    pub const MODELS: &'static [(&'static str, MakeFeatures)] =
         &[("cortex-a57", Self::cortex_a57), ("max", Self::max)];
 }

@@ -113,9 +113,9 @@ fn bits(v: u64, at: u32, n: u32) -> u64 {
     v >> at & ((1 << n) - 1)
 }
 
-fn size_limits(granule: u32, txsz: u64) -> u32 {
-    let min = if granule == 16 { 16 } else { 16 };
-    64 - txsz.clamp(min, 39) as u32
+/// Address bits of a TxSZ: 48 at most, as no model has FEAT_LVA or FEAT_LPA2.
+fn size_limits(txsz: u64) -> u32 {
+    64 - txsz.clamp(16, 39) as u32
 }
 
 /// A descriptor walk in progress.
@@ -164,7 +164,7 @@ impl ArmCpu {
             let base = if r == Regime::El2 { Reg::TTBR0_EL2 } else { Reg::TTBR0_EL3 };
             let granule = granule0(tcr >> 14);
             return Half {
-                size: size_limits(granule, bits(tcr, 0, 6)),
+                size: size_limits(bits(tcr, 0, 6)),
                 granule,
                 tbi: bit(20),
                 tbid: bit(29),
@@ -185,7 +185,7 @@ impl ArmCpu {
         let granule = if high { granule1(tcr >> 30) } else { granule0(tcr >> 14) };
         let n = u32::from(high);
         Half {
-            size: size_limits(granule, bits(tcr, 16 * n, 6)),
+            size: size_limits(bits(tcr, 16 * n, 6)),
             granule,
             tbi: bit(37 + n),
             tbid: bit(51 + n) && f.pauth() > 0,
@@ -518,19 +518,20 @@ impl ArmCpu {
         let clean_writable = dirty_ok && desc >> 51 & 1 != 0;
         let read_only = (desc >> 7 & 1 != 0 && !clean_writable) || t >> 62 & 1 != 0;
         let wxn = sctlr >> 19 & 1 != 0;
+        let forbidden = |writable: bool| wxn && writable;
         let xn_high = desc >> 54 & 1 != 0 || t >> 60 & 1 != 0;
         if matches!(req.regime, Regime::El2 | Regime::El3) {
-            let exec = !xn_high && !(wxn && !read_only);
+            let exec = !(xn_high || forbidden(!read_only));
             return (true, !read_only, exec);
         }
         let user_ok = desc >> 6 & 1 != 0 && t >> 61 & 1 == 0;
         let pxn = desc >> 53 & 1 != 0 || t >> 59 & 1 != 0;
         let user_write = user_ok && !read_only;
-        let user_exec = !xn_high && !(wxn && user_write);
+        let user_exec = !(xn_high || forbidden(user_write));
         if req.user {
             return (user_ok, user_write, user_exec);
         }
-        let exec = !pxn && !user_write && !(wxn && !read_only);
+        let exec = !(pxn || user_write || forbidden(!read_only));
         let epan = self.features.pan3() && sctlr >> 57 & 1 != 0;
         if req.pan && (user_ok || (epan && user_exec)) {
             return (false, false, exec);

@@ -204,6 +204,7 @@ pub fn spawn<T: Send + 'static>(
     name: &str,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<T>> {
+    #[expect(clippy::disallowed_methods, reason = "this is the place that starts threads")]
     std::thread::Builder::new().name(name.to_owned()).spawn(f)
 }
 

@@ -13,7 +13,7 @@ use crate::state::{Slot, SlotClass, StateLayout};
 
 /// The toy guest's state.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ToyCpu {
     /// Engine state.
     pub env: JitEnv,
@@ -25,12 +25,6 @@ pub struct ToyCpu {
     pub flags: u16,
     /// Faults taken.
     pub faults: u64,
-}
-
-impl Default for ToyCpu {
-    fn default() -> Self {
-        Self { env: JitEnv::default(), r: [0; 20], v: [0; 8], flags: 0, faults: 0 }
-    }
 }
 
 const NAMES: [&str; 20] = [

@@ -26,8 +26,9 @@ impl Failure {
     /// The text as it goes to standard error.
     pub(crate) fn text(&self, program: &str) -> String {
         let place = self.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
-        let hint = self.hint.as_ref().map(|hint| format!("{hint}\n")).unwrap_or_default();
-        format!("{program}: {place}{}\n{hint}", self.text)
+        let hint = self.hint.as_deref().map(|hint| hint.trim_end_matches(['.', '\n']));
+        let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("{program}: {place}{}{hint}\n", self.text)
     }
 }
 
@@ -42,7 +43,7 @@ impl Stop {
         Self::Failed(Failure { place: Some(place.into()), text: text.into(), hint: None })
     }
 
-    /// The same with a hint on the next line.
+    /// The same with a hint in brackets behind it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         if let Self::Failed(failure) = &mut self {
             failure.hint = Some(hint.into());

@@ -18,6 +18,8 @@ mod listing;
 mod options;
 mod settings;
 mod start;
+#[cfg(test)]
+mod status;
 mod table;
 
 use std::process::ExitCode;

@@ -50,7 +50,7 @@ fn cache_or_at(cx: &mut HelperCx<'_, ArmCpu>, enc: u16, v: u64) -> Result<(), Tr
     let el = cx.cpu.pstate.el;
     if op1 == 3 {
         // DC CVAC, CVAU, CVAP, CVADP, CIVAC, IC IVAU at EL0 need SCTLR.UCI.
-        let known = matches!((crm, op2), (10 | 11 | 12 | 13 | 14, 1) | (5, 1));
+        let known = matches!((crm, op2), (10..=14, 1) | (5, 1));
         if !known {
             return Err(Trap::Undefined);
         }

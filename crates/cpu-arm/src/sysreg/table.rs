@@ -36,7 +36,7 @@ pub struct Plain {
 macro_rules! plain_regs {
     ($($name:ident = $op0:literal $op1:literal $crn:literal $crm:literal $op2:literal $flags:expr;)*) => {
         /// Storage index of a system register, named as in the Arm ARM.
-        #[allow(non_camel_case_types, missing_docs, clippy::upper_case_acronyms)]
+        #[expect(non_camel_case_types, missing_docs, reason = "the names of the Arm ARM")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u16)]
         pub enum Reg { $($name,)* }

@@ -237,7 +237,14 @@ fn prepare_boot(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<()> {
             let wrong = |e| qapi::Error::generic(format!("could not load kernel '{shown}': {e}"));
             let kernel = Kernel::parse(read("kernel", path)?).map_err(wrong)?;
             let initrd = files.initrd.as_deref().map(|p| read("initrd", p)).transpose()?;
-            arm64::plan(kernel, initrd, map::RAM, board.config.ram_size).map_err(wrong)?
+            let misfit = |e| match &files.initrd {
+                None => wrong(e),
+                Some(initrd) => qapi::Error::generic(format!(
+                    "could not load kernel '{shown}' with initrd '{}': {e}",
+                    initrd.display()
+                )),
+            };
+            arm64::plan(kernel, initrd, map::RAM, board.config.ram_size).map_err(misfit)?
         }
     };
     let mut fdt = match &files.dtb {

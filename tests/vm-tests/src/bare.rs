@@ -1,0 +1,70 @@
+//! Bare-metal programs: assembled here, run anywhere, compared with a stored text.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{Vm, on_path, scratch};
+
+/// Seconds for one program.
+const LIMIT: u64 = 120;
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests")
+}
+
+/// An installed QEMU; never ourselves under its name.
+pub fn peer() -> Option<PathBuf> {
+    let file = on_path("qemu-system-aarch64")?;
+    let version = Command::new(&file).arg("--version").output().ok()?.stdout;
+    (!String::from_utf8_lossy(&version).contains("Tinamou")).then_some(file)
+}
+
+/// A program that is ready to run.
+pub struct Program {
+    name: &'static str,
+    machine: &'static [&'static str],
+    file: PathBuf,
+    expected: String,
+}
+
+fn tool(name: &str, args: &[&str]) {
+    let status = Command::new(name).args(args).current_dir(sources()).status();
+    assert!(status.is_ok_and(|s| s.success()), "{name} {args:?}");
+}
+
+impl Program {
+    /// Assembles `tests/guests/NAME.S`.
+    pub fn build(name: &'static str, machine: &'static [&'static str]) -> Self {
+        let thread = format!("{:?}", std::thread::current().id());
+        let file = scratch(&format!("{name}-{thread}.elf"));
+        let (elf, object) = (file.display().to_string(), format!("{}.o", file.display()));
+        tool("aarch64-linux-gnu-as", &["-o", &object, &format!("{name}.S")]);
+        tool(
+            "aarch64-linux-gnu-ld",
+            &["-Ttext=0x40200000", "-z", "max-page-size=4096", "-o", &elf, &object],
+        );
+        std::fs::remove_file(object).expect("own file");
+        let expected = sources().join(format!("{name}.expected"));
+        let expected = std::fs::read_to_string(&expected).expect("stored output");
+        Self { name, machine, file, expected }
+    }
+
+    /// Runs it to its power-off and compares what it printed.
+    pub fn check(&self, emulator: &Path, accel: &[&str]) {
+        let file = self.file.display().to_string();
+        let own = ["-nodefaults", "-display", "none", "-serial", "stdio", "-kernel", &file];
+        let vm = Vm::of(emulator, &[self.machine, accel, &own].concat(), LIMIT);
+        let ended = vm.end();
+        let what = format!("{} on {} {accel:?}", self.name, emulator.display());
+        assert_eq!(ended.out, self.expected, "{what}: {}", ended.err);
+        assert_eq!(ended.code, Some(0), "{what}: {}", ended.err);
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        _ = std::fs::remove_file(&self.file);
+    }
+}

@@ -1,0 +1,37 @@
+//! Bare-metal programs of `tests/guests`: the output stored beside each is ours, by both back ends,
+//! and the peer's.
+
+use vm_tests::bare::{Program, peer};
+
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("exceptions", &["-M", "virt", "-cpu", "cortex-a57"]),
+    ("pages", &["-M", "virt", "-cpu", "cortex-a57"]),
+    ("selfmod", &["-M", "virt", "-cpu", "cortex-a57"]),
+    ("atomics", &["-M", "virt", "-cpu", "max", "-smp", "4"]),
+    ("timer-gicv2", &["-M", "virt,gic-version=2", "-cpu", "cortex-a57"]),
+    ("timer-gicv3", &["-M", "virt,gic-version=3", "-cpu", "cortex-a57"]),
+];
+
+fn all(check: impl Fn(&Program)) {
+    for (name, machine) in PROGRAMS {
+        check(&Program::build(name, machine));
+    }
+}
+
+#[test]
+fn programs_print_what_is_stored() {
+    all(|program| program.check(&vm_tests::emulator(), &["-accel", "tcg"]));
+}
+
+#[test]
+fn programs_print_the_same_under_the_interpreter() {
+    all(|program| program.check(&vm_tests::emulator(), &["-accel", "tcg,x-backend=interp"]));
+}
+
+#[test]
+fn the_peer_prints_the_same() {
+    match peer() {
+        Some(peer) => all(|program| program.check(&peer, &["-accel", "tcg"])),
+        None => println!("NOT RUN: there is no qemu-system-aarch64"),
+    }
+}

@@ -1,0 +1,101 @@
+//! Debian's unmodified arm64 kernel, told on by itself.
+
+use std::path::Path;
+
+use vm_tests::{Listener, Vm, guest, initrd};
+
+/// Seconds for a boot with everything that a test does after it.
+const LIMIT: u64 = 180;
+
+fn linux(args: &[&str], initrd: &str, append: &str) -> Vm {
+    let (kernel, initrd) = (guest("linux"), guest(initrd));
+    let append = format!("console=ttyAMA0 quiet {append}");
+    let common = ["-no-reboot", "-kernel", &kernel, "-initrd", &initrd, "-append", append.as_str()];
+    let console: &[&str] = &["-display", "none", "-serial", "stdio", "-monitor", "none"];
+    Vm::start(&[args, console, &common].concat(), LIMIT)
+}
+
+/// A value that the guest reports.
+fn report<'a>(console: &'a str, what: &str) -> &'a str {
+    let start = format!("REPORT {what} ");
+    let line = console.lines().find_map(|line| line.trim_end().strip_prefix(&start));
+    line.unwrap_or_else(|| panic!("no {what} in\n{console}"))
+}
+
+/// Boots, lets the guest report on itself and power off.
+fn reports(gic: &str, cpus: u32, cpu: &str) {
+    let (machine, smp) = (format!("virt,gic-version={gic}"), cpus.to_string());
+    let args = ["-M", &machine, "-cpu", cpu, "-smp", &smp, "-m", "1G"];
+    let vm = linux(&args, "initrd-tinamou", "rdinit=/tinamou-init tinamou.test");
+    let ended = vm.end();
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
+    let console = ended.out.as_str();
+    assert_eq!(report(console, "cpus"), smp);
+    let memory: u64 = report(console, "memory_kb").parse().expect("a number");
+    // What the kernel keeps for itself is not in MemTotal.
+    assert!((960 << 10..1 << 20).contains(&memory), "{memory} kB of 1 GiB");
+    assert_eq!(report(console, "sum"), initrd::checksum(Path::new(&guest("initrd.gz"))));
+    assert!(report(console, "uname").starts_with("Linux 6."), "{console}");
+    assert!(console.contains("REPORT done"), "{console}");
+}
+
+// Every pair of values of the three properties meets in one of these four.
+#[test]
+fn gicv2_one_cortex_a57_reports_and_powers_off() {
+    reports("2", 1, "cortex-a57");
+}
+
+#[test]
+fn gicv2_four_max_report_and_power_off() {
+    reports("2", 4, "max");
+}
+
+#[test]
+fn gicv3_one_max_reports_and_powers_off() {
+    reports("3", 1, "max");
+}
+
+#[test]
+fn gicv3_four_cortex_a57_report_and_power_off() {
+    reports("3", 4, "cortex-a57");
+}
+
+fn installer(smp: &str) {
+    let mut vm = linux(&["-M", "virt", "-cpu", "max", "-smp", smp, "-m", "1G"], "initrd.gz", "");
+    vm.wait_for("Select a language");
+}
+
+#[test]
+fn installer_shows_its_first_menu_on_one_cpu() {
+    installer("1");
+}
+
+#[test]
+fn installer_shows_its_first_menu_on_four_cpus() {
+    installer("4");
+}
+
+#[test]
+fn root_shell_answers_and_stops_on_command() {
+    let listener = Listener::new("shell.qmp");
+    let qmp = listener.option();
+    let args = ["-M", "virt", "-cpu", "max", "-smp", "2", "-m", "1G", "-S", "-qmp", &qmp];
+    let mut vm = linux(&args, "initrd-tinamou", "rdinit=/tinamou-init");
+    let mut qmp = listener.accept(LIMIT);
+    assert!(qmp.run("query-status").contains("\"prelaunch\""));
+    assert_eq!(vm.console(), "", "nothing runs before cont");
+    assert_eq!(qmp.run("cont"), "{\"return\": {}}");
+    vm.wait_for("Welcome to Tinamou");
+    vm.wait_for("guest# ");
+    // The echo of the command must not pass for its output.
+    vm.send("echo $((6 * 7))-$(id -u)-$(grep -c ^processor /proc/cpuinfo)\r");
+    vm.wait_for("42-0-2");
+    vm.wait_for("guest# ");
+    assert_eq!(qmp.run("stop"), "{\"return\": {}}");
+    assert!(qmp.run("query-status").contains("\"paused\""));
+    assert_eq!(qmp.run("cont"), "{\"return\": {}}");
+    vm.send("poweroff -f\r");
+    assert!(qmp.event("SHUTDOWN").contains("\"guest-shutdown\""));
+    let ended = vm.end();
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+}
