@@ -167,7 +167,7 @@ op2! {
 
 /// No NaN and not two zeros, whose signs would matter.
 fn ordered<R: Real>(n: R, m: R) -> bool {
-    !n.is_nan() && !m.is_nan() && !(n.is_zero() && m.is_zero())
+    !(n.is_nan() || m.is_nan() || n.is_zero() && m.is_zero())
 }
 
 fn field(w: u32, at: u32) -> usize {
@@ -202,7 +202,7 @@ pub(crate) fn scalar<O: Op2, R: Real>(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
 }
 
 fn pack<R: Real, const L: usize>(r: [R; L]) -> u128 {
-    r.iter().rev().fold(0, |v, x| v << R::FORMAT.bits() % 128 | u128::from(x.word()))
+    r.iter().rev().fold(0, |v, x| v << (R::FORMAT.bits() % 128) | u128::from(x.word()))
 }
 
 fn unpack<R: Real, const L: usize>(v: u128) -> [R; L] {
