@@ -8,5 +8,7 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
     &hw_misc::fw_cfg::CLASS,
+    &hw_misc::gpio_key::CLASS,
+    &hw_misc::pl061::CLASS,
     &hw_timer::pl031::CLASS,
 ];

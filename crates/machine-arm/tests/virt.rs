@@ -17,6 +17,8 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
     &hw_misc::fw_cfg::CLASS,
+    &hw_misc::gpio_key::CLASS,
+    &hw_misc::pl061::CLASS,
     &hw_timer::pl031::CLASS,
 ];
 static CATALOG: Catalog = Catalog {
@@ -57,8 +59,6 @@ fn config(cpus: u32) -> MachineConfig {
 const ABSENT: &[&str] = &[
     "/platform-bus@c000000",
     "/virtio_mmio@",
-    "/gpio-keys",
-    "/pl061@9030000",
     "/pcie@10000000",
     "/pmu",
     "/intc@8000000/its@8080000",

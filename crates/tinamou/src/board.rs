@@ -36,7 +36,18 @@ pub(crate) fn create(
     if created.dumped {
         return Err(Stop::Done);
     }
-    let machine::Machine { world, records, spaces, reset, cpus, handles, blobs, dtb, .. } = created;
+    let machine::Machine {
+        world,
+        records,
+        spaces,
+        reset,
+        cpus,
+        handles,
+        blobs,
+        dtb,
+        powerdown,
+        ..
+    } = created;
     let execution: Arc<dyn Execution> = match cpus {
         None => Arc::new(NoExecution),
         Some(set) => {
@@ -71,7 +82,7 @@ pub(crate) fn create(
         records,
         spaces,
         reset,
-        powerdown: None,
+        powerdown,
         reload: Some(Box::new(reload)),
         dtb,
     };
