@@ -11,4 +11,10 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_misc::gpio_key::CLASS,
     &hw_misc::pl061::CLASS,
     &hw_timer::pl031::CLASS,
+    &hw_virtio::balloon::CLASS,
+    &hw_virtio::rng::CLASS,
+    &hw_virtio::serial::CLASS,
+    &hw_virtio::serial_port::CONSOLE,
+    &hw_virtio::serial_port::PORT,
+    &virtio::mmio::CLASS,
 ];

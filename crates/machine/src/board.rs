@@ -80,7 +80,8 @@ impl<'a> Board<'a> {
         let system = Region::root("system");
         let Host { clock, wall, run, chardevs } = host;
         let memory = AddressSpace::new("memory", &system);
-        let world = World { memory, clock, wall, run, chardevs };
+        let world =
+            World { memory, clock, wall, run, chardevs, numbers: device::Numbers::default() };
         Board {
             class,
             config,

@@ -70,7 +70,7 @@ pub(crate) fn create(
             Arc::new(AccelExecution { vm, cpus: handles })
         }
     };
-    let memory = world.memory;
+    let memory = world.memory.clone();
     let reload = move || {
         for (address, data) in &blobs {
             // The machine checked at creation that all of it lies in RAM.
@@ -79,7 +79,8 @@ pub(crate) fn create(
     };
     let machine = Machine {
         name: class.name.into(),
-        records,
+        devices: device::Devices::new(records),
+        world: Some(world),
         spaces,
         reset,
         powerdown,

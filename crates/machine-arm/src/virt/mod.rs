@@ -109,6 +109,7 @@ impl MachineType for Virt {
             }
         }
         power_key(board)?;
+        virtio(board, &*irqs)?;
         fill_fw_cfg(board);
         prepare_boot(&plan, board)
     }
@@ -214,6 +215,23 @@ fn create_gic(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<Arc<dyn IrqCon
         }
     }
     Ok(irqs)
+}
+
+/// The virtio transports; the last one made is the first that `-device` fills.
+fn virtio(board: &mut Board<'_>, irqs: &dyn IrqController) -> qapi::Result<()> {
+    const CLASS: &str = "virtio-mmio";
+    if !board.knows(CLASS) {
+        return Ok(());
+    }
+    for number in 0..map::VIRTIO_COUNT {
+        let id = format!("{CLASS}.{number}");
+        let record = board.device(CLASS, &id, Value::empty())?;
+        if let Some(out) = record.irq_out("irq0") {
+            out.connect(irqs.shared(), map::VIRTIO_IRQ + number);
+        }
+        board.map_banks(&id, &[map::VIRTIO + u64::from(number) * map::VIRTIO_SIZE])?;
+    }
+    Ok(())
 }
 
 /// Puts the power key on its GPIO line.

@@ -43,6 +43,9 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     if board.record(map::GPIO.name).is_some() {
         pl061(&mut t, &map::GPIO, gpio);
     }
+    if board.record("virtio-mmio.0").is_some() {
+        virtio(&mut t);
+    }
     if board.record(map::FW_CFG.name).is_some() {
         fw_cfg(&mut t, &map::FW_CFG);
     }
@@ -183,6 +186,19 @@ fn pl061(t: &mut Fdt, slot: &Slot, phandle: u32) {
     t.set(key, "label", Prop::str("GPIO Key Poweroff"));
     t.set(key, "linux,code", Prop::cell(KEY_POWER));
     t.set(key, "gpios", Prop::Cells(vec![phandle, map::POWER_LINE, 0]));
+}
+
+fn virtio(t: &mut Fdt) {
+    const EDGE_RISING: u32 = 1;
+    for number in 0..map::VIRTIO_COUNT {
+        let base = map::VIRTIO + u64::from(number) * map::VIRTIO_SIZE;
+        let node = address(base, "virtio_mmio");
+        t.set(&node, "compatible", Prop::str("virtio,mmio"));
+        t.set(&node, "reg", Prop::reg(&[base, map::VIRTIO_SIZE]));
+        let interrupt = vec![SPI, map::VIRTIO_IRQ + number, EDGE_RISING];
+        t.set(&node, "interrupts", Prop::Cells(interrupt));
+        t.set(&node, "dma-coherent", Prop::Empty);
+    }
 }
 
 fn fw_cfg(t: &mut Fdt, slot: &Slot) {
