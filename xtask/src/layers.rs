@@ -32,6 +32,8 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("hw-intc", 3, "hw"),
     ("hw-timer", 3, "hw"),
     ("hw-misc", 3, "hw"),
+    ("virtio", 2, ""),
+    ("hw-virtio", 3, "hw"),
     ("firmware", 4, ""),
     ("machine", 4, ""),
     ("machine-arm", 4, "machine"),

@@ -49,6 +49,7 @@ pub(crate) struct Core {
     slots: FxHashMap<SlotKey, u64>,
     mode: CodeMode,
     slot: u64,
+    last_key: Option<SlotKey>,
     builder: Builder,
     live: Liveness,
     pub(crate) vals: Vec<u128>,
@@ -87,6 +88,7 @@ impl Core {
             slots: FxHashMap::default(),
             mode: CodeMode { key: 0, mmu: 0 },
             slot: 0,
+            last_key: None,
             live: Liveness::default(),
             vals: Vec::new(),
             must_leave: false,
@@ -154,7 +156,15 @@ impl Core {
     fn update_mode(&mut self, cpu: &mut dyn JitCpu) {
         let mode = cpu.code_mode(0);
         let tag = cpu.tlb_tag(mode.mmu);
+        if tag != self.tags[usize::from(mode.mmu & 15)] {
+            // A reset changes the registers behind the tags without a helper's notice.
+            self.context_changed(cpu, u16::MAX);
+        }
         let key = SlotKey { mode: mode.key, mmu: mode.mmu, tag: (tag.regime, tag.asid, tag.vmid) };
+        if self.last_key == Some(key) {
+            return;
+        }
+        self.last_key = Some(key);
         let next = (self.slots.len() as u64 + 1) << 2;
         let slot = match self.slots.get(&key) {
             Some(s) => *s,
@@ -196,6 +206,15 @@ impl Core {
         self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
         self.code_pages[n] = Some(Arc::clone(&page));
         Ok(page)
+    }
+
+    /// The entry for the PC if code TLB and page table have it.
+    fn quick(&self, pc: u64) -> Option<u32> {
+        let n = (pc >> 12) as usize & (CODE_TLB - 1);
+        let page = self.code_pages.get(n)?.as_ref()?;
+        let hit = self.code_tlb[n].tag == pc & !0xfff | self.slot && pc & 3 == 0;
+        let entry = page.entry(pc & 0xfff).load(Ordering::Acquire);
+        (hit && entry != 0).then_some(entry)
     }
 
     /// The entry for the PC in `env` (offset from the code base, or interpreter block + 1), translating
@@ -288,7 +307,15 @@ impl Core {
         if cpu.env().request.load(Ordering::Acquire) < 0 || self.must_leave {
             return 0;
         }
-        let Some((_, entry)) = self.find(cpu) else { return 0 };
+        let entry = match self.quick(cpu.env().pc()) {
+            Some(entry) => entry,
+            None => match self.find(cpu) {
+                Some((_, entry)) => entry,
+                None => return 0,
+            },
+        };
+        let pc = cpu.env().pc();
+        cpu.env().set_pc(pc);
         let Some(native) = &self.engine.native else { return 0 };
         let target = native.code_base + u64::from(entry);
         if site != 0 && self.engine.options.passes.contains(opt::Passes::CHAIN) {
@@ -348,6 +375,21 @@ impl JitVcpu {
                 }));
             }
         });
+    }
+
+    /// Runs guest code from the PC until something leaves.
+    fn execute(&mut self, native: bool) {
+        let pc = self.cpu.env().pc();
+        self.cpu.env().set_pc(pc);
+        if native && let Some(entry) = self.core.quick(pc) {
+            self.run_native(entry);
+        } else if let Some((page, entry)) = self.core.find(&mut *self.cpu) {
+            if native {
+                self.run_native(entry);
+            } else {
+                self.run_interpreted(page, entry);
+            }
+        }
     }
 
     fn run_native(&mut self, entry: u32) {
@@ -410,6 +452,8 @@ impl JitVcpu {
 
 impl Vcpu for JitVcpu {
     fn run(&mut self) -> Exit {
+        let engine = Arc::clone(&self.core.engine);
+        let native = engine.native.is_some();
         loop {
             let kicked = self.cpu.env().request.swap(0, Ordering::AcqRel) < 0;
             self.outside();
@@ -423,18 +467,10 @@ impl Vcpu for JitVcpu {
             if kicked {
                 return Exit::Interrupted;
             }
-            let engine = Arc::clone(&self.core.engine);
             engine.world.enter(&self.core.peer);
             self.core.handle_messages(&mut *self.cpu);
             self.core.update_mode(&mut *self.cpu);
-            if let Some((page, entry)) = self.core.find(&mut *self.cpu) {
-                if engine.native.is_some() {
-                    drop(page);
-                    self.run_native(entry);
-                } else {
-                    self.run_interpreted(page, entry);
-                }
-            }
+            self.execute(native);
             self.cpu.env().helper_exit = 0;
             engine.world.leave(&self.core.peer);
         }

@@ -8,5 +8,13 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
     &hw_misc::fw_cfg::CLASS,
+    &hw_misc::gpio_key::CLASS,
+    &hw_misc::pl061::CLASS,
     &hw_timer::pl031::CLASS,
+    &hw_virtio::balloon::CLASS,
+    &hw_virtio::rng::CLASS,
+    &hw_virtio::serial::CLASS,
+    &hw_virtio::serial_port::CONSOLE,
+    &hw_virtio::serial_port::PORT,
+    &virtio::mmio::CLASS,
 ];

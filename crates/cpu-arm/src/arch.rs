@@ -50,6 +50,7 @@ impl CpuHandle for Handle {
         let on = !self.shared.boot.lock().powered_off;
         *self.shared.power.lock() = crate::system::Power { on, start: None };
         self.shared.reset.store(true, Ordering::Release);
+        self.shared.attention.store(true, Ordering::Release);
         self.shared.kick();
     }
     fn id(&self) -> u64 {
@@ -147,6 +148,7 @@ impl GuestArch for AArch64 {
                 timers: Arc::clone(&timers),
                 psci: config.firmware_calls,
                 waiting: false,
+                mode_cache: [None; 4],
                 rng: 0x5eed_0000 ^ id ^ config.clock.now_ns(),
             };
             let cpu = ArmCpu::new(Arc::clone(&features), system);

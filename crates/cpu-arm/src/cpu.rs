@@ -97,6 +97,7 @@ impl ArmCpu {
             tco: false,
         };
         self.x[0] = x0;
+        self.forget_mode();
         self.env.set_pc(pc);
         self.env.clear_exclusive();
         self.system.waiting = false;
@@ -145,9 +146,19 @@ impl ArmCpu {
         mdscr & 1 != 0 && from_here
     }
 
-    /// The mode key for a page with this code attribute.
+    /// Drops the cached mode keys: a register that they depend on changed.
+    pub fn forget_mode(&mut self) {
+        self.system.mode_cache = [None; 4];
+    }
+
+    /// Software step is enabled here.
     #[must_use]
-    pub fn mode_key(&self, code_attr: u8) -> ModeKey {
+    pub fn steps(&self) -> bool {
+        self.sys(Reg::MDSCR_EL1) & 1 != 0 && self.step_enabled()
+    }
+
+    /// What of the mode key follows from system registers and the exception level.
+    fn system_mode(&self) -> ModeKey {
         let (el, sctlr) = (self.pstate.el, self.sctlr());
         let bit = |n: u32| sctlr >> n & 1 != 0;
         let (tbi0, tbi1) = self.branch_tbi();
@@ -156,22 +167,62 @@ impl ArmCpu {
         let el1_traps = hcr & (1 << 26 | 1 << 30) != 0;
         ModeKey::default()
             .with_el(el)
-            .with_mmu(self.data_mmu())
-            .with_unpriv_mmu(self.unprivileged_mmu())
             .with_fp_trap(self.fp_trap_target())
             .with_align_check(bit(1))
             .with_sp_check(if at_el0 { bit(4) } else { bit(3) })
             .with_big_endian(if at_el0 { bit(24) } else { bit(25) })
-            .with_guarded(code_attr & 1 != 0)
             .with_bt(if at_el0 { bit(35) } else { bit(36) })
             .with_tbi0(tbi0)
             .with_tbi1(tbi1)
-            .with_illegal(self.pstate.il)
-            .with_step(self.step_enabled())
             .with_zva_ok(!at_el0 || bit(14))
             .with_e2h(self.e2h())
             .with_el1_traps(el1_traps)
+    }
+
+    /// The mode key for a page with this code attribute.
+    #[must_use]
+    pub fn mode_key(&mut self, code_attr: u8) -> ModeKey {
+        let n = usize::from(self.pstate.el & 3);
+        let base = match self.system.mode_cache[n] {
+            Some(key) => key,
+            None => {
+                let key = self.system_mode();
+                self.system.mode_cache[n] = Some(key);
+                key
+            }
+        };
+        base.with_mmu(self.data_mmu())
+            .with_unpriv_mmu(self.unprivileged_mmu())
+            .with_guarded(code_attr & 1 != 0)
+            .with_illegal(self.pstate.il)
+            .with_step(self.steps())
             .with_sp_sel(self.pstate.sp_sel)
+    }
+
+    /// Reset, power and PSCI requests of other threads; false = the CPU is off.
+    fn attend(&mut self) -> bool {
+        let shared = Arc::clone(&self.system.shared);
+        shared.attention.store(false, Ordering::SeqCst);
+        if shared.reset.swap(false, Ordering::AcqRel) {
+            // A CPU that came up faster may have turned this one on since the reset was asked
+            // for; the handle set the power state then, so keep what is there.
+            let power = *shared.power.lock();
+            self.reset();
+            *shared.power.lock() = power;
+        }
+        let mut power = shared.power.lock();
+        if let Some((entry, context)) = power.start.take() {
+            power.on = true;
+            drop(power);
+            let el = self.start_el();
+            self.cold(el, entry, context);
+            return true;
+        }
+        if !power.on {
+            // Stays off until someone asks again.
+            shared.attention.store(true, Ordering::SeqCst);
+        }
+        power.on
     }
 }
 
@@ -215,24 +266,8 @@ impl JitCpu for ArmCpu {
     }
 
     fn poll(&mut self) -> Wake {
-        let shared = Arc::clone(&self.system.shared);
-        if shared.reset.swap(false, Ordering::AcqRel) {
-            // A CPU that came up faster may have turned this one on since the reset was asked
-            // for; the handle set the power state then, so keep what is there.
-            let power = *shared.power.lock();
-            self.reset();
-            *shared.power.lock() = power;
-        }
-        {
-            let mut power = shared.power.lock();
-            if let Some((entry, context)) = power.start.take() {
-                power.on = true;
-                drop(power);
-                let el = self.start_el();
-                self.cold(el, entry, context);
-            } else if !power.on {
-                return Wake::Halt;
-            }
+        if self.system.shared.attention.load(Ordering::Acquire) && !self.attend() {
+            return Wake::Halt;
         }
         if self.system.waiting && !self.wakes() {
             return Wake::Halt;
@@ -244,7 +279,7 @@ impl JitCpu for ArmCpu {
         }
         if self.pstate.il {
             // The translator raises it: every block of this mode starts with the exception.
-        } else if self.step_enabled() && !self.pstate.ss {
+        } else if self.steps() && !self.pstate.ss {
             let target = self.sync_target();
             let class = crate::exception::ec::STEP_LOWER + u64::from(target == self.pstate.el);
             self.take_sync(target, class, 0x22);
@@ -261,6 +296,7 @@ impl JitCpu for ArmCpu {
         let el = if boot.as_kernel { self.start_el() } else { self.highest_el() };
         self.cold(el, boot.pc, boot.arg);
         *self.system.shared.power.lock() = Power { on: !boot.powered_off, start: None };
+        self.system.shared.attention.store(true, Ordering::Release);
     }
 
     fn as_any(&mut self) -> &mut dyn Any {

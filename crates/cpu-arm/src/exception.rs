@@ -3,7 +3,6 @@
 //!
 //! Not modelled: SError injection, exceptions to AArch32, FEAT_NMI, ESB.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use accel::FirmwareCalls;
@@ -177,12 +176,12 @@ impl ArmCpu {
         }
         self.switch_sp(target, true);
         let sctlr = self.sys(sctlr_reg);
-        let f = Arc::clone(&self.features);
+        let (has_ssbs, has_pan) = (self.features.ssbs(), self.features.pan());
         let p = &mut self.pstate;
         (p.daif, p.ss, p.il, p.uao) = (15, false, false, false);
-        p.ssbs = f.ssbs() && sctlr >> 44 & 1 != 0;
+        p.ssbs = has_ssbs && sctlr >> 44 & 1 != 0;
         let span_applies = target == 1 || (target == 2 && self.e2h_tge());
-        if f.pan() && span_applies && sctlr >> 23 & 1 == 0 {
+        if has_pan && span_applies && sctlr >> 23 & 1 == 0 {
             self.pstate.pan = true;
         }
         self.btype = 0;
@@ -326,21 +325,23 @@ impl ArmCpu {
             || (target == 2 && !self.el2_enabled())
             || (target == 3 && !self.features.el3)
             || (target == 1 && self.hcr() & HCR_TGE != 0);
-        let f = Arc::clone(&self.features);
+        let f = &self.features;
+        let (has_pan, has_dit, has_uao) = (f.pan(), f.dit(), f.uao());
+        let (has_ssbs, has_bti) = (f.ssbs(), f.bti());
         self.set_nzcv((spsr >> 28) as u32 & 15);
         let bit = |n: u32| spsr >> n & 1 != 0;
         let p = &mut self.pstate;
         p.daif = (spsr >> 6) as u8 & 15;
-        p.pan = f.pan() && bit(22);
-        p.dit = f.dit() && bit(24);
+        p.pan = has_pan && bit(22);
+        p.dit = has_dit && bit(24);
         p.ss = bit(21);
         if illegal {
             p.il = true;
         } else {
             p.il = bit(20);
-            p.uao = f.uao() && bit(23);
-            p.ssbs = f.ssbs() && bit(12);
-            self.btype = if f.bti() { (spsr >> 10) as u32 & 3 } else { 0 };
+            p.uao = has_uao && bit(23);
+            p.ssbs = has_ssbs && bit(12);
+            self.btype = if has_bti { (spsr >> 10) as u32 & 3 } else { 0 };
             self.switch_sp(target, spsr & 1 != 0);
         }
         let pc = if illegal { pc } else { self.branch_address(pc) };
@@ -458,10 +459,6 @@ pub fn eret(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
         }
     }
     cpu.exception_return(pc);
-    cx.services.context_changed(cx.cpu, 0);
-    if cx.cpu.interrupt_ready() {
-        cx.cpu.env.kick();
-    }
     0
 }
 

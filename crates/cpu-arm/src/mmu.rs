@@ -280,9 +280,13 @@ impl ArmCpu {
             Regime::El20 => self.sys(Reg::TTBR0_EL2) >> 48,
             _ => 0,
         };
-        let secure = u8::from(self.is_secure() && regime == Regime::El10) << 2;
+        // By SCR_EL3.NS alone, so that the tag is the same seen from EL3.
+        let secure_state = self.features.el3 && self.sys(Reg::SCR_EL3) & 1 == 0;
+        let secure = u8::from(secure_state && regime == Regime::El10) << 2;
         let vmid = if regime == Regime::El10 { self.vmid() } else { 0 };
-        TlbTag { regime: regime as u8 | secure, asid: asid as u16, vmid }
+        let flat = u8::from(self.regime_regs(regime).0 & 1 == 0) << 3;
+        let nested = u8::from(regime == Regime::El10 && self.hcr() & 1 != 0) << 4;
+        TlbTag { regime: regime as u8 | secure | flat | nested, asid: asid as u16, vmid }
     }
 
     fn fault(req: &Request, code: u64, extra: u64) -> MemFault {

@@ -86,6 +86,8 @@ pub const fn sys_slot(r: Reg) -> u32 {
 
 /// Byte offset of BTYPE (I32).
 pub const BTYPE_SLOT: u32 = offset_of!(ArmCpu, btype) as u32;
+/// Byte offset of SP_EL0 while another SP is in use.
+pub const SP_EL0_SLOT: u32 = offset_of!(ArmCpu, sp_bank) as u32;
 /// Byte offset of FPCR (I32).
 pub const FPCR_SLOT: u32 = offset_of!(ArmCpu, fpcr) as u32;
 /// Byte offset of FPSR (I32).

@@ -15,7 +15,7 @@ use evloop::{Clock, Timer};
 use jit_ir::HelperCx;
 use parking_lot::Mutex;
 
-use crate::state::ArmCpu;
+use crate::state::{ArmCpu, ModeKey};
 
 /// A callback that makes a vCPU leave translated code.
 pub type Kick = Arc<dyn Fn() + Send + Sync>;
@@ -36,6 +36,8 @@ pub struct CpuShared {
     pub lines: AtomicU32,
     /// Event register.
     pub event: AtomicBool,
+    /// Power state or `reset` changed, or the CPU is off: `poll` must look closer.
+    pub attention: AtomicBool,
     /// Power state.
     pub power: Mutex<Power>,
     /// A machine reset is due before the next instruction.
@@ -54,6 +56,12 @@ impl CpuShared {
         if let Some(kick) = kick {
             kick();
         }
+    }
+
+    /// Powers the CPU off.
+    pub fn turn_off(&self) {
+        self.power.lock().on = false;
+        self.attention.store(true, Ordering::Release);
     }
 
     /// Sets the wake-up.
@@ -241,6 +249,8 @@ pub struct System {
     pub psci: FirmwareCalls,
     /// Waiting for an interrupt (WFI).
     pub waiting: bool,
+    /// Mode keys per exception level without what PSTATE adds; `None` = to be computed.
+    pub mode_cache: [Option<ModeKey>; 4],
     /// State of the random number generator behind RNDR.
     pub rng: u64,
 }
@@ -264,7 +274,7 @@ impl ArmCpu {
                 PSCI_SUCCESS
             }
             0x8400_0002 => {
-                self.system.shared.power.lock().on = false;
+                self.system.shared.turn_off();
                 self.env.exit_after_helper();
                 PSCI_SUCCESS
             }
@@ -294,7 +304,7 @@ impl ArmCpu {
     fn request(&mut self, what: Request) -> u64 {
         self.system.cluster.run.request(what);
         // The call does not return: hold the CPU until the machine stops or resets.
-        self.system.shared.power.lock().on = false;
+        self.system.shared.turn_off();
         self.env.exit_after_helper();
         PSCI_SUCCESS
     }
@@ -310,6 +320,7 @@ impl ArmCpu {
             return PSCI_ON_PENDING;
         }
         power.start = Some((entry, context));
+        shared.attention.store(true, Ordering::Release);
         drop(power);
         shared.kick();
         PSCI_SUCCESS

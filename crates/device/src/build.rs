@@ -12,6 +12,7 @@ use qapi::Value;
 use crate::chars::CharPort;
 use crate::class::{Device, DeviceClass};
 use crate::irq::{IrqOut, IrqSink};
+use crate::plug::{Numbers, PlugBus};
 use crate::run::RunControl;
 
 /// Finds character back ends by id.
@@ -36,6 +37,16 @@ pub struct World {
     pub run: Arc<dyn RunControl>,
     /// Character back ends.
     pub chardevs: Arc<dyn CharSource>,
+    /// Names of buses given so far.
+    pub numbers: Numbers,
+}
+
+impl World {
+    /// The next name of a kind, such as `virtio-mmio-bus.7`.
+    #[must_use]
+    pub fn numbered(&self, kind: &str) -> String {
+        self.numbers.next(kind)
+    }
 }
 
 /// A named group of interrupt inputs.
@@ -57,6 +68,7 @@ pub struct Build<'a> {
     regions: Vec<Region>,
     irq_outs: Vec<(String, Arc<IrqOut>)>,
     irq_ins: Vec<IrqIn>,
+    buses: Vec<Arc<dyn PlugBus>>,
     offers: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
 }
 
@@ -71,6 +83,7 @@ impl<'a> Build<'a> {
             regions: Vec::new(),
             irq_outs: Vec::new(),
             irq_ins: Vec::new(),
+            buses: Vec::new(),
             offers: HashMap::new(),
         }
     }
@@ -112,6 +125,17 @@ impl<'a> Build<'a> {
     /// Offers `count` interrupt inputs.
     pub fn irq_in(&mut self, name: &str, count: u32, sink: Arc<dyn IrqSink>) {
         self.irq_ins.push(IrqIn { name: name.to_owned(), sink, count });
+    }
+
+    /// Offers a bus that devices are plugged into.
+    pub fn bus(&mut self, bus: Arc<dyn PlugBus>) {
+        self.buses.push(bus);
+    }
+
+    /// The name for a bus of this device: after its id if the user gave one.
+    #[must_use]
+    pub fn bus_name(&self, kind: &str) -> String {
+        if self.id.contains('[') { self.world.numbered(kind) } else { format!("{}.0", self.id) }
     }
 
     /// Offers an ability by type, such as `Arc<dyn IrqController>`.
@@ -158,8 +182,9 @@ impl<'a> Build<'a> {
     /// Ends the record.
     #[must_use]
     pub fn finish(self, class: &'static DeviceClass, device: Arc<dyn Device>) -> Record {
-        let Build { id, world: _, props, regions, irq_outs, irq_ins, offers } = self;
-        Record { id: id.to_owned(), class, device, props, regions, irq_outs, irq_ins, offers }
+        let Build { id, world: _, props, regions, irq_outs, irq_ins, buses, offers } = self;
+        let id = id.to_owned();
+        Record { id, class, device, props, regions, irq_outs, irq_ins, buses, parent: None, offers }
     }
 }
 
@@ -179,6 +204,10 @@ pub struct Record {
     pub irq_outs: Vec<(String, Arc<IrqOut>)>,
     /// Its interrupt inputs by name.
     pub irq_ins: Vec<IrqIn>,
+    /// Buses it has.
+    pub buses: Vec<Arc<dyn PlugBus>>,
+    /// Name of the bus it is plugged into; `None` for what the board made.
+    pub parent: Option<String>,
     offers: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
 }
 

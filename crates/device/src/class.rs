@@ -41,6 +41,25 @@ pub enum Bus {
     Scsi,
     /// I2C.
     I2c,
+    /// Ports of a virtio serial device.
+    VirtioSerial,
+}
+
+impl Bus {
+    /// The name of the bus's type.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Bus::System => "System",
+            Bus::Pci => "PCI",
+            Bus::Virtio => "virtio-bus",
+            Bus::Isa => "ISA",
+            Bus::Usb => "usb-bus",
+            Bus::Scsi => "SCSI",
+            Bus::I2c => "i2c-bus",
+            Bus::VirtioSerial => "virtio-serial-bus",
+        }
+    }
 }
 
 /// The erased face of every device.

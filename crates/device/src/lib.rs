@@ -15,6 +15,7 @@ mod chars;
 mod class;
 mod firmware;
 mod irq;
+mod plug;
 mod reset;
 mod run;
 
@@ -27,6 +28,7 @@ pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,
 };
+pub use plug::{Devices, Numbers, PlugBus};
 pub use reset::ResetTree;
 pub use run::{Cause, Request, RunControl};
 pub use vmstate::{Migration, Saved};

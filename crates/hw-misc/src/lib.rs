@@ -7,3 +7,5 @@
 //! Sources: named in each file.
 
 pub mod fw_cfg;
+pub mod gpio_key;
+pub mod pl061;

@@ -497,6 +497,18 @@ impl Builder {
         }
         self.push(op)
     }
+    /// A vector op with a count, lane number or byte number in `aux`.
+    pub fn vector_imm(&mut self, code: Opcode, lane: Lane, imm: u32, a: Val) -> Val {
+        let mut op = Op::new(code, Ty::V128);
+        (op.a, op.aux) = (a, lane as u16 | (imm as u16 & 0xff) << 8);
+        self.push(op)
+    }
+    /// 16 bytes from byte `n` of `a` followed by `b`.
+    pub fn v_ext(&mut self, a: Val, b: Val, n: u32) -> Val {
+        let mut op = Op::new(Opcode::VExt, Ty::V128);
+        (op.a, op.b, op.aux) = (a, b, n as u16 & 15);
+        self.push(op)
+    }
 }
 
 /// Bytes of a value in guest state.

@@ -218,6 +218,75 @@ pub fn vector(op: &Op, a: u128, b: u128) -> Option<u128> {
         Opcode::VMinU => lanes(lane, a, b, u64::min),
         Opcode::VMaxU => lanes(lane, a, b, u64::max),
         Opcode::VLow64 => a & u128::from(u64::MAX),
+        Opcode::VMulU32 => lanes(Lane::D, a, b, |x, y| low32(x) * low32(y)),
+        Opcode::VMulS32 => {
+            lanes(Lane::D, a, b, |x, y| (sext(Ty::I32, x) * sext(Ty::I32, y)) as u64)
+        }
+        Opcode::VShuffle | Opcode::VExt => bytes(op, a, b),
+        _ => return signed_vector(op, a, b).or_else(|| moved(op, a, b)),
+    })
+}
+
+fn low32(v: u64) -> u64 {
+    v & 0xffff_ffff
+}
+
+fn signed(lane: Lane, v: u64) -> i64 {
+    let by = 64 - lane.bits();
+    (v << by) as i64 >> by
+}
+
+/// Lane-wise ops that know signs, and shifts.
+fn signed_vector(op: &Op, a: u128, b: u128) -> Option<u128> {
+    let (lane, n) = (op.lane(), op.vector_imm());
+    let s = |v| signed(lane, v);
+    let fits = n < lane.bits();
+    Some(match op.code {
+        Opcode::VCmpGt => lanes(lane, a, b, |x, y| if s(x) > s(y) { u64::MAX } else { 0 }),
+        Opcode::VMinS => lanes(lane, a, b, |x, y| s(x).min(s(y)) as u64),
+        Opcode::VMaxS => lanes(lane, a, b, |x, y| s(x).max(s(y)) as u64),
+        Opcode::VMul => lanes(lane, a, b, u64::wrapping_mul),
+        Opcode::VShl => lanes(lane, a, 0, |x, _| if fits { x << n } else { 0 }),
+        Opcode::VShr => lanes(lane, a, 0, |x, _| if fits { x >> n } else { 0 }),
+        Opcode::VSar => lanes(lane, a, 0, |x, _| (s(x) >> n.min(63)) as u64),
+        _ => return None,
+    })
+}
+
+/// Shuffles by bytes.
+fn bytes(op: &Op, a: u128, b: u128) -> u128 {
+    let (x, y) = (a.to_le_bytes(), b.to_le_bytes());
+    u128::from_le_bytes(std::array::from_fn(|i| {
+        if op.code == Opcode::VExt {
+            let at = i + usize::from(op.aux & 15);
+            if at < 16 { x[at] } else { y[at - 16] }
+        } else if y[i] & 0x80 != 0 {
+            0
+        } else {
+            x[usize::from(y[i] & 15)]
+        }
+    }))
+}
+
+/// Ops that move lanes.
+fn moved(op: &Op, a: u128, b: u128) -> Option<u128> {
+    let lane = op.lane();
+    let (bits, half) = (lane.bits(), 64 / lane.bits());
+    let get = |v: u128, i: u32| (v >> (bits * (i % (2 * half)))) as u64 & low_mask(bits);
+    let build = |wide: u32, f: &dyn Fn(u32) -> u64| {
+        (0..128 / wide).fold(0, |v, i| v | u128::from(f(i) & low_mask(wide)) << (wide * i))
+    };
+    let pick = |i: u32, first: u32| get(if i & 1 == 0 { a } else { b }, first + i / 2);
+    let split = |i: u32, odd: u32| get(if i < half { a } else { b }, 2 * (i % half) + odd);
+    let wide = (2 * bits).min(64);
+    Some(match op.code {
+        Opcode::VZipLo => build(bits, &|i| pick(i, 0)),
+        Opcode::VZipHi => build(bits, &|i| pick(i, half)),
+        Opcode::VEven => build(bits, &|i| split(i, 0)),
+        Opcode::VOdd => build(bits, &|i| split(i, 1)),
+        Opcode::VSxt => build(wide, &|i| signed(lane, get(a, i)) as u64),
+        Opcode::VUxt => build(wide, &|i| get(a, i)),
+        Opcode::VDupLane => build(bits, &|_| get(a, op.vector_imm())),
         _ => return None,
     })
 }

@@ -511,6 +511,42 @@ opcodes! {
     VMaxU "vmaxu" [V128] (V128 V128 No) "u";
     /// a with its high 64 bits cleared.
     VLow64 "vlow64" [V128] (V128 No No) "";
+    /// Lane-wise mask of signed a > b (aux = Lane).
+    VCmpGt "vcmpgt" [V128] (V128 V128 No) "u";
+    /// Lane-wise signed minimum (aux = Lane B, H or S).
+    VMinS "vmins" [V128] (V128 V128 No) "u";
+    /// Lane-wise signed maximum (aux = Lane B, H or S).
+    VMaxS "vmaxs" [V128] (V128 V128 No) "u";
+    /// Lane-wise low half of a * b (aux = Lane H or S).
+    VMul "vmul" [V128] (V128 V128 No) "u";
+    /// Unsigned 64-bit products of the even 32-bit lanes.
+    VMulU32 "vmulu32" [V128] (V128 V128 No) "";
+    /// Signed 64-bit products of the even 32-bit lanes.
+    VMulS32 "vmuls32" [V128] (V128 V128 No) "";
+    /// Lane-wise a << n (aux = Lane | n << 8); 0 from the lane's width on.
+    VShl "vshl" [V128] (V128 No No) "u";
+    /// Lane-wise a >> n, zeros in (aux = Lane | n << 8); 0 from the lane's width on.
+    VShr "vshr" [V128] (V128 No No) "u";
+    /// Lane-wise a >> n, sign in (aux = Lane | n << 8); the sign from the lane's width on.
+    VSar "vsar" [V128] (V128 No No) "u";
+    /// Byte i = 0 if bit 7 of byte i of b is set, else the byte of a that its low 4 bits number.
+    VShuffle "vshuffle" [V128] (V128 V128 No) "";
+    /// The lanes of the low halves of a and b in turn, a first (aux = Lane).
+    VZipLo "vziplo" [V128] (V128 V128 No) "u";
+    /// The lanes of the high halves of a and b in turn, a first (aux = Lane).
+    VZipHi "vziphi" [V128] (V128 V128 No) "u";
+    /// The even lanes of a, then those of b (aux = Lane).
+    VEven "veven" [V128] (V128 V128 No) "u";
+    /// The odd lanes of a, then those of b (aux = Lane).
+    VOdd "vodd" [V128] (V128 V128 No) "u";
+    /// 16 bytes from byte aux (0..=15) of a followed by b.
+    VExt "vext" [V128] (V128 V128 No) "u";
+    /// The lanes of the low half, sign-extended to twice their width (aux = Lane B, H or S).
+    VSxt "vsxt" [V128] (V128 No No) "u";
+    /// The lanes of the low half, zero-extended to twice their width (aux = Lane B, H or S).
+    VUxt "vuxt" [V128] (V128 No No) "u";
+    /// Lane n of a in every lane (aux = Lane | n << 8).
+    VDupLane "vduplane" [V128] (V128 No No) "u";
 }
 
 impl Opcode {
@@ -537,6 +573,12 @@ impl Opcode {
     #[inline]
     pub fn has_effect(self) -> bool {
         self.info() & flag::EFFECT != 0
+    }
+    /// One of the vector operations, which are pure.
+    #[must_use]
+    #[inline]
+    pub fn is_vector(self) -> bool {
+        self as u8 >= Self::VFrom64 as u8
     }
     /// `aux` carries meaning.
     #[must_use]
@@ -599,6 +641,11 @@ impl Op {
     #[must_use]
     pub fn lane(&self) -> Lane {
         Lane::ALL[usize::from(self.aux & 3)]
+    }
+    /// The shift count or lane number in the high byte of `aux`.
+    #[must_use]
+    pub fn vector_imm(&self) -> u32 {
+        u32::from(self.aux >> 8)
     }
     /// The read-modify-write kind in `imm`.
     #[must_use]

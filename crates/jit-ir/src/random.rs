@@ -242,6 +242,9 @@ impl Gen<'_> {
     fn vector(&mut self) -> Val {
         let (a, c) = (self.any(Ty::V128), self.any(Ty::V128));
         let lane = self.rng.pick(&Lane::ALL);
+        if self.rng.below(2) == 0 {
+            return self.vector_moves(lane, a, c);
+        }
         match self.rng.below(6) {
             0 => {
                 let word = self.rng.below(2) as u16;
@@ -253,12 +256,46 @@ impl Gen<'_> {
             }
             2 => {
                 let lane = self.rng.pick(&[Lane::B, Lane::H, Lane::S]);
-                let code = self.rng.pick(&[Opcode::VMinU, Opcode::VMaxU]);
+                let code =
+                    self.rng.pick(&[Opcode::VMinU, Opcode::VMaxU, Opcode::VMinS, Opcode::VMaxS]);
                 self.b.vector(code, lane, a, c)
             }
             3 => self.b.vector(Opcode::VLow64, lane, a, Val::NONE),
             _ => {
                 let code = self.rng.pick(VEC2);
+                self.b.vector(code, lane, a, c)
+            }
+        }
+    }
+    fn vector_moves(&mut self, lane: Lane, a: Val, c: Val) -> Val {
+        use Opcode::{VCmpGt, VDupLane, VEven, VMul, VMulS32, VMulU32, VOdd, VSar, VShl, VShr};
+        use Opcode::{VShuffle, VSxt, VUxt, VZipHi, VZipLo};
+        match self.rng.below(6) {
+            0 => {
+                let n = self.rng.below(16) as u32;
+                self.b.v_ext(a, c, n)
+            }
+            1 => {
+                let code = self.rng.pick(&[VShl, VShr, VSar]);
+                let n = self.rng.below(lane.bits() as usize + 1) as u32;
+                self.b.vector_imm(code, lane, n, a)
+            }
+            2 => {
+                let n = self.rng.below(128 / lane.bits() as usize) as u32;
+                self.b.vector_imm(VDupLane, lane, n, a)
+            }
+            3 => {
+                let lane = self.rng.pick(&[Lane::B, Lane::H, Lane::S]);
+                let code = self.rng.pick(&[VSxt, VUxt]);
+                self.b.vector(code, lane, a, Val::NONE)
+            }
+            4 => {
+                let lane = self.rng.pick(&[Lane::H, Lane::S]);
+                let code = self.rng.pick(&[VMul, VMulU32, VMulS32, VShuffle]);
+                self.b.vector(code, lane, a, c)
+            }
+            _ => {
+                let code = self.rng.pick(&[VZipLo, VZipHi, VEven, VOdd, VCmpGt]);
                 self.b.vector(code, lane, a, c)
             }
         }

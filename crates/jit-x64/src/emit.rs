@@ -122,19 +122,7 @@ impl<'a> Emit<'a> {
             }
             Opcode::Call => self.call(i, op),
             Opcode::PushReturn => self.push_return(op),
-            Opcode::VFrom64
-            | Opcode::VGet64
-            | Opcode::VDup
-            | Opcode::VAnd
-            | Opcode::VOr
-            | Opcode::VXor
-            | Opcode::VAndNot
-            | Opcode::VAdd
-            | Opcode::VSub
-            | Opcode::VCmpEq
-            | Opcode::VMinU
-            | Opcode::VMaxU
-            | Opcode::VLow64 => self.vector_op(i, op),
+            c if c.is_vector() => self.vector_op(i, op),
             c if c.is_exit() => self.exit_op(op),
             _ => self.int_op(i, op),
         }
@@ -167,6 +155,9 @@ impl<'a> Emit<'a> {
     pub(crate) fn dst_xmm(&mut self, avoid: Option<u8>) -> u8 {
         let avoid = avoid.map_or(0, |x| 1 << (x + XMM));
         self.al.dst_xmm(&mut self.asm, self.block, avoid)
+    }
+    pub(crate) fn temp_xmm(&mut self) -> u8 {
+        self.al.temp_xmm(&mut self.asm, self.block)
     }
     /// A register for the result of the current op: the pinned one that it will be moved to, that of
     /// a dying operand, or a free one; none of `avoid`. Operands must have been fetched.

@@ -1,4 +1,4 @@
-//! Vector ops in SSE registers (SSE4.1 at least).
+//! Vector ops in SSE registers (SSE4.2 at least; they leave the host flags alone).
 
 use jit_ir::{Lane, Op, Opcode};
 
@@ -25,12 +25,42 @@ fn encoding(op: &Op) -> Option<(Enc, bool)> {
         Opcode::VCmpEq => (by_lane([sse2(0x74), sse2(0x75), sse2(0x76), sse41(0x29)]), true),
         Opcode::VMinU => (by_lane([sse2(0xda), sse41(0x3a), sse41(0x3b), sse41(0x3b)]), true),
         Opcode::VMaxU => (by_lane([sse2(0xde), sse41(0x3e), sse41(0x3f), sse41(0x3f)]), true),
+        Opcode::VCmpGt => (by_lane([sse2(0x64), sse2(0x65), sse2(0x66), sse41(0x37)]), false),
+        Opcode::VMinS => (by_lane([sse41(0x38), sse2(0xea), sse41(0x39), sse41(0x39)]), true),
+        Opcode::VMaxS => (by_lane([sse41(0x3c), sse2(0xee), sse41(0x3d), sse41(0x3d)]), true),
+        Opcode::VMul => (by_lane([sse2(0xd5), sse2(0xd5), sse41(0x40), sse41(0x40)]), true),
+        Opcode::VMulU32 => (sse2(0xf4), true),
+        Opcode::VMulS32 => (sse41(0x28), true),
+        Opcode::VShuffle => (sse41(0x00), false),
+        Opcode::VZipLo => (zip(0x60, lane), false),
+        Opcode::VZipHi => (zip(0x68, lane), false),
+        Opcode::VEven if lane == Lane::D => (zip(0x60, lane), false),
+        Opcode::VOdd if lane == Lane::D => (zip(0x68, lane), false),
         _ => return None,
     })
 }
 
+/// punpckl (base 0x60) or punpckh (0x68).
+fn zip(base: u8, lane: Lane) -> Enc {
+    match lane {
+        Lane::D => sse2(if base == 0x60 { 0x6c } else { 0x6d }),
+        _ => sse2(base + lane as u8),
+    }
+}
+
 const PSHUFD: Enc = sse2(0x70);
 const PSHUFLW: Enc = Enc(0xf2, 1, 0x70);
+const PSHUFHW: Enc = Enc(0xf3, 1, 0x70);
+const SHUFPS: Enc = Enc(0, 1, 0xc6);
+const PALIGNR: Enc = Enc(0x66, 3, 0x0f);
+const PACKSSWB: Enc = sse2(0x63);
+const PACKUSWB: Enc = sse2(0x67);
+const PACKUSDW: Enc = sse41(0x2b);
+const PCMPGTQ: Enc = sse41(0x37);
+const PAND: Enc = sse2(0xdb);
+const POR: Enc = sse2(0xeb);
+const PXOR: Enc = sse2(0xef);
+const PUNPCKHBW: Enc = sse2(0x68);
 const PUNPCKLBW: Enc = sse2(0x60);
 const PUNPCKLQDQ: Enc = sse2(0x6c);
 const PANDN: Enc = sse2(0xdf);
@@ -72,6 +102,18 @@ impl Emit<'_> {
                 self.asm.sse(PANDN, d, a);
                 self.def_xmm(i, d);
             }
+            Opcode::VShl | Opcode::VShr | Opcode::VSar => self.shift_lanes(i, op),
+            Opcode::VEven | Opcode::VOdd if op.lane() != Lane::D => self.split(i, op),
+            Opcode::VExt => self.align(i, op),
+            Opcode::VSxt | Opcode::VUxt => {
+                let base = if op.code == Opcode::VSxt { 0x20 } else { 0x30 };
+                let e = sse41(base + [0, 3, 5, 5][op.lane() as usize]);
+                let a = self.xmm(op.a);
+                let d = self.dst_xmm(None);
+                self.asm.sse(e, d, a);
+                self.def_xmm(i, d);
+            }
+            Opcode::VDupLane => self.dup_lane(i, op),
             _ => self.lanes(i, op),
         }
     }
@@ -107,6 +149,135 @@ impl Emit<'_> {
                 }
                 self.asm.sse_imm(PSHUFLW, d, d, 0);
                 self.asm.sse_imm(PSHUFD, d, d, 0);
+            }
+        }
+        self.def_xmm(i, d);
+    }
+
+    /// The first operand in the result's register, to be changed there; not `keep`'s register.
+    fn copy_of(&mut self, op: &Op, keep: Option<u8>) -> u8 {
+        let a = self.xmm(op.a);
+        let d = self.dst_xmm(keep);
+        if d != a {
+            self.asm.movdqa(d, a);
+        }
+        d
+    }
+
+    /// A shift of 16-, 32- or 64-bit lanes by a constant (`Lane::D` has no arithmetic one).
+    fn shift_imm(&mut self, code: Opcode, lane: Lane, x: u8, n: u8) {
+        let e = sse2([0x71, 0x71, 0x72, 0x73][lane as usize]);
+        let kind = match code {
+            Opcode::VShl => 6,
+            Opcode::VShr => 2,
+            _ => 4,
+        };
+        self.asm.sse_imm(e, kind, x, n);
+    }
+
+    fn shift_lanes(&mut self, i: u16, op: &Op) {
+        let (lane, n) = (op.lane(), op.vector_imm() as u8);
+        let d = self.copy_of(op, None);
+        match (op.code, lane) {
+            (Opcode::VSar, Lane::B) => {
+                let t = self.temp_xmm();
+                self.asm.movdqa(t, d);
+                self.asm.sse(PUNPCKLBW, d, d);
+                self.asm.sse(PUNPCKHBW, t, t);
+                let n = n.min(7) + 8;
+                self.shift_imm(Opcode::VSar, Lane::H, d, n);
+                self.shift_imm(Opcode::VSar, Lane::H, t, n);
+                self.asm.sse(PACKSSWB, d, t);
+            }
+            (Opcode::VSar, Lane::D) => {
+                let t = self.temp_xmm();
+                self.asm.sse(PXOR, t, t);
+                self.asm.sse(PCMPGTQ, t, d);
+                self.shift_imm(Opcode::VShr, lane, d, n);
+                self.shift_imm(Opcode::VShl, lane, t, 64 - n.min(64));
+                self.asm.sse(POR, d, t);
+            }
+            (code, Lane::B) => {
+                let kept = match code {
+                    Opcode::VShl => 0xff_u32 << n & 0xff,
+                    _ => 0xff >> n,
+                };
+                self.shift_imm(code, Lane::H, d, n);
+                let (g, t) = (self.temp(), self.temp_xmm());
+                self.asm.mov_imm(g, u64::from(kept) * 0x0101_0101_0101_0101);
+                self.asm.movq_to_xmm(true, t, g);
+                self.asm.sse(PUNPCKLQDQ, t, t);
+                self.asm.sse(PAND, d, t);
+            }
+            (code, lane) => self.shift_imm(code, lane, d, n),
+        }
+        self.def_xmm(i, d);
+    }
+
+    /// Even or odd lanes of two vectors.
+    fn split(&mut self, i: u16, op: &Op) {
+        let b = self.xmm(op.b);
+        let same = self.xmm(op.a) == b;
+        let d = self.copy_of(op, Some(b));
+        let odd = op.code == Opcode::VOdd;
+        if op.lane() == Lane::S {
+            self.asm.sse_imm(SHUFPS, d, b, if odd { 0xdd } else { 0x88 });
+            return self.def_xmm(i, d);
+        }
+        let s = if same {
+            d
+        } else {
+            let t = self.temp_xmm();
+            self.asm.movdqa(t, b);
+            t
+        };
+        let (wide, n, pack) =
+            if op.lane() == Lane::B { (Lane::H, 8, PACKUSWB) } else { (Lane::S, 16, PACKUSDW) };
+        for x in [Some(d), (!same).then_some(s)].into_iter().flatten() {
+            if !odd {
+                self.shift_imm(Opcode::VShl, wide, x, n);
+            }
+            self.shift_imm(Opcode::VShr, wide, x, n);
+        }
+        self.asm.sse(pack, d, s);
+        self.def_xmm(i, d);
+    }
+
+    fn align(&mut self, i: u16, op: &Op) {
+        let (a, b) = (self.xmm(op.a), self.xmm(op.b));
+        let n = op.aux as u8 & 15;
+        if a == b {
+            let d = self.copy_of(op, None);
+            self.asm.sse_imm(PALIGNR, d, d, n);
+            return self.def_xmm(i, d);
+        }
+        let d = self.dst_xmm(Some(a));
+        if d != b {
+            self.asm.movdqa(d, b);
+        }
+        self.asm.sse_imm(PALIGNR, d, a, n);
+        self.def_xmm(i, d);
+    }
+
+    fn dup_lane(&mut self, i: u16, op: &Op) {
+        let a = self.xmm(op.a);
+        let d = self.dst_xmm(None);
+        let n = op.vector_imm() as u8;
+        match op.lane() {
+            Lane::D => self.asm.sse_imm(PSHUFD, d, a, if n & 1 == 0 { 0x44 } else { 0xee }),
+            Lane::S => self.asm.sse_imm(PSHUFD, d, a, (n & 3) * 0x55),
+            lane => {
+                let (s, n) = if lane == Lane::B {
+                    if d != a {
+                        self.asm.movdqa(d, a);
+                    }
+                    self.asm.sse(if n & 8 == 0 { PUNPCKLBW } else { PUNPCKHBW }, d, d);
+                    (d, n & 7)
+                } else {
+                    (a, n & 7)
+                };
+                self.asm.sse_imm(if n < 4 { PSHUFLW } else { PSHUFHW }, d, s, (n & 3) * 0x55);
+                self.asm.sse_imm(PSHUFD, d, d, if n < 4 { 0 } else { 0xaa });
             }
         }
         self.def_xmm(i, d);

@@ -17,7 +17,11 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
     &hw_misc::fw_cfg::CLASS,
+    &hw_misc::gpio_key::CLASS,
+    &hw_misc::pl061::CLASS,
     &hw_timer::pl031::CLASS,
+    &hw_virtio::rng::CLASS,
+    &virtio::mmio::CLASS,
 ];
 static CATALOG: Catalog = Catalog {
     devices: DEVICES,
@@ -56,9 +60,6 @@ fn config(cpus: u32) -> MachineConfig {
 /// Nodes the peer has and we do not: the devices are not built yet.
 const ABSENT: &[&str] = &[
     "/platform-bus@c000000",
-    "/virtio_mmio@",
-    "/gpio-keys",
-    "/pl061@9030000",
     "/pcie@10000000",
     "/pmu",
     "/intc@8000000/its@8080000",

@@ -48,6 +48,9 @@ pub const fn slot(
     Slot { name, class, base, size, irq, banks: &[0] }
 }
 
+/// Presses a power button.
+pub type PowerButton = Box<dyn Fn() + Send + Sync>;
+
 /// A machine under construction.
 pub struct Board<'a> {
     /// Its class.
@@ -64,6 +67,7 @@ pub struct Board<'a> {
     boot: Vec<Boot>,
     blobs: Vec<(u64, Vec<u8>)>,
     dtb: Option<Vec<u8>>,
+    powerdown: Option<PowerButton>,
 }
 
 impl<'a> Board<'a> {
@@ -76,7 +80,8 @@ impl<'a> Board<'a> {
         let system = Region::root("system");
         let Host { clock, wall, run, chardevs } = host;
         let memory = AddressSpace::new("memory", &system);
-        let world = World { memory, clock, wall, run, chardevs };
+        let world =
+            World { memory, clock, wall, run, chardevs, numbers: device::Numbers::default() };
         Board {
             class,
             config,
@@ -88,6 +93,7 @@ impl<'a> Board<'a> {
             boot: Vec::new(),
             blobs: Vec::new(),
             dtb: None,
+            powerdown: None,
         }
     }
 
@@ -202,8 +208,15 @@ impl<'a> Board<'a> {
         self.dtb = Some(dtb);
     }
 
+    /// Sets what `system_powerdown` does.
+    pub fn set_powerdown(&mut self, press: PowerButton) {
+        self.powerdown = Some(press);
+    }
+
     pub(crate) fn finish(self) -> qapi::Result<Machine> {
-        let Board { class, config, world, system, records, cpus, boot, blobs, dtb, .. } = self;
+        let Board {
+            class, config, world, system, records, cpus, boot, blobs, dtb, powerdown, ..
+        } = self;
         let reset = ResetTree::default();
         records.iter().for_each(|r| reset.add(&r.device));
         let handles: Vec<_> =
@@ -224,8 +237,19 @@ impl<'a> Board<'a> {
                 ))
             })?;
         }
-        let machine =
-            Machine { class, world, records, spaces, reset, cpus, handles, blobs, dtb, dumped };
+        let machine = Machine {
+            class,
+            world,
+            records,
+            spaces,
+            reset,
+            cpus,
+            handles,
+            blobs,
+            dtb,
+            dumped,
+            powerdown,
+        };
         machine.reset.reset(Reset::Cold);
         machine.reload()?;
         Ok(machine)
@@ -254,6 +278,8 @@ pub struct Machine {
     pub dtb: Option<Vec<u8>>,
     /// The device tree was written to a file: the machine is not to be run.
     pub dumped: bool,
+    /// Presses the power button.
+    pub powerdown: Option<PowerButton>,
 }
 
 impl Machine {

@@ -12,7 +12,7 @@ mod class;
 mod config;
 mod none;
 
-pub use board::{Board, Machine, Slot, slot};
+pub use board::{Board, Machine, PowerButton, Slot, slot};
 pub use class::{Catalog, MachineClass, MachineType};
 pub use config::{BootFiles, Host, MachineConfig, Topology};
 pub use none::CLASS as NONE;

@@ -1,6 +1,7 @@
 //! `info qtree`: the devices, from what they told when they were created.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use device::Record;
 use qapi::{Value, json};
@@ -10,10 +11,25 @@ use vmm::Vm;
 pub(crate) fn text(vm: &Vm) -> String {
     let mut text = String::from("bus: main-system-bus\n  type System\n");
     let Some(machine) = vm.machine() else { return text };
-    for record in machine.records.iter().rev() {
-        device(&mut text, vm, record);
-    }
+    let all = machine.devices.all();
+    children(&mut text, vm, &all, (None, 2));
     text
+}
+
+fn children(text: &mut String, vm: &Vm, all: &[Arc<Record>], at: (Option<&str>, usize)) {
+    let (parent, indent) = at;
+    let pad = " ".repeat(indent);
+    for record in all.iter().rev().filter(|record| record.parent.as_deref() == parent) {
+        let mut own = String::new();
+        device(&mut own, vm, record);
+        let shift = " ".repeat(indent.saturating_sub(2));
+        text.extend(own.lines().map(|line| format!("{shift}{line}\n")));
+        for bus in &record.buses {
+            let kind = bus.kind().type_name();
+            _ = writeln!(text, "{pad}  bus: {}\n{pad}    type {kind}", bus.name());
+            children(text, vm, all, (Some(bus.name()), indent + 4));
+        }
+    }
 }
 
 fn device(text: &mut String, vm: &Vm, record: &Record) {

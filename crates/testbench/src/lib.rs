@@ -92,6 +92,7 @@ impl Bench {
             }),
             run: run.clone(),
             chardevs: chars.clone(),
+            numbers: device::Numbers::default(),
         };
         let record = class.build("dut", props, source, &world)?;
         for (bank, region) in (0u64..).zip(&record.regions) {

@@ -36,7 +36,18 @@ pub(crate) fn create(
     if created.dumped {
         return Err(Stop::Done);
     }
-    let machine::Machine { world, records, spaces, reset, cpus, handles, blobs, dtb, .. } = created;
+    let machine::Machine {
+        world,
+        records,
+        spaces,
+        reset,
+        cpus,
+        handles,
+        blobs,
+        dtb,
+        powerdown,
+        ..
+    } = created;
     let execution: Arc<dyn Execution> = match cpus {
         None => Arc::new(NoExecution),
         Some(set) => {
@@ -59,7 +70,7 @@ pub(crate) fn create(
             Arc::new(AccelExecution { vm, cpus: handles })
         }
     };
-    let memory = world.memory;
+    let memory = world.memory.clone();
     let reload = move || {
         for (address, data) in &blobs {
             // The machine checked at creation that all of it lies in RAM.
@@ -68,10 +79,11 @@ pub(crate) fn create(
     };
     let machine = Machine {
         name: class.name.into(),
-        records,
+        devices: device::Devices::new(records),
+        world: Some(world),
         spaces,
         reset,
-        powerdown: None,
+        powerdown,
         reload: Some(Box::new(reload)),
         dtb,
     };

@@ -279,7 +279,7 @@ fn start_qtest(vm: &Arc<Vm>, kept: &mut Kept, given: &Placed) -> Step<()> {
     let irqs: Irqs = Box::new(move |path| {
         let id = path.rsplit('/').next()?;
         let vm = weak.upgrade()?;
-        let records = &vm.machine()?.records;
+        let records = vm.machine()?.devices.all();
         let record = records.iter().find(|r| r.id == id || r.class.name == id)?;
         Some(record.irq_outs.iter().map(|(_, out)| out.clone()).collect())
     });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{AccelVm, CpuHandle};
-use device::{Record, Reset, ResetTree};
+use device::{Devices, Reset, ResetTree, World};
 use memory::AddressSpace;
 
 /// A created machine.
@@ -11,7 +11,9 @@ pub struct Machine {
     /// Name of its class.
     pub name: String,
     /// Devices in order of creation.
-    pub records: Vec<Record>,
+    pub devices: Devices,
+    /// What the devices share.
+    pub world: Option<World>,
     /// Address spaces, for `info mtree`.
     pub spaces: Vec<AddressSpace>,
     /// What a reset resets, in order.
@@ -29,7 +31,8 @@ impl Machine {
     pub fn none() -> Self {
         Self {
             name: "none".into(),
-            records: Vec::new(),
+            devices: Devices::default(),
+            world: None,
             spaces: Vec::new(),
             reset: ResetTree::default(),
             powerdown: None,

@@ -8,12 +8,13 @@ use crate::state::v_slot;
 use crate::translate::Ctx;
 
 /// Writes a 64- or 128-bit result.
-fn put(t: &mut Ctx<'_>, rd: u32, q: u32, v: Val) {
+pub(super) fn put(t: &mut Ctx<'_>, rd: u32, q: u32, v: Val) {
     let v = if q != 0 { v } else { t.b.vector(Opcode::VLow64, Lane::B, v, Val::NONE) };
     t.set_v(rd, v);
 }
 
-fn put64(t: &mut Ctx<'_>, rd: u32, lo: Val) {
+/// Writes a 64-bit result, zero-extended.
+pub(super) fn put64(t: &mut Ctx<'_>, rd: u32, lo: Val) {
     let zero = t.b.c64(0);
     let v = t.b.v_from64(lo, zero);
     t.set_v(rd, v);

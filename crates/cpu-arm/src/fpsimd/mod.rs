@@ -14,6 +14,8 @@ mod crypto;
 mod diff;
 mod dispatch;
 mod elem;
+pub(crate) mod fast;
+mod fastmap;
 mod inline;
 mod scalar;
 mod shift;
@@ -216,7 +218,7 @@ pub fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
     if !run(&mut dry, word) {
         return false;
     }
-    if !t.fp_check() || inline::translate(word, t) {
+    if !t.fp_check() || inline::translate(word, t) || fastmap::translate(word, t) {
         return true;
     }
     let id = if dry.general { HelperId::SimdGeneral } else { HelperId::Simd };

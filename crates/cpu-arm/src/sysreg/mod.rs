@@ -33,6 +33,8 @@ pub enum Trap {
 pub struct Changed {
     /// Translation regimes or the mode key.
     pub context: bool,
+    /// The mode key alone (PSTATE).
+    pub mode: bool,
     /// Interrupt masking or routing.
     pub irqs: bool,
 }
@@ -113,7 +115,11 @@ impl ArmCpu {
         let old = self.sys(p.reg);
         let v = self.legal(p.reg, v);
         self.set_sys(p.reg, v);
-        Ok(Changed { context: p.flags & CONTEXT != 0 && old != v, irqs: p.flags & IRQS != 0 })
+        Ok(Changed {
+            context: p.flags & CONTEXT != 0 && old != v,
+            mode: false,
+            irqs: p.flags & IRQS != 0,
+        })
     }
 
     /// Clears the bits of a value that the CPU does not implement.
@@ -138,13 +144,18 @@ impl ArmCpu {
         }
     }
 
-    /// After a write: engine and interrupt bookkeeping. PC is still at the instruction.
+    /// After a write: engine and interrupt bookkeeping. PC is still at the instruction; the block is
+    /// left only when what follows must be looked up anew.
     fn settle(cx: &mut HelperCx<'_, Self>, changed: Changed) {
         if changed.context {
+            cx.cpu.forget_mode();
             cx.services.context_changed(cx.cpu, ALL_MMUS);
         }
-        if changed.irqs && cx.cpu.interrupt_ready() {
-            cx.cpu.env.kick();
+        let due = changed.irqs && cx.cpu.interrupt_ready();
+        if changed.context || changed.mode || due {
+            let next = cx.cpu.env.pc().wrapping_add(4);
+            cx.cpu.env.set_pc(next);
+            cx.cpu.env.exit_after_helper();
         }
     }
 
@@ -197,7 +208,8 @@ pub fn msr_imm(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
         cpu.take_undefined();
         return 0;
     }
-    let mut changed = Changed { context: false, irqs: false };
+    let before = (cpu.pstate.uao, cpu.pstate.pan, cpu.pstate.sp_sel);
+    let mut changed = Changed::default();
     match (op1, op2) {
         (0, 3) => cpu.pstate.uao = on,
         (0, 4) => cpu.pstate.pan = on,
@@ -219,6 +231,7 @@ pub fn msr_imm(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
             changed.irqs = true;
         }
     }
+    changed.mode = before != (cpu.pstate.uao, cpu.pstate.pan, cpu.pstate.sp_sel) || cpu.steps();
     ArmCpu::settle(cx, changed);
     0
 }

@@ -265,7 +265,7 @@ impl ArmCpu {
 
     fn write_pstate(&mut self, enc: u16, v: u64) -> Option<Result<Changed, Trap>> {
         let none = Changed::default();
-        let f = std::sync::Arc::clone(&self.features);
+        let f = &self.features;
         let el = self.pstate.el;
         let ok = match enc {
             SPSEL => el > 0,
@@ -291,10 +291,10 @@ impl ArmCpu {
                     return Some(Err(Trap::To(self.el0_trap_target())));
                 }
                 self.pstate.daif = (v >> 6) as u8 & 15;
-                return Some(Ok(Changed { irqs: true, ..none }));
+                return Some(Ok(Changed { irqs: true, mode: self.steps(), ..none }));
             }
         }
-        Some(Ok(none))
+        Some(Ok(Changed { mode: matches!(enc, SPSEL | PAN | UAO), ..none }))
     }
 
     pub(super) fn write_special(&mut self, enc: u16, v: u64) -> Result<Changed, Trap> {

@@ -6,7 +6,7 @@
 use cpu::encoding;
 use jit_ir::{AccessKind, HelperCx, TlbFlush};
 
-use super::{Changed, Reg, Trap};
+use super::{Reg, Trap};
 use crate::mmu::{Regime, Request};
 use crate::state::ArmCpu;
 
@@ -197,9 +197,4 @@ pub fn dc_zva(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
         cx.cpu.env.exit_after_helper();
     }
     0
-}
-
-impl Changed {
-    /// Nothing changed.
-    pub const NONE: Self = Self { context: false, irqs: false };
 }

@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 
 use cpu::encoding;
 
-use crate::state::{ModeKey, sys_slot};
+use crate::state::{ModeKey, SP_EL0_SLOT, sys_slot};
+
+const SP_EL0: u16 = encoding(3, 0, 4, 1, 0);
 
 /// Translated code may read it in place.
 pub const INLINE_R: u8 = 1;
@@ -235,6 +237,9 @@ pub fn redirect_e2h(enc: u16) -> u16 {
 #[must_use]
 pub fn inline_slot(enc: u16, key: ModeKey, write: bool) -> Option<u32> {
     let el = key.el();
+    if enc == SP_EL0 && el >= 1 && key.sp_sel() {
+        return Some(SP_EL0_SLOT);
+    }
     let enc = if el == 2 && key.e2h() { redirect_e2h(enc) } else { enc };
     let p = plain(enc)?;
     let want = if write { INLINE_W } else { INLINE_R };

@@ -93,7 +93,7 @@ dispatch! {
     trans_dsb: ArgCrm => |t, _a| t.dsb();
     trans_dsb_nxs: ArgDomain => |t, _a| t.isa.xs && t.dsb();
     trans_dmb: ArgCrm => |t, a| t.dmb(a.crm);
-    trans_isb: ArgCrm => |t, _a| { t.leave_to_next(); true };
+    trans_isb: ArgCrm => |t, _a| { t.leave_to_runtime(); true };
     trans_sb: ArgEmpty => |t, _a| t.isa.sb;
     trans_cfinv: ArgEmpty => |t, _a| t.cfinv();
     trans_xaflag: ArgEmpty => |t, _a| t.xaflag();

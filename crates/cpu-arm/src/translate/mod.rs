@@ -304,12 +304,6 @@ impl<'a> Ctx<'a> {
         self.leave(Exit::Runtime(next));
     }
 
-    /// Ends the block after this instruction; the next one is translated afresh.
-    pub fn leave_to_next(&mut self) {
-        let next = i64::from(self.next());
-        self.leave(exit_at(next));
-    }
-
     /// False, and the trap is emitted, if FP/SIMD instructions trap.
     pub fn fp_check(&mut self) -> bool {
         let el = self.key.fp_trap();

@@ -90,8 +90,8 @@ impl Ctx<'_> {
         if !has || (privileged && self.key.el() == 0) {
             return false;
         }
+        // The helper leaves by itself when the mode changed or an interrupt is due.
         self.b.call_void(HelperId::MsrImm as u16, &[], op1 << 7 | op2 << 4 | a.imm);
-        self.leave_to_runtime();
         true
     }
 
@@ -133,8 +133,8 @@ impl Ctx<'_> {
         } else if let Some(slot) = sysreg::inline_slot(enc as u16, self.key, true) {
             self.b.set(slot, v);
         } else {
+            // The helper leaves by itself when the mode changed or an interrupt is due.
             self.b.call_void(HelperId::Msr as u16, &[v], enc | a.rt << 16);
-            self.leave_to_runtime();
         }
         true
     }
@@ -148,11 +148,7 @@ impl Ctx<'_> {
             return true;
         }
         self.b.call_void(HelperId::SysInsn as u16, &[v], enc | a.rt << 16);
-        // Cache and address translation operations leave the mode and the TLB alone.
-        let quiet = a.crn == 7 && !(a.crm == 3 || a.crm == 1 || a.crm == 5);
-        if !quiet {
-            self.leave_to_runtime();
-        }
+        // Changes of translations and of code take effect at the ISB that must follow.
         true
     }
 

@@ -27,7 +27,16 @@ pub(super) const RTC: Slot = slot("rtc", "pl031", 0x0901_0000, 0x1000, Some(2));
 pub(super) const FW_CFG: Slot =
     slot("fw_cfg", "fw_cfg_mem", 0x0902_0000, 0x18, None).with_banks(&[0x8, 0x0, 0x10]);
 
+pub(super) const GPIO: Slot = slot("gpio", "pl061", 0x0903_0000, 0x1000, Some(7));
+/// Line of the GPIO controller that the power key is on.
+pub(super) const POWER_LINE: u32 = 3;
+
+/// Virtio transports: first address, distance, first interrupt, number.
+pub(super) const VIRTIO: u64 = 0x0a00_0000;
+pub(super) const VIRTIO_SIZE: u64 = 0x200;
+pub(super) const VIRTIO_IRQ: u32 = 16;
+pub(super) const VIRTIO_COUNT: u32 = 32;
+
 /// What is on the board besides memory, CPUs and their interrupt controller.
-/// Not built yet, and so absent: flash at 0, pl061 at 0x09030000, 32 virtio-mmio
-/// transports from 0x0a000000, the platform bus at 0x0c000000, PCI, ITS and v2m.
-pub(super) const SLOTS: &[Slot] = &[UART, RTC, FW_CFG];
+/// Not built yet, and so absent: flash at 0, the platform bus at 0x0c000000, PCI, ITS and v2m.
+pub(super) const SLOTS: &[Slot] = &[UART, RTC, GPIO, FW_CFG];

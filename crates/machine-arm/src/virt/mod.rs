@@ -108,6 +108,8 @@ impl MachineType for Virt {
                 board.place(slot, props, &*irqs)?;
             }
         }
+        power_key(board)?;
+        virtio(board, &*irqs)?;
         fill_fw_cfg(board);
         prepare_boot(&plan, board)
     }
@@ -155,6 +157,11 @@ impl Plan {
         Ok(Plan { props, gic, ids, calls })
     }
 
+    /// Whether there is something that takes MSIs: the ITS or a GICv2m frame.
+    fn has_msi(&self) -> bool {
+        self.gic == Gic::V2 || self.props.its
+    }
+
     fn randomness(&self) -> bool {
         self.props.dtb_kaslr_seed.unwrap_or(self.props.dtb_randomness)
     }
@@ -162,6 +169,9 @@ impl Plan {
 
 fn slot_props(name: &str, board: &Board<'_>) -> Value {
     let serial = board.config.serials.first().cloned().flatten();
+    if name == map::GPIO.name {
+        return Value::map([("pullups", Value::from(0u64)), ("pulldowns", Value::from(0xffu64))]);
+    }
     match serial {
         Some(id) if name == map::UART.name => Value::map([("chardev", Value::from(id))]),
         _ => Value::empty(),
@@ -205,6 +215,42 @@ fn create_gic(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<Arc<dyn IrqCon
         }
     }
     Ok(irqs)
+}
+
+/// The virtio transports; the last one made is the first that `-device` fills.
+fn virtio(board: &mut Board<'_>, irqs: &dyn IrqController) -> qapi::Result<()> {
+    const CLASS: &str = "virtio-mmio";
+    if !board.knows(CLASS) {
+        return Ok(());
+    }
+    for number in 0..map::VIRTIO_COUNT {
+        let id = format!("{CLASS}.{number}");
+        let record = board.device(CLASS, &id, Value::empty())?;
+        if let Some(out) = record.irq_out("irq0") {
+            out.connect(irqs.shared(), map::VIRTIO_IRQ + number);
+        }
+        board.map_banks(&id, &[map::VIRTIO + u64::from(number) * map::VIRTIO_SIZE])?;
+    }
+    Ok(())
+}
+
+/// Puts the power key on its GPIO line.
+fn power_key(board: &mut Board<'_>) -> qapi::Result<()> {
+    const KEY: &str = "gpio-key";
+    let Some(line) = board.record(map::GPIO.name).and_then(|r| r.irq_in("gpio")).cloned() else {
+        return Ok(());
+    };
+    if !board.knows(KEY) {
+        return Ok(());
+    }
+    let key = board.device(KEY, KEY, Value::empty())?;
+    if let Some(out) = key.irq_out("irq0") {
+        out.connect(line.sink, map::POWER_LINE);
+    }
+    if let Some(button) = key.irq_in("key").cloned() {
+        board.set_powerdown(Box::new(move || button.sink.set(0, true)));
+    }
+    Ok(())
 }
 
 fn fill_fw_cfg(board: &Board<'_>) {

@@ -27,6 +27,8 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     let mut t = Fdt::new();
     let cpus = u32::try_from(plan.ids.len()).unwrap_or(u32::MAX);
     let gic = CLOCK.wrapping_add(cpus).wrapping_add(1);
+    let msi = plan.has_msi().then(|| gic.wrapping_add(1));
+    let gpio = msi.unwrap_or(gic).wrapping_add(1);
     root(&mut t, plan, gic);
     clock(&mut t);
     timer(&mut t, plan);
@@ -37,6 +39,12 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     }
     if board.record(map::RTC.name).is_some() {
         rtc(&mut t, &map::RTC);
+    }
+    if board.record(map::GPIO.name).is_some() {
+        pl061(&mut t, &map::GPIO, gpio);
+    }
+    if board.record("virtio-mmio.0").is_some() {
+        virtio(&mut t);
     }
     if board.record(map::FW_CFG.name).is_some() {
         fw_cfg(&mut t, &map::FW_CFG);
@@ -165,6 +173,32 @@ fn uart(t: &mut Fdt, slot: &Slot) {
 
 fn rtc(t: &mut Fdt, slot: &Slot) {
     primecell(t, slot, "pl031", &["apb_pclk"]);
+}
+
+fn pl061(t: &mut Fdt, slot: &Slot, phandle: u32) {
+    const KEY_POWER: u32 = 116;
+    let node = primecell(t, slot, "pl061", &["apb_pclk"]);
+    t.set(&node, "#gpio-cells", Prop::cell(2));
+    t.set(&node, "gpio-controller", Prop::Empty);
+    t.set(&node, "phandle", Prop::cell(phandle));
+    t.set("/gpio-keys", "compatible", Prop::str("gpio-keys"));
+    let key = "/gpio-keys/poweroff";
+    t.set(key, "label", Prop::str("GPIO Key Poweroff"));
+    t.set(key, "linux,code", Prop::cell(KEY_POWER));
+    t.set(key, "gpios", Prop::Cells(vec![phandle, map::POWER_LINE, 0]));
+}
+
+fn virtio(t: &mut Fdt) {
+    const EDGE_RISING: u32 = 1;
+    for number in 0..map::VIRTIO_COUNT {
+        let base = map::VIRTIO + u64::from(number) * map::VIRTIO_SIZE;
+        let node = address(base, "virtio_mmio");
+        t.set(&node, "compatible", Prop::str("virtio,mmio"));
+        t.set(&node, "reg", Prop::reg(&[base, map::VIRTIO_SIZE]));
+        let interrupt = vec![SPI, map::VIRTIO_IRQ + number, EDGE_RISING];
+        t.set(&node, "interrupts", Prop::Cells(interrupt));
+        t.set(&node, "dma-coherent", Prop::Empty);
+    }
 }
 
 fn fw_cfg(t: &mut Fdt, slot: &Slot) {

@@ -2,7 +2,7 @@
 
 use derive::Qapi;
 use device::{Bus, DeviceClass};
-use qapi::{Error, Kind, Member, Result, Value};
+use qapi::{Error, Kind, Member, Result, Source, Value};
 
 use super::QmpCommand;
 use crate::Vm;
@@ -133,6 +133,7 @@ fn bus_type(class: &DeviceClass) -> &'static str {
         Bus::Usb => "usb-device",
         Bus::Scsi => "scsi-device",
         Bus::I2c => "i2c-slave",
+        Bus::VirtioSerial => "virtio-serial-port",
     }
 }
 
@@ -170,7 +171,17 @@ impl QmpCommand for DeviceAdd {
                 return Err(Error::property_not_found(class.name, name));
             }
         }
-        let bus = self.bus.unwrap_or_else(|| format!("{:?}", class.bus).to_lowercase());
-        Err(Error::generic(format!("No '{bus}' bus found for device '{}'", class.name)))
+        let Some((machine, world)) = vm.machine().and_then(|m| Some((m, m.world.as_ref()?))) else {
+            let kind = class.bus.type_name();
+            let desc = format!("No '{kind}' bus found for device '{}'", class.name);
+            return Err(Error::generic(desc));
+        };
+        machine.devices.plug(
+            (world, &machine.reset),
+            class,
+            (self.id.as_deref(), self.bus.as_deref()),
+            self.props,
+            Source::KeyVal,
+        )
     }
 }

@@ -236,7 +236,8 @@ impl Machine {
             "PacStrip" => args[0] & 0xffff_ffff_ffff,
             "PacGa" => (args[0] ^ args[1]) << 32,
             "Mrs" => args[3] << 4,
-            "Dsb" | "Event" | "DcZva" | "Msr" | "SysInsn" | "MsrImm" | "Wait" | "Yield" => {
+            "Dsb" | "Event" | "DcZva" | "Msr" | "SysInsn" | "MsrImm" | "Wait" | "Yield"
+            | "Simd" | "SimdGeneral" => {
                 self.calls.push((name, args));
                 0
             }

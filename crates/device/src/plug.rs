@@ -1,0 +1,120 @@
+//! Buses, and the devices of a machine that can still grow.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use qapi::{Error, Result, Source, Value};
+
+use crate::build::{Record, World};
+use crate::class::{Bus, DeviceClass, Reset};
+use crate::reset::ResetTree;
+
+/// A bus that devices are plugged into; offered with `Build::bus`.
+pub trait PlugBus: Send + Sync {
+    /// Its name, as `bus=` takes it.
+    fn name(&self) -> &str;
+    /// What fits.
+    fn kind(&self) -> Bus;
+    /// Whether nothing more fits.
+    fn is_full(&self) -> bool {
+        false
+    }
+    /// Connects a created device.
+    fn plug(&self, record: &Record) -> Result<()>;
+}
+
+/// Counts things of one kind, for names such as `virtio-mmio-bus.7`.
+#[derive(Clone, Default)]
+pub struct Numbers(Arc<Mutex<HashMap<String, u32>>>);
+
+impl Numbers {
+    /// The next name of a kind.
+    #[must_use]
+    pub fn next(&self, kind: &str) -> String {
+        let mut counts = self.0.lock();
+        let count = counts.entry(kind.to_owned()).or_default();
+        let name = format!("{kind}.{count}");
+        *count += 1;
+        name
+    }
+}
+
+/// The devices of a machine, in order of creation.
+#[derive(Default)]
+pub struct Devices(Mutex<Vec<Arc<Record>>>);
+
+impl Devices {
+    /// The devices that the board made.
+    #[must_use]
+    pub fn new(records: Vec<Record>) -> Devices {
+        Devices(Mutex::new(records.into_iter().map(Arc::new).collect()))
+    }
+
+    /// All devices.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Record>> {
+        self.0.lock().clone()
+    }
+
+    /// Creates a device and plugs it into the named bus, or into the one that a
+    /// walk from the newest device finds first.
+    pub fn plug(
+        &self,
+        (world, reset): (&World, &ResetTree),
+        class: &'static DeviceClass,
+        (id, bus): (Option<&str>, Option<&str>),
+        props: Value,
+        source: Source,
+    ) -> Result<()> {
+        let all = self.all();
+        if let Some(id) = id
+            && all.iter().any(|r| r.parent.is_some() && r.id == id)
+        {
+            return Err(Error::generic(format!("Duplicate ID '{id}' for device")));
+        }
+        let bus = find(&all, class, bus)?;
+        let id = id.map_or_else(|| format!("device[{}]", all.len()), str::to_owned);
+        let mut record = class.build(&id, props, source, world)?;
+        bus.plug(&record)?;
+        record.parent = Some(bus.name().to_owned());
+        let device = record.device.clone();
+        self.0.lock().push(Arc::new(record));
+        reset.add(&device);
+        device.reset(Reset::Cold);
+        device.settle();
+        Ok(())
+    }
+}
+
+/// Buses as a walk from the newest device meets them.
+fn buses(all: &[Arc<Record>], parent: Option<&str>, out: &mut Vec<Arc<dyn PlugBus>>) {
+    for record in all.iter().rev().filter(|r| r.parent.as_deref() == parent) {
+        for bus in &record.buses {
+            out.push(bus.clone());
+            buses(all, Some(bus.name()), out);
+        }
+    }
+}
+
+fn find(all: &[Arc<Record>], class: &DeviceClass, name: Option<&str>) -> Result<Arc<dyn PlugBus>> {
+    let mut found = Vec::new();
+    buses(all, None, &mut found);
+    let Some(name) = name else {
+        let free = |bus: &Arc<dyn PlugBus>| bus.kind() == class.bus && !bus.is_full();
+        return found.into_iter().find(free).ok_or_else(|| {
+            let kind = class.bus.type_name();
+            Error::generic(format!("No '{kind}' bus found for device '{}'", class.name))
+        });
+    };
+    let bus = found.into_iter().find(|bus| bus.name() == name);
+    let bus = bus.ok_or_else(|| Error::generic(format!("Bus '{name}' not found")))?;
+    if bus.kind() != class.bus {
+        let kind = bus.kind().type_name();
+        return Err(Error::generic(format!("Device '{}' can't go on {kind} bus", class.name)));
+    }
+    if bus.is_full() {
+        return Err(Error::generic(format!("Bus '{name}' is full")));
+    }
+    Ok(bus)
+}

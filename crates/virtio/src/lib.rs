@@ -1,0 +1,85 @@
+//! Virtio: queues, what a device is, and the transports.
+//!
+//! A device type implements [`VirtioDevice`] and knows nothing of transports. A
+//! [`Core`] holds what all transports share: feature negotiation, status, queue
+//! set-up, interrupt status and their saved state. [`mmio`] is the memory-mapped
+//! transport; PCI is its own file when the crate `pci` is there. Queues touch RAM
+//! only and never call a device, so a device may use them with its lock held.
+//! Not here: the devices themselves (crate `hw-virtio`), vhost.
+//! Source: Virtual I/O Device (VIRTIO) Version 1.3; section numbers are its.
+
+mod chain;
+mod core;
+mod irq;
+mod mem;
+pub mod mmio;
+mod packed;
+mod props;
+mod queue;
+mod split;
+
+use std::sync::Arc;
+
+pub use crate::core::{Core, Port};
+pub use chain::Chain;
+pub use irq::Wires;
+pub use props::Common;
+pub use queue::{NO_VECTOR, Queue, QueueState};
+
+/// Feature bits that belong to no device type (section 6, and 6.3 for legacy).
+pub mod feature {
+    /// Legacy: interrupt when the driver ran out of buffers.
+    pub const NOTIFY_ON_EMPTY: u64 = 1 << 24;
+    /// Legacy: buffers may be laid out in any way.
+    pub const ANY_LAYOUT: u64 = 1 << 27;
+    /// Indirect descriptors.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// Event index.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// Not legacy.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// The platform limits or translates accesses.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    /// Packed rings.
+    pub const RING_PACKED: u64 = 1 << 34;
+    /// Buffers are used in the order they were made available.
+    pub const IN_ORDER: u64 = 1 << 35;
+    /// One queue can be reset.
+    pub const RING_RESET: u64 = 1 << 40;
+}
+
+/// Device type number (section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioId(pub u16);
+
+/// A virtio device, whatever carries it.
+///
+/// Calls come without any lock of the transport held, from vCPU threads and the
+/// main loop.
+pub trait VirtioDevice: Send + Sync + 'static {
+    /// Its type.
+    fn id(&self) -> VirtioId;
+    /// Features it offers, with those of its properties (`Common::features`).
+    fn features(&self) -> u64;
+    /// Most entries of each queue.
+    fn queue_sizes(&self) -> Vec<u16>;
+    /// The transport it was plugged into.
+    fn attach(&self, port: Port);
+    /// The configuration space as it is now; its length never changes.
+    fn config(&self) -> Vec<u8>;
+    /// The driver wrote to the configuration space.
+    fn config_write(&self, at: usize, data: &[u8]) {
+        _ = (at, data);
+    }
+    /// The driver is ready, having accepted these features.
+    fn start(&self, negotiated: u64) {
+        _ = negotiated;
+    }
+    /// The driver reset the device.
+    fn stop(&self) {}
+    /// There may be chains in a queue.
+    fn notify(&self, index: u16);
+}
+
+/// How a record offers its device to a transport.
+pub type Offer = Arc<dyn VirtioDevice>;
