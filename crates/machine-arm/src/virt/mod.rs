@@ -1,7 +1,7 @@
 //! Machine `virt`: the generic Arm board that exists only in emulators.
 //!
 //! Addresses, interrupts and device tree are QEMU 10.0's. Absent until they are
-//! built: flash, PL061, virtio-mmio transports, PCI, ITS, GICv2m, the PMU node and
+//! built: flash, PCI, ITS, GICv2m, the PMU node and
 //! everything that `secure=on` adds besides EL3; the test against the peer's
 //! device tree lists the differences by name.
 
