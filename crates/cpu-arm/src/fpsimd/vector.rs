@@ -137,6 +137,8 @@ pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
         (0, 1, 1 | 3) => three_same(&w, word >> 11 & 31, t),
         (0, 1, 2) if word >> 17 & 15 == 0 => two(&w, word >> 12 & 31, t),
         (0, 1, 2) if word >> 17 & 15 == 8 => across(&w, word >> 12 & 31, t),
+        (0, 1, 2) if word & 0xffff_cc00 == 0x4e28_4800 => aes(&w, word >> 12 & 3, t),
+        (0, 1, 0) if word >> 12 & 15 == 14 => polynomial(&w, t),
         (0, 1, 0) => long(&w, word >> 12 & 15, t),
         (0, 0, _) => moves(word, &w, t),
         (1, _, 1 | 3) if word >> 23 & 1 == 0 && word >> 19 & 15 != 0 => shifts(word, &w, t),
@@ -398,6 +400,37 @@ fn long(w: &Word, op: u32, t: &mut Ctx<'_>) -> bool {
         _ => return false,
     };
     accumulate(t, w.rd, wide, matches!(op, 5 | 8), op == 10, v);
+    true
+}
+
+/// AESE, AESD, AESMC, AESIMC on hosts that can.
+fn aes(w: &Word, op: u32, t: &mut Ctx<'_>) -> bool {
+    if !host::cpu::Features::probe().aes {
+        return false;
+    }
+    let n = t.v(w.rn);
+    let (code, n) = match op {
+        0 | 1 => {
+            let d = t.v(w.rd);
+            let x = op2(t, Opcode::VXor, Lane::B, d, n);
+            (if op == 0 { Opcode::VAesEnc } else { Opcode::VAesDec }, x)
+        }
+        2 => (Opcode::VAesMix, n),
+        _ => (Opcode::VAesUnmix, n),
+    };
+    let v = op1(t, code, Lane::B, n);
+    t.set_v(w.rd, v);
+    true
+}
+
+/// PMULL of 64-bit numbers on hosts that can.
+fn polynomial(w: &Word, t: &mut Ctx<'_>) -> bool {
+    if w.size != 3 || !host::cpu::Features::probe().pclmulqdq {
+        return false;
+    }
+    let (n, m) = (t.v(w.rn), t.v(w.rm));
+    let v = t.b.v_clmul(n, m, w.q);
+    t.set_v(w.rd, v);
     true
 }
 
