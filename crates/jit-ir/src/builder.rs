@@ -503,6 +503,12 @@ impl Builder {
         (op.a, op.aux) = (a, lane as u16 | (imm as u16 & 0xff) << 8);
         self.push(op)
     }
+    /// Polynomial product of 64-bit lane `n` of both.
+    pub fn v_clmul(&mut self, a: Val, b: Val, n: u32) -> Val {
+        let mut op = Op::new(Opcode::VClMul, Ty::V128);
+        (op.a, op.b, op.aux) = (a, b, n as u16 & 1);
+        self.push(op)
+    }
     /// 16 bytes from byte `n` of `a` followed by `b`.
     pub fn v_ext(&mut self, a: Val, b: Val, n: u32) -> Val {
         let mut op = Op::new(Opcode::VExt, Ty::V128);

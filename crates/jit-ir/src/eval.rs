@@ -1,5 +1,6 @@
 //! Values of pure ops: the one definition that constant folding and the interpreter use.
 
+use crate::aes;
 use crate::op::{Cond, Lane, Op, Opcode, RmwKind, Ty};
 
 /// Keeps the low 32 bits of an I32 value.
@@ -223,6 +224,14 @@ pub fn vector(op: &Op, a: u128, b: u128) -> Option<u128> {
             lanes(Lane::D, a, b, |x, y| (sext(Ty::I32, x) * sext(Ty::I32, y)) as u64)
         }
         Opcode::VShuffle | Opcode::VExt => bytes(op, a, b),
+        Opcode::VAesEnc => aes::encrypt(a),
+        Opcode::VAesDec => aes::decrypt(a),
+        Opcode::VAesMix => aes::mix(a),
+        Opcode::VAesUnmix => aes::unmix(a),
+        Opcode::VClMul => {
+            let by = 64 * (op.aux & 1);
+            aes::carryless((a >> by) as u64, (b >> by) as u64)
+        }
         _ => return signed_vector(op, a, b).or_else(|| moved(op, a, b)),
     })
 }

@@ -9,6 +9,7 @@
 //! Not here: decoding (guest crates), code emission (host crates), block lookup, chaining and
 //! the TLB (`accel-jit`).
 
+pub mod aes;
 pub mod backend;
 pub mod block;
 pub mod builder;

@@ -547,6 +547,16 @@ opcodes! {
     VUxt "vuxt" [V128] (V128 No No) "u";
     /// Lane n of a in every lane (aux = Lane | n << 8).
     VDupLane "vduplane" [V128] (V128 No No) "u";
+    /// AES ShiftRows and SubBytes. The AES operations and `VClMul` are only for hosts that have them.
+    VAesEnc "vaesenc" [V128] (V128 No No) "";
+    /// AES InvShiftRows and InvSubBytes.
+    VAesDec "vaesdec" [V128] (V128 No No) "";
+    /// AES MixColumns.
+    VAesMix "vaesmix" [V128] (V128 No No) "";
+    /// AES InvMixColumns.
+    VAesUnmix "vaesunmix" [V128] (V128 No No) "";
+    /// Polynomial product of 64-bit lane aux (0, 1) of both.
+    VClMul "vclmul" [V128] (V128 V128 No) "u";
 }
 
 impl Opcode {

@@ -59,6 +59,11 @@ const PACKUSDW: Enc = sse41(0x2b);
 const PCMPGTQ: Enc = sse41(0x37);
 const PAND: Enc = sse2(0xdb);
 const POR: Enc = sse2(0xeb);
+const PCLMULQDQ: Enc = Enc(0x66, 3, 0x44);
+const AESIMC: Enc = sse41(0xdb);
+const AESENC: Enc = sse41(0xdc);
+const AESENCLAST: Enc = sse41(0xdd);
+const AESDECLAST: Enc = sse41(0xdf);
 const PXOR: Enc = sse2(0xef);
 const PUNPCKHBW: Enc = sse2(0x68);
 const PUNPCKLBW: Enc = sse2(0x60);
@@ -114,6 +119,21 @@ impl Emit<'_> {
                 self.def_xmm(i, d);
             }
             Opcode::VDupLane => self.dup_lane(i, op),
+            Opcode::VAesEnc | Opcode::VAesDec | Opcode::VAesMix => self.aes(i, op),
+            Opcode::VAesUnmix => {
+                let a = self.xmm(op.a);
+                let d = self.dst_xmm(None);
+                self.asm.sse(AESIMC, d, a);
+                self.def_xmm(i, d);
+            }
+            Opcode::VClMul => {
+                let b = self.xmm(op.b);
+                let same = self.xmm(op.a) == b;
+                let d = self.copy_of(op, (!same).then_some(b));
+                let b = if same { d } else { b };
+                self.asm.sse_imm(PCLMULQDQ, d, b, (op.aux as u8 & 1) * 0x11);
+                self.def_xmm(i, d);
+            }
             _ => self.lanes(i, op),
         }
     }
@@ -240,6 +260,22 @@ impl Emit<'_> {
             self.shift_imm(Opcode::VShr, wide, x, n);
         }
         self.asm.sse(pack, d, s);
+        self.def_xmm(i, d);
+    }
+
+    /// Steps of rounds from whole ones with a zero key; MixColumns undoes what comes before it.
+    fn aes(&mut self, i: u16, op: &Op) {
+        let d = self.copy_of(op, None);
+        let zero = self.temp_xmm();
+        self.asm.sse(PXOR, zero, zero);
+        match op.code {
+            Opcode::VAesEnc => self.asm.sse(AESENCLAST, d, zero),
+            Opcode::VAesDec => self.asm.sse(AESDECLAST, d, zero),
+            _ => {
+                self.asm.sse(AESDECLAST, d, zero);
+                self.asm.sse(AESENC, d, zero);
+            }
+        }
         self.def_xmm(i, d);
     }
 

@@ -1,51 +1,11 @@
 //! Cryptographic instructions: AES, SHA1, SHA2, SHA3, SM3, SM4.
 //!
-//! Sources: Arm ARM C7.2; the S-boxes are computed (AES, FIPS 197) or tabulated (SM4, GB/T 32907).
+//! Sources: Arm ARM C7.2; AES is `jit_ir::aes`, the S-box of SM4 is that of GB/T 32907.
+
+use jit_ir::aes;
 
 use super::{Exec, lane, set_lane};
 use crate::decode::fpsimd as d;
-
-const fn gf_mul(mut a: u8, mut b: u8) -> u8 {
-    let mut r = 0;
-    while b != 0 {
-        if b & 1 != 0 {
-            r ^= a;
-        }
-        a = a << 1 ^ if a & 0x80 != 0 { 0x1b } else { 0 };
-        b >>= 1;
-    }
-    r
-}
-
-const fn aes_tables() -> ([u8; 256], [u8; 256]) {
-    let (mut forward, mut inverse) = ([0u8; 256], [0u8; 256]);
-    let mut n = 0;
-    while n < 256 {
-        // Inverse in GF(2^8) is the 254th power.
-        let (mut inv, mut base, mut e) = (1u8, n as u8, 254u8);
-        while e != 0 {
-            if e & 1 != 0 {
-                inv = gf_mul(inv, base);
-            }
-            base = gf_mul(base, base);
-            e >>= 1;
-        }
-        if n == 0 {
-            inv = 0;
-        }
-        let s = inv
-            ^ inv.rotate_left(1)
-            ^ inv.rotate_left(2)
-            ^ inv.rotate_left(3)
-            ^ inv.rotate_left(4)
-            ^ 0x63;
-        forward[n] = s;
-        inverse[s as usize] = n as u8;
-        n += 1;
-    }
-    (forward, inverse)
-}
-static AES: ([u8; 256], [u8; 256]) = aes_tables();
 
 #[rustfmt::skip]
 static SM4: [u8; 256] = [
@@ -66,18 +26,6 @@ static SM4: [u8; 256] = [
     0x89, 0x69, 0x97, 0x4a, 0x0c, 0x96, 0x77, 0x7e, 0x65, 0xb9, 0xf1, 0x09, 0xc5, 0x6e, 0xc6, 0x84,
     0x18, 0xf0, 0x7d, 0xec, 0x3a, 0xdc, 0x4d, 0x20, 0x79, 0xee, 0x5f, 0x3e, 0xd7, 0xcb, 0x39, 0x48,
 ];
-
-fn bytes(v: u128, f: impl Fn([u8; 16], usize) -> u8) -> u128 {
-    let b = v.to_le_bytes();
-    u128::from_le_bytes(std::array::from_fn(|i| f(b, i)))
-}
-
-fn mix_columns(v: u128, factors: [u8; 4]) -> u128 {
-    bytes(v, |b, i| {
-        let (col, row) = (i & !3, i & 3);
-        (0..4).fold(0, |r, k| r ^ gf_mul(b[col + (row + k) % 4], factors[k]))
-    })
-}
 
 fn words(v: u128) -> [u32; 4] {
     std::array::from_fn(|i| (v >> (32 * i)) as u32)
@@ -121,10 +69,10 @@ impl Exec<'_> {
         }
         let (dst, n) = (self.v(a.rd), self.v(a.rn));
         let r = match a.op {
-            4 => bytes(dst ^ n, |b, i| AES.0[usize::from(b[(i + 4 * (i & 3)) & 15])]),
-            5 => bytes(dst ^ n, |b, i| AES.1[usize::from(b[(i + 16 - 4 * (i & 3)) & 15])]),
-            6 => mix_columns(n, [2, 3, 1, 1]),
-            7 => mix_columns(n, [14, 11, 13, 9]),
+            4 => aes::encrypt(dst ^ n),
+            5 => aes::decrypt(dst ^ n),
+            6 => aes::mix(n),
+            7 => aes::unmix(n),
             _ => return false,
         };
         self.set_v(a.rd, r);

@@ -81,8 +81,52 @@ fn copies(word: u32, t: &mut Ctx<'_>) -> bool {
             t.b.set(v_slot(rd) + 8 * index, x);
             true
         }
+        _ => elements(word, t),
+    }
+}
+
+/// UMOV, SMOV, INS (general and element) of other sizes: fields of the 64-bit halves.
+fn elements(word: u32, t: &mut Ctx<'_>) -> bool {
+    let (rd, rn, q, imm5) = (word & 31, word >> 5 & 31, word >> 30 & 1, word >> 16 & 31);
+    let size = imm5.trailing_zeros().min(3);
+    let bits = 8 << size;
+    let place = |byte: u32| (byte & 8, 8 * (byte & 7));
+    let (half, at) = place(imm5 >> (size + 1) << size);
+    match word & 0xbfe0_fc00 {
+        0x0e00_2c00 | 0x0e00_3c00 => {
+            let v = t.b.get(v_slot(rn) + half, Ty::I64);
+            let signed = word & 0x1000 == 0;
+            let v = if signed { t.b.sbfx(v, at, bits) } else { t.b.ubfx(v, at, bits) };
+            let narrow = signed && q == 0;
+            let v = if narrow { t.b.ubfx(v, 0, 32) } else { v };
+            t.set_reg(rd, v);
+            true
+        }
+        0x0e00_1c00 => {
+            let x = t.x(rn);
+            insert(t, rd, half, at, bits, x);
+            true
+        }
+        _ if word & 0xffe0_8400 == 0x6e00_0400 => {
+            let (from, shift) = place((word >> 11 & 15) >> size << size);
+            let v = t.b.get(v_slot(rn) + from, Ty::I64);
+            let v = if bits == 64 { v } else { t.b.ubfx(v, shift, bits) };
+            insert(t, rd, half, at, bits, v);
+            true
+        }
         _ => false,
     }
+}
+
+fn insert(t: &mut Ctx<'_>, rd: u32, half: u32, at: u32, bits: u32, v: Val) {
+    let slot = v_slot(rd) + half;
+    let v = if bits == 64 {
+        v
+    } else {
+        let old = t.b.get(slot, Ty::I64);
+        t.b.bfi(old, v, at, bits)
+    };
+    t.b.set(slot, v);
 }
 
 fn three_same(word: u32, t: &mut Ctx<'_>) -> bool {

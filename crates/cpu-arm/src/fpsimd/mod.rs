@@ -21,6 +21,7 @@ mod scalar;
 mod shift;
 mod three;
 mod two;
+mod vector;
 
 use jit_ir::HelperCx;
 use softfloat::{F16, F32, F64, Format, Status};
@@ -218,7 +219,11 @@ pub fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
     if !run(&mut dry, word) {
         return false;
     }
-    if !t.fp_check() || inline::translate(word, t) || fastmap::translate(word, t) {
+    if !t.fp_check()
+        || inline::translate(word, t)
+        || vector::translate(word, t)
+        || fastmap::translate(word, t)
+    {
         return true;
     }
     let id = if dry.general { HelperId::SimdGeneral } else { HelperId::Simd };

@@ -20,6 +20,8 @@ fn env(name: &str) -> Option<u64> {
 
 /// Adds what the generator does not make.
 fn decorate(b: &mut Block, rng: &mut Rng) {
+    let host = host::cpu::Features::probe();
+    let crypto = host.aes && host.pclmulqdq;
     for op in &mut b.ops {
         match op.code {
             Opcode::Load | Opcode::Store | Opcode::Rmw | Opcode::Cas | Opcode::StoreEx => {
@@ -32,6 +34,14 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
                     _ => d,
                 }
                 .0;
+            }
+            Opcode::VLow64 | Opcode::VMinU | Opcode::VMaxU if crypto => {
+                use Opcode::{VAesDec, VAesEnc, VAesMix, VAesUnmix};
+                if op.code == Opcode::VLow64 {
+                    op.code = [VAesDec, VAesEnc, VAesMix, VAesUnmix][rng.below(4)];
+                } else if rng.below(3) == 0 {
+                    (op.code, op.aux) = (Opcode::VClMul, rng.below(2) as u16);
+                }
             }
             Opcode::InsnStart => {
                 let code = match rng.below(12) {
