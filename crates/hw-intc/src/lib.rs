@@ -8,6 +8,7 @@
 
 mod encoding;
 pub mod gicv2;
+pub mod gicv2m;
 pub mod gicv3;
 mod virt;
 mod word;

@@ -87,6 +87,10 @@ impl DeviceType for VirtioRng {
 }
 
 impl VirtioRng {
+    pub(crate) fn state(&self) -> &dyn device::Saved {
+        &self.state
+    }
+
     /// How many of `wanted` bytes may be given now; arms the timer when none may.
     fn allowance(&self, wanted: usize) -> usize {
         let mut state = self.state.lock();

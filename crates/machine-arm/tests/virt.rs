@@ -16,9 +16,11 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_char::pl011::CLASS,
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
+    &hw_intc::gicv2m::CLASS,
     &hw_misc::fw_cfg::CLASS,
     &hw_misc::gpio_key::CLASS,
     &hw_misc::pl061::CLASS,
+    &hw_pcihost::gpex::CLASS,
     &hw_timer::pl031::CLASS,
     &hw_virtio::rng::CLASS,
     &virtio::mmio::CLASS,
@@ -58,14 +60,7 @@ fn config(cpus: u32) -> MachineConfig {
 }
 
 /// Nodes the peer has and we do not: the devices are not built yet.
-const ABSENT: &[&str] = &[
-    "/platform-bus@c000000",
-    "/pcie@10000000",
-    "/pmu",
-    "/intc@8000000/its@8080000",
-    "/intc@8000000/v2m@8020000",
-    "/flash@0",
-];
+const ABSENT: &[&str] = &["/platform-bus@c000000", "/pmu", "/intc@8000000/its@8080000", "/flash@0"];
 /// Properties that are random.
 const RANDOM: &[&str] = &["rng-seed", "kaslr-seed"];
 
@@ -124,6 +119,8 @@ fn device_tree_is_the_peers_but_for_what_is_absent() {
     std::fs::write(&kernel, b"\x00\x00\x00\x14").unwrap();
     let kernel_text = kernel.to_str().unwrap().to_owned();
     let cases: &[Case] = &[
+        (&[("gic-version", "2"), ("highmem", "off")], 1, false),
+        (&[("gic-version", "3"), ("its", "off")], 1, false),
         (&[("gic-version", "2")], 1, false),
         (&[("gic-version", "2"), ("virtualization", "on")], 4, false),
         (&[("gic-version", "3")], 1, true),
@@ -148,7 +145,9 @@ fn device_tree_is_the_peers_but_for_what_is_absent() {
         };
         let machine = create(props, c).unwrap();
         let ours = Fdt::parse(machine.dtb.as_ref().unwrap()).unwrap();
-        let found = differences(&normalised(&ours), &normalised(&theirs));
+        let mut found = differences(&normalised(&ours), &normalised(&theirs));
+        // Messages go to the ITS on GICv3, which is not built yet.
+        found.retain(|line| !line.starts_with("/pcie@10000000:msi-map: ours None"));
         assert!(found.is_empty(), "{text} -smp {cpus}:\n{}", found.join("\n"));
     }
 }

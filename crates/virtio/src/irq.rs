@@ -37,9 +37,11 @@ impl Irq {
 
     fn raise(&self, bit: u8, vector: u16) {
         let Some(wires) = self.wires.get().and_then(Weak::upgrade) else { return };
+        // Without locks: the guest decides where a message goes.
+        let sent = wires.message(vector);
         let mut isr = self.isr.lock();
         *isr |= bit;
-        if !wires.message(vector) {
+        if !sent {
             wires.line(true);
         }
     }

@@ -3,7 +3,7 @@
 //! A device type implements [`VirtioDevice`] and knows nothing of transports. A
 //! [`Core`] holds what all transports share: feature negotiation, status, queue
 //! set-up, interrupt status and their saved state. [`mmio`] is the memory-mapped
-//! transport; PCI is its own file when the crate `pci` is there. Queues touch RAM
+//! transport, [`pci`] the PCI one. Queues touch RAM
 //! only and never call a device, so a device may use them with its lock held.
 //! Not here: the devices themselves (crate `hw-virtio`), vhost.
 //! Source: Virtual I/O Device (VIRTIO) Version 1.3; section numbers are its.
@@ -14,6 +14,7 @@ mod irq;
 mod mem;
 pub mod mmio;
 mod packed;
+pub mod pci;
 mod props;
 mod queue;
 mod split;

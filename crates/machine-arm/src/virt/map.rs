@@ -37,6 +37,20 @@ pub(super) const VIRTIO_SIZE: u64 = 0x200;
 pub(super) const VIRTIO_IRQ: u32 = 16;
 pub(super) const VIRTIO_COUNT: u32 = 32;
 
+/// The MSI frame of a GICv2: address, first shared interrupt, number of them.
+pub(super) const V2M: u64 = 0x0802_0000;
+pub(super) const V2M_SIZE: u64 = 0x1000;
+pub(super) const V2M_SPI: u32 = 48;
+pub(super) const V2M_COUNT: u32 = 64;
+
+/// PCI: memory, ports, configuration space (low and high), high memory, first interrupt.
+pub(super) const PCI_MMIO: (u64, u64) = (0x1000_0000, 0x2eff_0000);
+pub(super) const PCI_PIO: (u64, u64) = (0x3eff_0000, 0x1_0000);
+pub(super) const PCI_ECAM: (u64, u64) = (0x3f00_0000, 0x0100_0000);
+pub(super) const PCI_ECAM_HIGH: (u64, u64) = (0x40_1000_0000, 0x1000_0000);
+pub(super) const PCI_MMIO_HIGH: (u64, u64) = (0x80_0000_0000, 0x80_0000_0000);
+pub(super) const PCI_IRQ: u32 = 3;
+
 /// What is on the board besides memory, CPUs and their interrupt controller.
-/// Not built yet, and so absent: flash at 0, the platform bus at 0x0c000000, PCI, ITS and v2m.
+/// Not built yet, and so absent: flash at 0, the platform bus at 0x0c000000, ITS.
 pub(super) const SLOTS: &[Slot] = &[UART, RTC, GPIO, FW_CFG];

@@ -6,6 +6,7 @@
 //! device tree lists the differences by name.
 
 mod map;
+mod pci;
 mod tree;
 
 use std::path::Path;
@@ -108,6 +109,7 @@ impl MachineType for Virt {
                 board.place(slot, props, &*irqs)?;
             }
         }
+        pci::create(&plan, board, &*irqs)?;
         power_key(board)?;
         virtio(board, &*irqs)?;
         fill_fw_cfg(board);

@@ -7,9 +7,9 @@ use machine::{Board, Slot};
 use super::{Gic, Plan, map};
 
 // Cells of an interrupt specifier (arm,gic.yaml).
-const SPI: u32 = 0;
+pub(super) const SPI: u32 = 0;
 const PPI: u32 = 1;
-const LEVEL_HIGH: u32 = 4;
+pub(super) const LEVEL_HIGH: u32 = 4;
 
 /// First phandle; later ones count up.
 const CLOCK: u32 = 0x8000;
@@ -42,6 +42,13 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     }
     if board.record(map::GPIO.name).is_some() {
         pl061(&mut t, &map::GPIO, gpio);
+    }
+    if let Some(v2m) = msi.filter(|_| board.record("v2m").is_some()) {
+        super::pci::frame_node(&mut t, v2m);
+    }
+    if board.record("gpex").is_some() {
+        let frame = msi.filter(|_| board.record("v2m").is_some());
+        super::pci::node(&mut t, plan, gic, frame);
     }
     if board.record("virtio-mmio.0").is_some() {
         virtio(&mut t);

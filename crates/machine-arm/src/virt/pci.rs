@@ -1,0 +1,123 @@
+//! PCI of `virt`: the host bridge with its windows, and the MSI frame of a GICv2.
+
+use device::{IrqController, Region};
+use firmware::{Fdt, Prop};
+use machine::Board;
+use qapi::Value;
+
+use super::tree::{LEVEL_HIGH, SPI};
+use super::{Gic, Plan, map};
+
+/// Creates what is known to the catalog.
+pub(super) fn create(
+    plan: &Plan,
+    board: &mut Board<'_>,
+    irqs: &dyn IrqController,
+) -> qapi::Result<()> {
+    const FRAME: &str = "arm-gicv2m";
+    const HOST: &str = "gpex-pcihost";
+    if plan.gic == Gic::V2 && board.knows(FRAME) {
+        let props = Value::map([
+            ("base-spi", Value::from(u64::from(map::V2M_SPI))),
+            ("num-spi", Value::from(u64::from(map::V2M_COUNT))),
+        ]);
+        let frame = board.device(FRAME, "v2m", props)?;
+        for (number, (_, out)) in (map::V2M_SPI..).zip(&frame.irq_outs) {
+            out.connect(irqs.shared(), number);
+        }
+        board.map_banks("v2m", &[map::V2M])?;
+    }
+    if !board.knows(HOST) {
+        return Ok(());
+    }
+    let host = board.device(HOST, "gpex", Value::empty())?;
+    for (number, (_, out)) in (map::PCI_IRQ..).zip(&host.irq_outs) {
+        out.connect(irqs.shared(), number);
+    }
+    let [ecam, mmio, io] = host.regions.as_slice() else {
+        return Err(qapi::Error::generic(format!("'{HOST}' has not the banks of a PCI host")));
+    };
+    let window =
+        |name, region: &Region, (at, len): (u64, u64)| (at, Region::alias(name, region, at, len));
+    let (at, len) = ecam_place(plan);
+    let mut maps = vec![(at, Region::alias("pcie-ecam", ecam, 0, len))];
+    maps.push(window("pcie-mmio", mmio, map::PCI_MMIO));
+    if plan.props.highmem {
+        maps.push(window("pcie-mmio-high", mmio, map::PCI_MMIO_HIGH));
+    }
+    maps.push((map::PCI_PIO.0, io.clone()));
+    for (at, region) in maps {
+        board.system.map(at, &region, 0);
+    }
+    Ok(())
+}
+
+fn ecam_place(plan: &Plan) -> (u64, u64) {
+    if plan.props.highmem { map::PCI_ECAM_HIGH } else { map::PCI_ECAM }
+}
+
+/// The MSI frame's node.
+pub(super) fn frame_node(t: &mut Fdt, phandle: u32) {
+    let node = format!("/intc@{:x}/v2m@{:x}", map::GIC_DIST, map::V2M);
+    t.set(&node, "compatible", Prop::str("arm,gic-v2m-frame"));
+    t.set(&node, "msi-controller", Prop::Empty);
+    t.set(&node, "reg", Prop::reg(&[map::V2M, map::V2M_SIZE]));
+    t.set(&node, "phandle", Prop::cell(phandle));
+}
+
+fn cells(value: u64) -> [u32; 2] {
+    let half = |v: u64| u32::try_from(v & 0xffff_ffff).unwrap_or(0);
+    [half(value >> 32), half(value)]
+}
+
+/// The host bridge's node.
+pub(super) fn node(t: &mut Fdt, plan: &Plan, gic: u32, msi: Option<u32>) {
+    let node = format!("/pcie@{:x}", map::PCI_MMIO.0);
+    let (ecam, len) = ecam_place(plan);
+    let last_bus = u32::try_from((len >> 20) - 1).unwrap_or(0);
+    t.set(&node, "compatible", Prop::str("pci-host-ecam-generic"));
+    t.set(&node, "device_type", Prop::str("pci"));
+    t.set(&node, "#address-cells", Prop::cell(3));
+    t.set(&node, "#size-cells", Prop::cell(2));
+    t.set(&node, "linux,pci-domain", Prop::cell(0));
+    t.set(&node, "bus-range", Prop::Cells(vec![0, last_bus]));
+    t.set(&node, "dma-coherent", Prop::Empty);
+    if let Some(msi) = msi {
+        t.set(&node, "msi-map", Prop::Cells(vec![0, msi, 0, 0x1_0000]));
+    }
+    t.set(&node, "reg", Prop::reg(&[ecam, len]));
+    t.set(&node, "ranges", Prop::Cells(ranges(plan)));
+    t.set(&node, "#interrupt-cells", Prop::cell(1));
+    t.set(&node, "interrupt-map", Prop::Cells(interrupt_map(gic)));
+    // Two bits of the device number and the pin decide.
+    t.set(&node, "interrupt-map-mask", Prop::Cells(vec![0x1800, 0, 0, 7]));
+}
+
+fn ranges(plan: &Plan) -> Vec<u32> {
+    // Space codes of the PCI bus binding.
+    const IO: u32 = 0x0100_0000;
+    const MEM32: u32 = 0x0200_0000;
+    const MEM64: u32 = 0x0300_0000;
+    let mut out = Vec::new();
+    let mut range = |code: u32, pci: u64, (at, len): (u64, u64)| {
+        out.push(code);
+        out.extend([pci, at, len].into_iter().flat_map(cells));
+    };
+    range(IO, 0, map::PCI_PIO);
+    range(MEM32, map::PCI_MMIO.0, map::PCI_MMIO);
+    if plan.props.highmem {
+        range(MEM64, map::PCI_MMIO_HIGH.0, map::PCI_MMIO_HIGH);
+    }
+    out
+}
+
+fn interrupt_map(gic: u32) -> Vec<u32> {
+    let mut out = Vec::new();
+    for slot in 0..4u32 {
+        for pin in 0..4u32 {
+            let irq = map::PCI_IRQ + (slot + pin) % 4;
+            out.extend([slot << 11, 0, 0, pin + 1, gic, 0, 0, SPI, irq, LEVEL_HIGH]);
+        }
+    }
+    out
+}

@@ -1,0 +1,155 @@
+//! A root bus: functions by number, windows and joined interrupt pins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use device::{AddressSpace, Bus, IrqOut, PlugBus, Record, Region};
+use parking_lot::Mutex;
+
+use crate::Function;
+
+/// What a host bridge gives its bus.
+#[derive(Clone)]
+pub struct Host {
+    /// Memory window, by PCI address.
+    pub mmio: Region,
+    /// I/O window, by port.
+    pub io: Region,
+    /// Where messages and DMA go.
+    pub memory: AddressSpace,
+}
+
+/// Four interrupt lines, each driven by any number of functions.
+struct Lines {
+    outs: Vec<Arc<IrqOut>>,
+    counts: Mutex<[u32; 4]>,
+}
+
+/// A function's pin on its line.
+pub(crate) struct Pin {
+    lines: Arc<Lines>,
+    line: usize,
+    level: Mutex<bool>,
+}
+
+impl Pin {
+    pub(crate) fn set(&self, on: bool) {
+        let mut level = self.level.lock();
+        if *level == on {
+            return;
+        }
+        *level = on;
+        let mut counts = self.lines.counts.lock();
+        let (Some(count), Some(out)) = (counts.get_mut(self.line), self.lines.outs.get(self.line))
+        else {
+            return;
+        };
+        *count = if on { count.saturating_add(1) } else { count.saturating_sub(1) };
+        out.set(*count > 0);
+    }
+}
+
+/// A root bus.
+pub struct PciBus {
+    name: String,
+    host: Host,
+    lines: Arc<Lines>,
+    functions: Mutex<BTreeMap<u8, Arc<Function>>>,
+}
+
+impl PciBus {
+    /// An empty bus with four interrupt lines.
+    #[must_use]
+    pub fn new(name: &str, host: Host, outs: Vec<Arc<IrqOut>>) -> Arc<PciBus> {
+        let lines = Arc::new(Lines { outs, counts: Mutex::default() });
+        Arc::new(PciBus { name: name.to_owned(), host, lines, functions: Mutex::default() })
+    }
+
+    /// Puts a function at a device and function number.
+    pub fn add(&self, devfn: u8, function: &Arc<Function>) {
+        // Pin A of device 0 is line 0, and so on around.
+        let pin = function.pin().saturating_sub(1);
+        let line = usize::from((devfn >> 3).wrapping_add(pin) % 4);
+        let pin = Pin { lines: self.lines.clone(), line, level: Mutex::default() };
+        function.connect(&self.host, pin);
+        self.functions.lock().insert(devfn, function.clone());
+    }
+
+    fn find(&self, devfn: u8) -> Option<Arc<Function>> {
+        self.functions.lock().get(&devfn).cloned()
+    }
+
+    /// Reads configuration space through a 256 MiB ECAM window.
+    #[must_use]
+    pub fn ecam_read(&self, offset: u64, size: usize) -> u32 {
+        let function = ecam(offset).and_then(|(devfn, at)| Some((self.find(devfn)?, at)));
+        function.map_or(u32::MAX, |(f, at)| f.read(at, size))
+    }
+
+    /// Writes configuration space through ECAM.
+    pub fn ecam_write(&self, offset: u64, size: usize, value: u32) {
+        if let Some((function, at)) =
+            ecam(offset).and_then(|(devfn, at)| Some((self.find(devfn)?, at)))
+        {
+            function.write(at, size, value);
+        }
+    }
+
+    fn choose(&self, function: &Function) -> qapi::Result<u8> {
+        let functions = self.functions.lock();
+        let Some(addr) = &function.addr else {
+            let free = (0..32u8)
+                .map(|slot| slot << 3)
+                .find(|devfn| !functions.keys().any(|used| used >> 3 == devfn >> 3));
+            return free.ok_or_else(|| {
+                qapi::Error::generic("PCI: no slot/function available, all in use or reserved")
+            });
+        };
+        let wrong = || qapi::Error::expects("addr", "a slot and function such as 06.0");
+        let (slot, number) = addr.split_once('.').unwrap_or((addr, "0"));
+        let slot = u8::from_str_radix(slot, 16).map_err(|_| wrong())?;
+        let number = u8::from_str_radix(number, 16).map_err(|_| wrong())?;
+        if slot > 31 || number > 7 {
+            return Err(wrong());
+        }
+        let devfn = slot << 3 | number;
+        if functions.contains_key(&devfn) {
+            return Err(qapi::Error::generic(format!(
+                "PCI: slot {slot} function {number} not available, in use"
+            )));
+        }
+        if number > 0 && functions.get(&(slot << 3)).is_some_and(|first| !first.multifunction) {
+            return Err(qapi::Error::generic(format!(
+                "PCI: {slot:x}.0 indicates its device is not a multifunction device"
+            )));
+        }
+        Ok(devfn)
+    }
+}
+
+/// Device and function number, and register; only bus 0 exists.
+fn ecam(offset: u64) -> Option<(u8, usize)> {
+    if offset >> 20 != 0 {
+        return None;
+    }
+    let devfn = u8::try_from(offset >> 12 & 0xff).ok()?;
+    Some((devfn, usize::try_from(offset & 0xfff).ok()?))
+}
+
+impl PlugBus for PciBus {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> Bus {
+        Bus::Pci
+    }
+
+    fn plug(&self, record: &Record) -> qapi::Result<()> {
+        let function: Option<Arc<Function>> = record.ability();
+        let function = function.ok_or_else(|| qapi::Error::generic("this is no PCI device"))?;
+        let devfn = self.choose(&function)?;
+        self.add(devfn, &function);
+        Ok(())
+    }
+}
