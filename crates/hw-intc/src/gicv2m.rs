@@ -29,7 +29,7 @@ const MSI_TYPER: u64 = 0x008;
 const MSI_SETSPI_NS: u64 = 0x040;
 const MSI_IIDR: u64 = 0xfcc;
 /// As the peer shows it.
-const IIDR: u32 = 0x05_1000_00;
+const IIDR: u32 = 0x0510_0000;
 /// Most shared interrupts of a GICv2.
 const MAX_SPI: u32 = 988;
 
