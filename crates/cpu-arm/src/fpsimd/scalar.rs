@@ -47,13 +47,15 @@ impl Exec<'_> {
         self.general = true;
         let fbits = 64 - a.scale;
         match (a.rmode, a.op) {
-            (0, 2 | 3) => self.from_general(f, a.sf, a.op == 2, fbits, (a.rd, a.rn)),
-            (3, 0 | 1) => self.to_general(f, a.sf, a.op == 0, fbits, Rounding::Zero, (a.rd, a.rn)),
+            (0, 2 | 3) => self.integer_to_fp(f, a.sf, a.op == 2, fbits, (a.rd, a.rn)),
+            (3, 0 | 1) => {
+                self.fp_to_integer(f, a.sf, a.op == 0, fbits, Rounding::Zero, (a.rd, a.rn))
+            }
             _ => false,
         }
     }
 
-    fn from_general(
+    fn integer_to_fp(
         &mut self,
         f: Format,
         sf: u32,
@@ -72,7 +74,7 @@ impl Exec<'_> {
         true
     }
 
-    fn to_general(
+    fn fp_to_integer(
         &mut self,
         f: Format,
         sf: u32,
@@ -95,15 +97,15 @@ impl Exec<'_> {
             (mode, 0 | 1) => {
                 let Some(f) = self.format(a.ty) else { return false };
                 let mode = Rounding::from_bits(mode);
-                self.to_general(f, a.sf, a.op == 0, 0, mode, (a.rd, a.rn))
+                self.fp_to_integer(f, a.sf, a.op == 0, 0, mode, (a.rd, a.rn))
             }
             (0, 2 | 3) => {
                 let Some(f) = self.format(a.ty) else { return false };
-                self.from_general(f, a.sf, a.op == 2, 0, (a.rd, a.rn))
+                self.integer_to_fp(f, a.sf, a.op == 2, 0, (a.rd, a.rn))
             }
             (0, 4 | 5) => {
                 let Some(f) = self.format(a.ty) else { return false };
-                self.to_general(f, a.sf, a.op == 4, 0, Rounding::NearestAway, (a.rd, a.rn))
+                self.fp_to_integer(f, a.sf, a.op == 4, 0, Rounding::NearestAway, (a.rd, a.rn))
             }
             _ => false,
         }

@@ -1,6 +1,6 @@
 //! "Three same": vector and scalar.
 
-use softfloat::{F16, F32, F64, Format, Order, Rounding};
+use softfloat::{F16, F32, F64, Format, Order};
 
 use super::{Exec, lane, lanes, number, ones, set_lane, sx};
 use crate::decode::fpsimd as d;
@@ -387,7 +387,6 @@ fn widen_nan(v: u64) -> u64 {
         return sign << 31 | 0xff << 23 | frac << 13;
     }
     let mut s = softfloat::Status::default();
-    s.rounding = Rounding::NearestEven;
     s.convert(F16, F32, v)
 }
 

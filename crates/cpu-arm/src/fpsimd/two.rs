@@ -257,7 +257,7 @@ impl Exec<'_> {
     }
 
     fn fp_compare_zero(&mut self, f: Format, op: u32, u: bool, v: u64) -> Option<u64> {
-        let signalling = !(op == 13 && !u);
+        let signalling = op != 13 || u;
         let o = self.fp.compare(f, v, 0, signalling);
         let yes = match (op, u) {
             (12, false) => o == Order::Greater,
