@@ -2,6 +2,8 @@
 //!
 //! Blocks imitate A64 code: a quarter of the instructions access memory, every block ends in a
 //! compare and branch. Nothing is executed.
+
+#![expect(clippy::disallowed_methods, reason = "a benchmark times itself")]
 #![expect(clippy::print_stdout, reason = "prints its result")]
 
 use std::mem::offset_of;

@@ -71,6 +71,7 @@ fn a_loop_notices_a_request() {
     let entry = w.blocks[0].1;
     let request = &raw const w.cpu.env.request;
     let address = request as usize;
+    #[expect(clippy::disallowed_methods, reason = "another thread is what is tested")]
     let kicker = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(20));
         // SAFETY: the machine lives until this thread was joined.
