@@ -520,3 +520,7 @@ pub(crate) fn convert_narrow(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
     cpu.v[rd] = if w >> 30 & 1 != 0 { low | half << 64 } else { half };
     0
 }
+
+#[cfg(test)]
+#[path = "fast_tests.rs"]
+mod tests;
