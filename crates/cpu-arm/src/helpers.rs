@@ -198,4 +198,28 @@ jit_ir::helpers! {
     CvtDS: VEC => fast::convert::<f64, f32>;
     /// FCVT single to double.
     CvtSD: VEC => fast::convert::<f32, f64>;
+    /// FCCMP, FCCMPE (f32): a = the condition holds; gives NZCV.
+    CompareIfS: VEC => fast::compare_if::<f32>;
+    /// FRINTx (f32).
+    RintS: VEC => fast::integral::<f32>;
+    /// FADDP (scalar, f32).
+    PairSumS: VEC => fast::pair_sum::<f32>;
+    /// SCVTF, UCVTF within the vector file (f32).
+    FromInt1S: VEC => fast::from_int_lanes::<f32, 1>;
+    /// FCVTZS within the vector file (f32).
+    ToInt1S: VEC => fast::to_int_lanes::<f32, 1>;
+    /// FCCMP, FCCMPE (f64): a = the condition holds; gives NZCV.
+    CompareIfD: VEC => fast::compare_if::<f64>;
+    /// FRINTx (f64).
+    RintD: VEC => fast::integral::<f64>;
+    /// FADDP (scalar, f64).
+    PairSumD: VEC => fast::pair_sum::<f64>;
+    /// SCVTF, UCVTF within the vector file (f64).
+    FromInt1D: VEC => fast::from_int_lanes::<f64, 1>;
+    /// FCVTZS within the vector file (f64).
+    ToInt1D: VEC => fast::to_int_lanes::<f64, 1>;
+    /// FCVTL, FCVTL2 to double.
+    CvtLong: VEC => fast::convert_long;
+    /// FCVTN, FCVTN2 to single.
+    CvtNarrow: VEC => fast::convert_narrow;
 }

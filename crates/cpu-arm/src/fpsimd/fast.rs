@@ -310,9 +310,23 @@ pub(crate) fn fused_element<R: Real, const L: usize>(cx: Cx<'_, '_>, args: [u64;
 /// FCMP, FCMPE: gives N Z C V in bits 31..28.
 pub(crate) fn compare<R: Real>(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
     let w = args[3] as u32;
-    let cpu = &mut *cx.cpu;
+    let m = if w >> 3 & 1 != 0 { R::ZERO } else { R::lane(cx.cpu.v[field(w, 16)], 0) };
+    order_of(cx.cpu, w, m)
+}
+
+/// FCCMP, FCCMPE: a = the condition holds; gives N Z C V in bits 31..28.
+pub(crate) fn compare_if<R: Real>(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
+    let w = args[3] as u32;
+    if args[0] == 0 {
+        return u64::from(w & 15) << 28;
+    }
+    let m = R::lane(cx.cpu.v[field(w, 16)], 0);
+    order_of(cx.cpu, w, m)
+}
+
+/// Compares Vn with `m`; bit 4 of the word: signalling.
+fn order_of<R: Real>(cpu: &mut ArmCpu, w: u32, m: R) -> u64 {
     let n = R::lane(cpu.v[field(w, 5)], 0);
-    let m = if w >> 3 & 1 != 0 { R::ZERO } else { R::lane(cpu.v[field(w, 16)], 0) };
     let order = if plain(cpu) { n.partial_cmp(&m) } else { None };
     let nzcv = match order {
         Some(std::cmp::Ordering::Less) => 8,
@@ -444,3 +458,69 @@ pub(crate) fn to_int_lanes<R: Real, const L: usize>(cx: Cx<'_, '_>, args: [u64; 
     cpu.v[field(w, 0)] = (0..L).fold(0, |v, i| v | lane(r[i]) << (bits * i as u32));
     0
 }
+
+/// FRINTN, P, M, Z, A, X, I (scalar).
+pub(crate) fn integral<R: Real>(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
+    let w = args[3] as u32;
+    let cpu = &mut *cx.cpu;
+    let n = R::lane(cpu.v[field(w, 5)], 0).widen();
+    if !plain(cpu) || n.is_nan() {
+        return slow(cx, w);
+    }
+    // Integral values of a narrow format are the same in double.
+    let r = match w >> 15 & 7 {
+        1 => n.ceil(),
+        2 => n.floor(),
+        3 => n.trunc(),
+        4 => n.round(),
+        _ => n.round_ties_even(),
+    };
+    if w >> 15 & 7 == 6 && r != n {
+        cpu.fpsr |= flag::IXC;
+    }
+    cpu.v[field(w, 0)] = u128::from(R::from_f64(r).word());
+    0
+}
+
+/// FADDP (scalar).
+pub(crate) fn pair_sum<R: Real>(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
+    let w = args[3] as u32;
+    let [n, m]: [R; 2] = unpack(cx.cpu.v[field(w, 5)]);
+    match lanes::<Plus, R, 1>(cx.cpu, [n], [m]) {
+        Some(r) => cx.cpu.v[field(w, 0)] = r,
+        None => return slow(cx, w),
+    }
+    0
+}
+
+/// FCVTL, FCVTL2 from single to double.
+pub(crate) fn convert_long(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
+    let w = args[3] as u32;
+    let cpu = &mut *cx.cpu;
+    let n: [f32; 2] = unpack(cpu.v[field(w, 5)] >> (64 * (w >> 30 & 1)));
+    if !plain(cpu) || n.iter().any(|x| x.is_nan()) {
+        return slow(cx, w);
+    }
+    cpu.v[field(w, 0)] = pack(n.map(f64::from));
+    0
+}
+
+/// FCVTN, FCVTN2 from double to single.
+pub(crate) fn convert_narrow(cx: Cx<'_, '_>, args: [u64; 4]) -> u64 {
+    let w = args[3] as u32;
+    let cpu = &mut *cx.cpu;
+    let n: [f64; 2] = unpack(cpu.v[field(w, 5)]);
+    let r = n.map(|x| x as f32);
+    let ok = (0..2).all(|i| r[i].safe() || n[i].is_zero());
+    if !plain(cpu) || !ok || !(inexact_seen(cpu) || (0..2).all(|i| f64::from(r[i]) == n[i])) {
+        return slow(cx, w);
+    }
+    let (rd, half) = (field(w, 0), pack(r));
+    let low = cpu.v[rd] & u128::from(u64::MAX);
+    cpu.v[rd] = if w >> 30 & 1 != 0 { low | half << 64 } else { half };
+    0
+}
+
+#[cfg(test)]
+#[path = "fast_tests.rs"]
+mod tests;

@@ -31,6 +31,7 @@ pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
             true
         }
         _ if word >> 31 == 0 && word >> 28 & 1 == 0 => vector_fp(word, t),
+        _ if word >> 30 == 1 && word >> 28 & 1 != 0 => scalar_simd(word, t),
         _ => false,
     }
 }
@@ -44,6 +45,10 @@ fn scalar_fp(word: u32, double: bool, t: &mut Ctx<'_>) -> bool {
         return false;
     }
     match word >> 10 & 3 {
+        1 => {
+            compare_if(word, double, t);
+            true
+        }
         2 => two_source(word, double, t),
         3 => select(word, double, t),
         0 if word & 0xfc07 == 0x2000 => {
@@ -63,6 +68,34 @@ fn scalar_fp(word: u32, double: bool, t: &mut Ctx<'_>) -> bool {
         0 if word & 0x7c00 == 0x4000 => one_source(word, double, t),
         _ => false,
     }
+}
+
+/// The scalar forms of Advanced SIMD instructions.
+fn scalar_simd(word: u32, t: &mut Ctx<'_>) -> bool {
+    let ids = match word & 0xffbf_fc00 {
+        0x5e21_d800 | 0x7e21_d800 => [Id::FromInt1S, Id::FromInt1D],
+        0x5ea1_b800 => [Id::ToInt1S, Id::ToInt1D],
+        0x7e30_d800 => [Id::PairSumS, Id::PairSumD],
+        _ => return false,
+    };
+    t.b.call_void(ids[(word >> 22 & 1) as usize] as u16, &[], word);
+    true
+}
+
+/// FCCMP, FCCMPE.
+fn compare_if(word: u32, double: bool, t: &mut Ctx<'_>) {
+    let holds = match Cond::from_bits(word >> 12 & 15) {
+        Some(cond) => {
+            let cc = t.b.get_cc();
+            t.b.cond_val(Ty::I64, cc, cond)
+        }
+        None => t.b.c64(1),
+    };
+    let id = if double { Id::CompareIfD } else { Id::CompareIfS };
+    let r = t.b.call(id as u16, &[holds], word);
+    let r = t.b.trunc(r);
+    let cc = t.b.cc_from_nzcv(r);
+    t.b.set_cc(cc);
 }
 
 fn with_general(word: u32, double: bool, t: &mut Ctx<'_>) -> bool {
@@ -129,6 +162,8 @@ fn one_source(word: u32, double: bool, t: &mut Ctx<'_>) -> bool {
         (3, true) => Id::SqrtD,
         (4, true) => Id::CvtDS,
         (5, false) => Id::CvtSD,
+        (8..=12 | 14 | 15, false) => Id::RintS,
+        (8..=12 | 14 | 15, true) => Id::RintD,
         _ => return false,
     };
     t.b.call_void(id as u16, &[], word);
@@ -174,6 +209,15 @@ fn by_element(word: u32, t: &mut Ctx<'_>) -> bool {
 }
 
 fn two(word: u32, t: &mut Ctx<'_>) -> bool {
+    let resized = match word & 0xbfff_fc00 {
+        0x0e61_7800 => Some(Id::CvtLong),
+        0x0e61_6800 => Some(Id::CvtNarrow),
+        _ => None,
+    };
+    if let Some(id) = resized {
+        t.b.call_void(id as u16, &[], word);
+        return true;
+    }
     let ids = match word & 0xbfbf_fc00 {
         0x2ea1_f800 => [Id::Sqrt2S, Id::Sqrt4S, Id::Sqrt2D],
         0x0e21_d800 | 0x2e21_d800 => [Id::FromInt2S, Id::FromInt4S, Id::FromInt2D],
