@@ -23,7 +23,7 @@ pub static CLASS: DeviceClass = DeviceClass::of::<VirtioMmio>();
 #[derive(Clone, Debug, Qapi)]
 pub struct Props {
     /// Put the device's path into the names of its parts; without effect
-    #[qapi(default = true)]
+    #[qapi(name = "format_transport_address", default = true)]
     pub format_transport_address: bool,
     /// Show the legacy interface
     #[qapi(name = "force-legacy", default = true)]
