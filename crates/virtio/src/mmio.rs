@@ -224,7 +224,9 @@ impl VirtioMmio {
 
     fn set_status(&self, core: &Core, value: u8) {
         if value == 0 {
-            *self.regs.lock() = Regs::default();
+            let mut regs = self.regs.lock();
+            // Legacy drivers say their page size once, before they reset the device.
+            *regs = Regs { page_shift: regs.page_shift, ..Regs::default() };
         }
         core.set_status(value);
     }
