@@ -21,7 +21,7 @@ pub static CLASS: DeviceClass = DeviceClass::of::<VirtioSerial>();
 #[derive(Clone, Debug, Qapi)]
 pub struct Props {
     /// Most ports
-    #[qapi(default = 31)]
+    #[qapi(name = "max_ports", default = 31)]
     pub max_ports: u32,
     /// Offer emergency writes through the configuration space
     #[qapi(name = "emergency-write", default = true)]

@@ -23,7 +23,7 @@ pub static CLASS: DeviceClass = DeviceClass::of::<VirtioMmio>();
 #[derive(Clone, Debug, Qapi)]
 pub struct Props {
     /// Put the device's path into the names of its parts; without effect
-    #[qapi(default = true)]
+    #[qapi(name = "format_transport_address", default = true)]
     pub format_transport_address: bool,
     /// Show the legacy interface
     #[qapi(name = "force-legacy", default = true)]
@@ -224,7 +224,9 @@ impl VirtioMmio {
 
     fn set_status(&self, core: &Core, value: u8) {
         if value == 0 {
-            *self.regs.lock() = Regs::default();
+            let mut regs = self.regs.lock();
+            // Legacy drivers say their page size once, before they reset the device.
+            *regs = Regs { page_shift: regs.page_shift, ..Regs::default() };
         }
         core.set_status(value);
     }

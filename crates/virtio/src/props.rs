@@ -8,28 +8,28 @@ use crate::feature;
 #[derive(Clone, Debug, Qapi)]
 pub struct Common {
     /// Offer indirect descriptors
-    #[qapi(default = true)]
+    #[qapi(name = "indirect_desc", default = true)]
     pub indirect_desc: bool,
     /// Offer the event index
-    #[qapi(default = true)]
+    #[qapi(name = "event_idx", default = true)]
     pub event_idx: bool,
     /// Offer legacy drivers an interrupt when they run out of buffers
-    #[qapi(default = true)]
+    #[qapi(name = "notify_on_empty", default = true)]
     pub notify_on_empty: bool,
     /// Offer legacy drivers any layout of buffers
-    #[qapi(default = true)]
+    #[qapi(name = "any_layout", default = true)]
     pub any_layout: bool,
     /// Tell the driver that the platform limits its accesses
-    #[qapi(default = false)]
+    #[qapi(name = "iommu_platform", default = false)]
     pub iommu_platform: bool,
     /// Offer packed rings
     #[qapi(default = false)]
     pub packed: bool,
     /// Offer to reset one queue
-    #[qapi(default = true)]
+    #[qapi(name = "queue_reset", default = true)]
     pub queue_reset: bool,
     /// Offer use of buffers in order
-    #[qapi(default = false)]
+    #[qapi(name = "in_order", default = false)]
     pub in_order: bool,
     /// Compatibility switch of the peer; without effect
     #[qapi(name = "use-started", default = true)]

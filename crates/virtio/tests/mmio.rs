@@ -179,6 +179,7 @@ fn legacy_interface_uses_page_numbers() {
     assert_eq!([0, 4, 8, 12].map(|r| b.read32(r)), [0x7472_6976, 1, 42, 0x554d_4551]);
     assert_eq!(b.read32(0x10), 0x3900_0000);
     b.write32(0x28, 4096);
+    b.write32(0x70, 0);
     b.write32(0x70, 3);
     b.write32(0x30, 0);
     assert_eq!((b.read32(0x34), b.read32(0x40)), (8, 0));
