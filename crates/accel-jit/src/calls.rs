@@ -146,13 +146,9 @@ impl Core {
         va: u64,
         desc: MemDesc,
     ) -> Result<u128, MemFault> {
-        // A 16-byte load must be single-copy atomic; read it as a read-modify-write that stores nothing.
-        let v = if desc.log2() == 4 {
-            let first = self.do_load(cpu, va, desc)?;
-            self.do_load(cpu, va, desc).map(|again| if again == first { first } else { again })?
-        } else {
-            self.do_load(cpu, va, desc)?
-        };
+        // Of 16 bytes each half is single-copy atomic, the whole is not yet: a torn value makes the
+        // store-exclusive fail, since that compares all of it.
+        let v = self.do_load(cpu, va, desc)?;
         let env = cpu.env();
         env.excl_addr = va;
         env.excl_value = [v as u64, (v >> 64) as u64];

@@ -21,8 +21,6 @@ pub(crate) struct Options {
     pub(crate) passes: Passes,
     /// Guest instructions per block at most (`one-insn-per-tb`).
     pub(crate) max_insns: u32,
-    /// Print guest code and IR of each block (`-d in_asm,op`).
-    pub(crate) log: bool,
 }
 
 /// The native back end, set up.
@@ -74,17 +72,26 @@ impl Engine {
         empty
     }
 
+    /// `-d in_asm,op`.
     pub(crate) fn log_block(&self, page: &[u8], start: u32, block: &Block) {
-        if !self.options.log {
+        use std::fmt::Write as _;
+        if !trace::enabled(trace::Mask::IN_ASM | trace::Mask::OP) {
             return;
         }
-        let mut at = start as usize;
         let mut text = String::new();
-        while at < (start + block.len) as usize && at + 4 <= page.len() {
-            let insn = self.translator.disassemble(&page[at..at + 4], at as u64);
-            text.push_str(&format!("{at:#05x}: {insn}\n"));
-            at += 4;
+        if trace::enabled(trace::Mask::IN_ASM) {
+            text.push_str("IN:\n");
+            let end = (start + block.len) as usize;
+            for at in (start as usize..end).step_by(4) {
+                let Some(bytes) = page.get(at..at + 4) else { break };
+                // Writing to a string cannot fail.
+                let insn = self.translator.disassemble(bytes, at as u64);
+                _ = writeln!(text, "{at:#05x}: {insn}");
+            }
         }
-        crate::log_text(&format!("IN:\n{text}OP:\n{}", jit_ir::text::print(block)));
+        if trace::enabled(trace::Mask::OP) {
+            _ = write!(text, "OP:\n{}", jit_ir::text::print(block));
+        }
+        trace::write(format_args!("{text}"));
     }
 }

@@ -45,11 +45,6 @@ struct JitVm {
     threads: VcpuThreads,
 }
 
-#[expect(clippy::print_stderr, reason = "-d output goes to standard error")]
-pub(crate) fn log_text(text: &str) {
-    eprint!("{text}");
-}
-
 struct Parsed {
     options: Options,
     tb_mib: usize,
@@ -62,7 +57,7 @@ fn bad(name: &str, what: &str) -> qapi::Error {
 
 fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
     let mut p = Parsed {
-        options: Options { passes: Passes::all(), max_insns: 64, log: false },
+        options: Options { passes: Passes::all(), max_insns: 64 },
         tb_mib: DEFAULT_TB_SIZE,
         backend: None,
     };
@@ -84,7 +79,6 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
             ("one-insn-per-tb", "off") | ("split-wx", "on" | "off") => {}
             ("one-insn-per-tb" | "split-wx", _) => return Err(bad(name, "'on' or 'off'")),
             ("x-backend", v) => p.backend = Some(v.to_owned()),
-            ("x-log", v) => p.options.log = v == "on",
             ("x-passes", v) => {
                 let bits = v.parse().map_err(|_| bad(name, "a bit mask"))?;
                 p.options.passes = Passes::from_bits_truncate(bits);

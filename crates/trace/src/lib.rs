@@ -124,13 +124,17 @@ pub const ITEMS: &[Item] = &[
 static MASK: AtomicU32 = AtomicU32::new(0);
 static SINK: Mutex<Option<File>> = Mutex::new(None);
 
+/// Items that something logs under; the others are accepted and said to be idle in the help.
+const BUILT: Mask = Mask::IN_ASM.union(Mask::OP).union(Mask::UNIMP).union(Mask::GUEST_ERRORS);
+
 /// Text of `-d help`.
 #[must_use]
 pub fn help() -> String {
     use std::fmt::Write as _;
     let mut text = String::from("Log items (comma separated):\n");
     for i in ITEMS {
-        let _ = writeln!(text, "{:<15} {}", i.name, i.help);
+        let idle = if BUILT.contains(i.mask) { "" } else { " (logs nothing yet)" };
+        let _ = writeln!(text, "{:<15} {}{idle}", i.name, i.help);
     }
     text.push_str("trace:PATTERN   enable trace events\n");
     text

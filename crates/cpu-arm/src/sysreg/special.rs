@@ -183,11 +183,6 @@ impl ArmCpu {
         })
     }
 
-    fn check_fp(&self) -> Result<(), Trap> {
-        // FPCR and FPSR are trapped like FP instructions by the translator's mode check.
-        Ok(())
-    }
-
     pub(super) fn read_special(&mut self, enc: u16) -> Result<u64, Trap> {
         if let Some(v) = self.read_identity(enc) {
             let tid3 = enc >> 3 & 15 != 0 && self.pstate.el == 1 && self.hcr() >> 18 & 1 != 0;
@@ -207,8 +202,9 @@ impl ArmCpu {
         }
         match enc {
             SP_EL0 | SP_EL1 | SP_EL2 => self.bank_index(enc).map(|n| self.sp_bank[n]),
-            FPCR => self.check_fp().map(|()| u64::from(self.fpcr)),
-            FPSR => self.check_fp().map(|()| u64::from(self.fpsr)),
+            // Access traps of these two are the translator's, with the FP mode check.
+            FPCR => Ok(u64::from(self.fpcr)),
+            FPSR => Ok(u64::from(self.fpsr)),
             CTR if self.pstate.el == 0 && self.sctlr() >> 15 & 1 == 0 => {
                 Err(Trap::To(self.el0_trap_target()))
             }
