@@ -27,6 +27,8 @@ fn host() -> Host {
         wall: Arc::new(|| 0),
         run: Arc::new(NoRequests),
         chardevs: Arc::new(NoChars),
+        objects: Arc::default(),
+        services: device::Services::default(),
     }
 }
 

@@ -12,8 +12,10 @@ use qapi::Value;
 use crate::chars::CharPort;
 use crate::class::{Device, DeviceClass};
 use crate::irq::{IrqOut, IrqSink};
+use crate::object::{Held, Objects};
 use crate::plug::{Numbers, PlugBus};
 use crate::run::RunControl;
+use crate::services::{Services, Storage, StorageSource};
 
 /// Finds character back ends by id.
 pub trait CharSource: Send + Sync {
@@ -37,6 +39,10 @@ pub struct World {
     pub run: Arc<dyn RunControl>,
     /// Character back ends.
     pub chardevs: Arc<dyn CharSource>,
+    /// Objects that users made.
+    pub objects: Arc<Objects>,
+    /// Storage, networks and the like, by type.
+    pub services: Services,
     /// Names of buses given so far.
     pub numbers: Numbers,
 }
@@ -177,6 +183,31 @@ impl<'a> Build<'a> {
     /// A port to a character back end.
     pub fn chardev(&self, id: &str) -> qapi::Result<CharPort> {
         self.world.chardevs.port(id)
+    }
+
+    /// An ability of the object that the property `property` names; `what` names the
+    /// type that has it.
+    pub fn object<T: Any + Clone>(
+        &self,
+        property: &str,
+        id: &str,
+        what: &str,
+    ) -> qapi::Result<Held<T>> {
+        self.world.objects.hold(property, id, what)
+    }
+
+    /// What the host side offers of a type, such as the block graph.
+    #[must_use]
+    pub fn service<T: Any + Clone + Send + Sync>(&self) -> Option<T> {
+        self.world.services.find()
+    }
+
+    /// The disk that a property names.
+    pub fn storage(&self, id: &str, writable: bool) -> qapi::Result<Arc<dyn Storage>> {
+        let source = self.service::<Arc<dyn StorageSource>>();
+        let missing =
+            || qapi::Error::generic(format!("Cannot find device='{id}' nor node-name='{id}'"));
+        source.ok_or_else(missing)?.storage(id, writable)
     }
 
     /// Ends the record.

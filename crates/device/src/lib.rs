@@ -15,9 +15,11 @@ mod chars;
 mod class;
 mod firmware;
 mod irq;
+mod object;
 mod plug;
 mod reset;
 mod run;
+mod services;
 
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
@@ -28,7 +30,9 @@ pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,
 };
-pub use plug::{Devices, Numbers, PlugBus};
+pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects};
+pub use plug::{Devices, Numbers, PlugBus, Unplug};
 pub use reset::ResetTree;
 pub use run::{Cause, Request, RunControl};
+pub use services::{Services, Storage, StorageSource};
 pub use vmstate::{Migration, Saved};

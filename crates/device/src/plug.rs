@@ -20,8 +20,21 @@ pub trait PlugBus: Send + Sync {
     fn is_full(&self) -> bool {
         false
     }
+    /// Whether devices may come and go while the machine runs.
+    fn is_hotpluggable(&self) -> bool;
     /// Connects a created device.
     fn plug(&self, record: &Record) -> Result<()>;
+    /// Disconnects a device, or asks the guest to let it go.
+    fn unplug(&self, record: &Record) -> Result<Unplug>;
+}
+
+/// How far an unplug went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unplug {
+    /// The device is off the bus.
+    Done,
+    /// The guest was asked; the bus finishes it with [`Devices::remove`].
+    Asked,
 }
 
 /// Counts things of one kind, for names such as `virtio-mmio-bus.7`.
@@ -84,6 +97,34 @@ impl Devices {
         device.reset(Reset::Cold);
         device.settle();
         Ok(())
+    }
+
+    /// The device of this id that was plugged in.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<Arc<Record>> {
+        self.0.lock().iter().find(|r| r.parent.is_some() && r.id == id).cloned()
+    }
+
+    /// Takes a device off its bus, or asks the guest to; [`Unplug::Done`] when it is gone.
+    pub fn unplug(&self, record: &Arc<Record>) -> Result<Unplug> {
+        let all = self.all();
+        let mut found = Vec::new();
+        buses(&all, None, &mut found);
+        let bus = found.into_iter().find(|bus| Some(bus.name()) == record.parent.as_deref());
+        let Some(bus) = bus.filter(|bus| bus.is_hotpluggable()) else {
+            let bus = record.parent.as_deref().unwrap_or_default();
+            return Err(Error::generic(format!("Bus '{bus}' does not support hotplugging")));
+        };
+        let unplug = bus.unplug(record)?;
+        if unplug == Unplug::Done {
+            self.remove(record);
+        }
+        Ok(unplug)
+    }
+
+    /// Forgets a device that is off its bus; it ends when the last user lets go.
+    pub fn remove(&self, record: &Arc<Record>) {
+        self.0.lock().retain(|known| !Arc::ptr_eq(known, record));
     }
 }
 

@@ -146,6 +146,14 @@ impl PlugBus for VirtioSerial {
         self.send_control(number, DEVICE_ADD, 1, &[]);
         Ok(())
     }
+
+    fn is_hotpluggable(&self) -> bool {
+        false
+    }
+
+    fn unplug(&self, _: &Record) -> qapi::Result<device::Unplug> {
+        Err(qapi::Error::generic(format!("Bus '{}' does not support hotplugging", self.bus)))
+    }
 }
 
 /// Index of a port's receive queue; the transmit queue follows it.

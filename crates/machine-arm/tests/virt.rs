@@ -47,6 +47,8 @@ fn host() -> Host {
         wall: Arc::new(|| 0),
         run: Arc::new(Run),
         chardevs: Arc::new(Run),
+        objects: Arc::default(),
+        services: device::Services::default(),
     }
 }
 

@@ -78,10 +78,10 @@ impl<'a> Board<'a> {
         catalog: &'a Catalog,
     ) -> Board<'a> {
         let system = Region::root("system");
-        let Host { clock, wall, run, chardevs } = host;
+        let Host { clock, wall, run, chardevs, objects, services } = host;
         let memory = AddressSpace::new("memory", &system);
-        let world =
-            World { memory, clock, wall, run, chardevs, numbers: device::Numbers::default() };
+        let numbers = device::Numbers::default();
+        let world = World { memory, clock, wall, run, chardevs, objects, services, numbers };
         Board {
             class,
             config,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use device::{CharSource, Clock, RunControl, WallClock};
+use device::{CharSource, Clock, Objects, RunControl, Services, WallClock};
 use qapi::{Qapi, Source, Value};
 
 use crate::class::MachineClass;
@@ -19,6 +19,10 @@ pub struct Host {
     pub run: Arc<dyn RunControl>,
     /// Character back ends.
     pub chardevs: Arc<dyn CharSource>,
+    /// Objects that users made.
+    pub objects: Arc<Objects>,
+    /// Storage, networks and the like, by type.
+    pub services: Services,
 }
 
 /// How CPUs are arranged (`-smp`).

@@ -152,4 +152,12 @@ impl PlugBus for PciBus {
         self.add(devfn, &function);
         Ok(())
     }
+
+    fn is_hotpluggable(&self) -> bool {
+        false
+    }
+
+    fn unplug(&self, _: &Record) -> qapi::Result<device::Unplug> {
+        Err(qapi::Error::generic(format!("Bus '{}' does not support hotplugging", self.name)))
+    }
 }

@@ -92,6 +92,8 @@ impl Bench {
             }),
             run: run.clone(),
             chardevs: chars.clone(),
+            objects: Arc::default(),
+            services: device::Services::default(),
             numbers: device::Numbers::default(),
         };
         let record = class.build("dut", props, source, &world)?;

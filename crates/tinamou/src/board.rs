@@ -31,6 +31,8 @@ pub(crate) fn create(
         wall: Arc::new(host::realtime_ns),
         run: vm.run_control(),
         chardevs: vm.chardevs.clone(),
+        objects: vm.objects.clone(),
+        services: vm.services.clone(),
     };
     let created = class.create(props, Source::KeyVal, config, host, &catalog::CATALOG)?;
     if created.dumped {

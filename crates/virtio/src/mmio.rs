@@ -138,6 +138,14 @@ impl PlugBus for VirtioMmio {
         let full = |_| qapi::Error::generic(format!("Bus '{}' is full", self.bus));
         self.core.set(core).map_err(full)
     }
+
+    fn is_hotpluggable(&self) -> bool {
+        false
+    }
+
+    fn unplug(&self, _: &Record) -> qapi::Result<device::Unplug> {
+        Err(qapi::Error::generic(format!("Bus '{}' does not support hotplugging", self.bus)))
+    }
 }
 
 impl Wires for VirtioMmio {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use chardev::Chardevs;
-use device::{Cause, Request, Reset, RunControl};
+use device::{Cause, Objects, Request, Reset, RunControl, Services};
 use evloop::{Clock, Handle};
 use parking_lot::Mutex;
 use qapi::{Error, Qapi as _, Result, Value};
@@ -45,6 +45,10 @@ pub struct Vm {
     pub listing: Listing,
     /// Character back ends.
     pub chardevs: Arc<Chardevs>,
+    /// Objects that users made.
+    pub objects: Arc<Objects>,
+    /// Storage, networks and the like, by type.
+    pub services: Services,
     /// The guest's clock.
     pub clock: Clock,
     /// The main loop.
@@ -73,6 +77,8 @@ impl Vm {
             config,
             listing,
             chardevs,
+            objects: Arc::default(),
+            services: Services::default(),
             clock,
             handle,
             requests: requests.clone(),
