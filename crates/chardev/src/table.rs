@@ -93,6 +93,7 @@ pub struct ChardevInfo {
 
 struct Entry {
     id: String,
+    kind: &'static str,
     chardev: Arc<dyn Chardev>,
     used: bool,
 }
@@ -135,11 +136,13 @@ impl Chardevs {
             qapi::Error::generic(format!("'{kind}' is not a valid char driver name"))
         })?;
         let mut chardev = (class.open)(args, source, id, &self.context)?;
+        let mut kind = class.name;
         if mux {
+            kind = "mux";
             let name = chardev.filename();
             chardev = Mux::new(chardev.backend(), name, self.context.run.clone());
         }
-        self.entries.lock().push(Entry { id: id.to_owned(), chardev, used: false });
+        self.entries.lock().push(Entry { id: id.to_owned(), kind, chardev, used: false });
         Ok(())
     }
 
@@ -162,6 +165,12 @@ impl Chardevs {
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Arc<dyn Chardev>> {
         self.entries.lock().iter().find(|e| e.id == id).map(|e| e.chardev.clone())
+    }
+
+    /// The kind of the back end of an id.
+    #[must_use]
+    pub fn kind(&self, id: &str) -> Option<&'static str> {
+        self.entries.lock().iter().find(|e| e.id == id).map(|e| e.kind)
     }
 
     /// All back ends, for `query-chardev`.

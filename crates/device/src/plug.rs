@@ -71,14 +71,15 @@ impl Devices {
     }
 
     /// Creates a device and plugs it into the named bus, or into the one that a
-    /// walk from the newest device finds first.
+    /// walk from the newest device finds first. With `hotplug` set the bus must allow it
+    /// while the machine runs.
     pub fn plug(
         &self,
         (world, reset): (&World, &ResetTree),
         class: &'static DeviceClass,
         (id, bus): (Option<&str>, Option<&str>),
         props: Value,
-        source: Source,
+        (source, hotplug): (Source, bool),
     ) -> Result<()> {
         let all = self.all();
         if let Some(id) = id
@@ -87,6 +88,12 @@ impl Devices {
             return Err(Error::generic(format!("Duplicate ID '{id}' for device")));
         }
         let bus = find(&all, class, bus)?;
+        if hotplug && !bus.is_hotpluggable() {
+            return Err(Error::generic(format!(
+                "Bus '{}' does not support hotplugging",
+                bus.name()
+            )));
+        }
         let id = id.map_or_else(|| format!("device[{}]", all.len()), str::to_owned);
         let mut record = class.build(&id, props, source, world)?;
         bus.plug(&record)?;

@@ -68,6 +68,7 @@ pub struct Board<'a> {
     blobs: Vec<(u64, Vec<u8>)>,
     dtb: Option<Vec<u8>>,
     powerdown: Option<PowerButton>,
+    props: Value,
 }
 
 impl<'a> Board<'a> {
@@ -94,7 +95,12 @@ impl<'a> Board<'a> {
             blobs: Vec::new(),
             dtb: None,
             powerdown: None,
+            props: Value::empty(),
         }
+    }
+
+    pub(crate) fn note_props(&mut self, props: Value) {
+        self.props = props;
     }
 
     /// Creates RAM and maps it.
@@ -215,7 +221,18 @@ impl<'a> Board<'a> {
 
     pub(crate) fn finish(self) -> qapi::Result<Machine> {
         let Board {
-            class, config, world, system, records, cpus, boot, blobs, dtb, powerdown, ..
+            class,
+            config,
+            world,
+            system,
+            records,
+            cpus,
+            boot,
+            blobs,
+            dtb,
+            powerdown,
+            props,
+            ..
         } = self;
         let reset = ResetTree::default();
         records.iter().for_each(|r| reset.add(&r.device));
@@ -237,8 +254,12 @@ impl<'a> Board<'a> {
                 ))
             })?;
         }
+        let model = config.cpu_model.as_deref().or(class.default_cpu).unwrap_or_default();
         let machine = Machine {
             class,
+            props,
+            cpu_model: model.to_owned(),
+            ram_size: config.ram_size,
             world,
             records,
             spaces,
@@ -260,6 +281,12 @@ impl<'a> Board<'a> {
 pub struct Machine {
     /// Its class.
     pub class: &'static MachineClass,
+    /// Its properties after defaults were filled in.
+    pub props: Value,
+    /// CPU model.
+    pub cpu_model: String,
+    /// RAM in bytes.
+    pub ram_size: u64,
     /// What its devices share.
     pub world: World,
     /// Devices in order of creation.

@@ -95,7 +95,9 @@ impl MachineClass {
             default_ram: M::DEFAULT_RAM,
             props: <M::Props as Qapi>::type_info,
             build: |value, source, board| {
-                M::create(<M::Props as Qapi>::from_value(value, source)?, board)
+                let props = <M::Props as Qapi>::from_value(value, source)?;
+                board.note_props(props.to_value());
+                M::create(props, board)
             },
         }
     }

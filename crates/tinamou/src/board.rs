@@ -48,6 +48,9 @@ pub(crate) fn create(
         blobs,
         dtb,
         powerdown,
+        props,
+        cpu_model,
+        ram_size,
         ..
     } = created;
     let execution: Arc<dyn Execution> = match cpus {
@@ -81,6 +84,9 @@ pub(crate) fn create(
     };
     let machine = Machine {
         name: class.name.into(),
+        props,
+        cpu_model,
+        ram_size,
         devices: device::Devices::new(records),
         world: Some(world),
         spaces,

@@ -25,6 +25,7 @@ pub(crate) fn listing(guest: &'static dyn GuestArch) -> Listing {
         cpus: guest.models().iter().map(cpu).collect(),
         accels: usable_accels(guest).map(|accel| accel.name()).collect(),
         devices: catalog::DEVICES.to_vec(),
+        objects: catalog::OBJECTS.to_vec(),
         options: option_groups(),
     }
 }

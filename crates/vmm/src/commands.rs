@@ -6,6 +6,7 @@ mod chardev;
 mod control;
 mod devices;
 mod machine;
+mod qom;
 mod run;
 
 use qapi::{Error, Qapi, Result, Source, TypeRef, Value};
@@ -59,11 +60,18 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<chardev::RingbufWrite>(),
     Command::of::<run::Cont>(),
     Command::of::<devices::DeviceAdd>(),
+    Command::of::<devices::DeviceDel>(),
     Command::of::<devices::DeviceListProperties>(),
     Command::of::<machine::Dumpdtb>(),
     Command::of::<control::HumanMonitorCommand>(),
+    Command::of::<qom::ObjectAdd>(),
+    Command::of::<qom::ObjectDel>(),
     Command::of::<control::QmpCapabilities>(),
-    Command::of::<devices::QomListTypes>(),
+    Command::of::<qom::QomGet>(),
+    Command::of::<qom::QomList>(),
+    Command::of::<qom::QomListProperties>(),
+    Command::of::<qom::QomListTypes>(),
+    Command::of::<qom::QomSet>(),
     Command::of::<control::QueryCommandLineOptions>(),
     Command::of::<control::QueryCommands>(),
     Command::of::<machine::QueryCpuDefinitions>(),
@@ -83,6 +91,8 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 pub use control::{Version, VersionInfo, version};
+pub(crate) use devices::DeviceDeleted;
+pub use qom::add_object;
 
 /// Carries out a command by name.
 pub fn execute(vm: &Vm, name: &str, args: Value) -> Result<Value> {

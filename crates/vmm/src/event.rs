@@ -88,6 +88,7 @@ impl From<Cause> for ShutdownCause {
 
 /// Every event with the type of its data, for the schema.
 pub static EVENTS: &[(&str, TypeRef)] = &[
+    ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
     ("SHUTDOWN", CauseData::type_info),
     ("POWERDOWN", <()>::type_info),
     ("RESET", CauseData::type_info),

@@ -18,6 +18,7 @@ pub mod commands;
 mod event;
 mod listing;
 mod machine;
+pub mod qom;
 mod requests;
 mod state;
 mod text;

@@ -1,6 +1,6 @@
 //! What this program could run: filled from the catalog, read by `query-*` and `help`.
 
-use device::DeviceClass;
+use device::{DeviceClass, ObjectClass};
 use qapi::TypeRef;
 
 /// Everything that can be chosen.
@@ -16,6 +16,8 @@ pub struct Listing {
     pub accels: Vec<&'static str>,
     /// Device classes.
     pub devices: Vec<&'static DeviceClass>,
+    /// Types of user-made objects.
+    pub objects: Vec<&'static ObjectClass>,
     /// Option groups of the command line.
     pub options: Vec<OptionGroup>,
 }
@@ -24,6 +26,16 @@ impl Listing {
     /// The device class of this name.
     pub fn device(&self, name: &str) -> Option<&'static DeviceClass> {
         self.devices.iter().copied().find(|class| class.name == name)
+    }
+
+    /// The type of user-made objects of this name.
+    pub fn object(&self, name: &str) -> Option<&'static ObjectClass> {
+        self.objects.iter().copied().find(|class| class.name == name)
+    }
+
+    /// The part of a CPU type's name that stands for the architecture.
+    pub fn cpu_suffix(&self) -> &'static str {
+        if self.target == "aarch64" { "arm" } else { self.target }
     }
 
     /// The machine of this name or alias.

@@ -5,11 +5,18 @@ use std::sync::Arc;
 use accel::{AccelVm, CpuHandle};
 use device::{Devices, Reset, ResetTree, World};
 use memory::AddressSpace;
+use qapi::Value;
 
 /// A created machine.
 pub struct Machine {
     /// Name of its class.
     pub name: String,
+    /// Its properties after defaults were filled in.
+    pub props: Value,
+    /// CPU model.
+    pub cpu_model: String,
+    /// RAM in bytes at start.
+    pub ram_size: u64,
     /// Devices in order of creation.
     pub devices: Devices,
     /// What the devices share.
@@ -31,6 +38,9 @@ impl Machine {
     pub fn none() -> Self {
         Self {
             name: "none".into(),
+            props: Value::empty(),
+            cpu_model: String::new(),
+            ram_size: 0,
             devices: Devices::default(),
             world: None,
             spaces: Vec::new(),

@@ -1,5 +1,6 @@
 //! The virtual machine.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use chardev::Chardevs;
@@ -60,6 +61,7 @@ pub struct Vm {
     sinks: Mutex<Vec<Weak<dyn EventSink>>>,
     exit: Mutex<Option<Exit>>,
     human: OnceLock<Human>,
+    ready: AtomicBool,
     this: Weak<Self>,
 }
 
@@ -88,6 +90,7 @@ impl Vm {
             sinks: Mutex::default(),
             exit: Mutex::default(),
             human: OnceLock::new(),
+            ready: AtomicBool::new(false),
             this: this.clone(),
         });
         requests.serve(&vm);
@@ -108,6 +111,16 @@ impl Vm {
     /// The CPUs.
     pub fn execution(&self) -> Arc<dyn Execution> {
         self.execution.get().cloned().unwrap_or_else(|| Arc::new(NoExecution))
+    }
+
+    /// Everything of the command line exists; from now on devices are hot-plugged.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether everything of the command line exists.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
     }
 
     /// Who answers `human-monitor-command`.

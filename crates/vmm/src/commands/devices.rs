@@ -1,24 +1,12 @@
 //! Commands about devices and types.
 
 use derive::Qapi;
-use device::{Bus, DeviceClass};
-use qapi::{Error, Kind, Member, Result, Source, Value};
+use device::{Bus, DeviceClass, Unplug};
+use qapi::{Class, Error, Kind, Member, Result, Source, Value};
 
 use super::QmpCommand;
+use super::qom::{self, ObjectPropertyInfo, default_value};
 use crate::Vm;
-
-/// A property of a device type.
-#[derive(Qapi)]
-pub(super) struct ObjectPropertyInfo {
-    /// The name.
-    name: String,
-    /// The type.
-    r#type: String,
-    /// What it is for.
-    description: Option<String>,
-    /// The default.
-    default_value: Option<Value>,
-}
 
 /// List the properties of a device type.
 #[derive(Qapi)]
@@ -31,8 +19,13 @@ impl QmpCommand for DeviceListProperties {
     const NAME: &'static str = "device-list-properties";
     type Returns = Vec<ObjectPropertyInfo>;
     fn run(self, vm: &Vm) -> Result<Vec<ObjectPropertyInfo>> {
-        let class = vm.listing.device(&self.typename);
-        let class = class.ok_or_else(|| Error::device_not_found(&self.typename))?;
+        let Some(class) = vm.listing.device(&self.typename) else {
+            return Err(if qom::is_type(vm, &self.typename) {
+                Error::expects("typename", "a non-abstract device type")
+            } else {
+                Error::device_not_found(&self.typename)
+            });
+        };
         Ok((class.props)().members().into_iter().map(property).collect())
     }
 }
@@ -54,77 +47,7 @@ fn property(member: &Member) -> ObjectPropertyInfo {
     }
 }
 
-fn default_value(kind: &Kind, text: &str) -> Value {
-    let number = match kind {
-        Kind::Bool => return Value::Bool(text == "on"),
-        Kind::Int => qapi::parse_int(text),
-        Kind::Size => qapi::parse_size(text, 1).map(i128::from),
-        _ => None,
-    };
-    match number {
-        Some(number) => match i64::try_from(number) {
-            Ok(number) => Value::Int(number),
-            Err(_) => u64::try_from(number).map_or(Value::Null, Value::Uint),
-        },
-        None => Value::from(text),
-    }
-}
-
-/// A type.
-#[derive(Qapi)]
-pub(super) struct ObjectTypeInfo {
-    /// The name.
-    name: String,
-    /// Cannot be created itself.
-    r#abstract: Option<bool>,
-    /// The type it builds on.
-    parent: Option<String>,
-}
-
-/// List the types that exist: devices, machines and CPU models.
-#[derive(Qapi)]
-pub(super) struct QomListTypes {
-    /// Only types that build on this one.
-    implements: Option<String>,
-    /// Also types that cannot be created themselves.
-    r#abstract: Option<bool>,
-}
-
-impl QmpCommand for QomListTypes {
-    const NAME: &'static str = "qom-list-types";
-    type Returns = Vec<ObjectTypeInfo>;
-    fn run(self, vm: &Vm) -> Result<Vec<ObjectTypeInfo>> {
-        let suffix = if vm.listing.target == "aarch64" { "arm" } else { vm.listing.target };
-        let mut types: Vec<(String, Vec<String>)> = Vec::new();
-        for class in &vm.listing.devices {
-            types.push((class.name.into(), vec![bus_type(class).into(), "device".into()]));
-        }
-        for machine in &vm.listing.machines {
-            types.push((format!("{}-machine", machine.name), vec!["machine".into()]));
-        }
-        for cpu in &vm.listing.cpus {
-            let parents = vec![format!("{suffix}-cpu"), "cpu".into(), "device".into()];
-            types.push((format!("{}-{suffix}-cpu", cpu.name), parents));
-        }
-        for accel in &vm.listing.accels {
-            types.push((format!("{accel}-accel"), vec!["accel".into()]));
-        }
-        let wanted = |(name, parents): &(String, Vec<String>)| {
-            self.implements.as_ref().is_none_or(|wanted| {
-                wanted == "object" || wanted == name || parents.contains(wanted)
-            })
-        };
-        types.retain(wanted);
-        let info = |(name, parents): (String, Vec<String>)| ObjectTypeInfo {
-            name,
-            r#abstract: None,
-            parent: parents.into_iter().next(),
-        };
-        Ok(types.into_iter().map(info).collect())
-    }
-}
-
-fn bus_type(class: &DeviceClass) -> &'static str {
+pub(super) fn bus_type(class: &DeviceClass) -> &'static str {
     match class.bus {
         Bus::System => "sys-bus-device",
         Bus::Pci => "pci-device",
@@ -181,7 +104,42 @@ impl QmpCommand for DeviceAdd {
             class,
             (self.id.as_deref(), self.bus.as_deref()),
             self.props,
-            Source::KeyVal,
+            (Source::KeyVal, vm.is_ready()),
         )
+    }
+}
+
+/// Take a device away, or ask the guest to let it go.
+#[derive(Qapi)]
+pub(super) struct DeviceDel {
+    /// Its id or path.
+    id: String,
+}
+
+/// What `DEVICE_DELETED` says.
+#[derive(Qapi)]
+pub(crate) struct DeviceDeleted {
+    /// Its id, if it had one.
+    device: Option<String>,
+    /// Its path in the object tree.
+    path: String,
+}
+
+impl QmpCommand for DeviceDel {
+    const NAME: &'static str = "device_del";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        let id = self.id.strip_prefix("/machine/peripheral/").unwrap_or(&self.id);
+        let machine = vm.machine();
+        let found = machine.and_then(|m| Some((m, m.devices.find(id)?)));
+        let (machine, record) = found.ok_or_else(|| {
+            Error::new(Class::DeviceNotFound, format!("Device '{}' not found", self.id))
+        })?;
+        if machine.devices.unplug(&record)? == Unplug::Done {
+            let path = format!("/machine/peripheral/{id}");
+            let data = DeviceDeleted { device: Some(id.to_owned()), path };
+            vm.emit("DEVICE_DELETED", Some(qapi::Qapi::to_value(&data)));
+        }
+        Ok(())
     }
 }
