@@ -9,6 +9,7 @@ use qapi::{Qapi, Source, TypeRef, Value};
 use vmstate::Migration;
 
 use crate::build::{Build, Record, World};
+use crate::global::Globals;
 
 /// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -132,6 +133,10 @@ impl DeviceClass {
         source: Source,
         world: &World,
     ) -> qapi::Result<Record> {
+        let mut props = props;
+        if let Some(globals) = Globals::of(&world.services) {
+            globals.apply(self, &mut props)?;
+        }
         let mut at = Build::new(id, world);
         let device = (self.create)(props, source, &mut at)?;
         Ok(at.finish(self, device))

@@ -14,6 +14,7 @@ mod build;
 mod chars;
 mod class;
 mod firmware;
+mod global;
 mod irq;
 mod object;
 mod plug;
@@ -26,6 +27,7 @@ pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
 pub use firmware::FirmwareConfig;
+pub use global::{Global, Globals};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,

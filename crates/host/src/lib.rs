@@ -20,8 +20,9 @@ pub use system::event::EventFd;
 pub use system::mem::{DualMapping, Mapping, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
+pub use system::session::{detach_stdio, new_session};
 pub use system::signal::{Signal, SignalWatch};
-pub use system::time::{monotonic_ns, realtime_ns};
+pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns};
 pub use system::tty::{
     RawMode, is_terminal, read_fd, restore_terminals, set_nonblocking, wait_writable, window_size,
 };

@@ -7,7 +7,9 @@ use device::CharPort;
 use evloop::{Clock, EventLoop};
 use monitor::{Hmp, Qmp};
 use testbench::FakeChar;
-use vmm::{Config, Listing, Machine, NoExecution, Requests, Vm};
+use vmm::{
+    Actions, Config, Listing, Machine, NoExecution, RebootAction, Requests, ShutdownAction, Vm,
+};
 
 struct Desk {
     vm: Arc<Vm>,
@@ -137,7 +139,10 @@ fn every_listed_command_describes_itself() {
 
 #[test]
 fn no_shutdown_stops_and_wants_a_reset() {
-    let desk = desk(Config { no_shutdown: true, ..Config::default() });
+    let desk = desk(Config {
+        actions: Actions { shutdown: ShutdownAction::Pause, ..Actions::default() },
+        ..Config::default()
+    });
     desk.vm.cont().expect("starts");
     desk.vm.request(device::Request::Shutdown(device::Cause::GuestShutdown));
     desk.vm.process_requests();
@@ -151,7 +156,10 @@ fn no_shutdown_stops_and_wants_a_reset() {
 
 #[test]
 fn no_reboot_makes_a_reset_the_end() {
-    let desk = desk(Config { no_reboot: true, ..Config::default() });
+    let desk = desk(Config {
+        actions: Actions { reboot: RebootAction::Shutdown, ..Actions::default() },
+        ..Config::default()
+    });
     desk.vm.request(device::Request::Reset(device::Cause::GuestReset));
     desk.vm.process_requests();
     assert_eq!(desk.vm.exit().map(|exit| exit.cause), Some(device::Cause::GuestReset));

@@ -9,6 +9,7 @@ use vmm::{AccelExecution, Execution, Machine, NoExecution, Vm};
 
 use crate::{
     fail::{At as _, Step, Stop},
+    rtc,
     settings::{Named, Placed, Settings},
 };
 
@@ -28,7 +29,7 @@ pub(crate) fn create(
     let config = config(settings, serials);
     let host = Host {
         clock: vm.clock.clone(),
-        wall: Arc::new(host::realtime_ns),
+        wall: rtc::wall_clock(settings.rtc, &vm.clock),
         run: vm.run_control(),
         chardevs: vm.chardevs.clone(),
         objects: vm.objects.clone(),

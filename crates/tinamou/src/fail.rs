@@ -1,5 +1,7 @@
 //! Ends of the program before the guest runs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use qapi::Error;
 
 /// Why the start ends early.
@@ -7,6 +9,8 @@ use qapi::Error;
 pub(crate) enum Stop {
     /// Everything asked for was done (`help`, `-version`).
     Done,
+    /// Another process said what was wrong; end with its status.
+    Ended(u8),
     /// Something was wrong.
     Failed(Failure),
 }
@@ -17,6 +21,39 @@ pub(crate) struct Failure {
     place: Option<String>,
     text: String,
     hint: Option<String>,
+}
+
+static TIMESTAMPS: AtomicBool = AtomicBool::new(false);
+
+/// Puts the time in front of messages from now on (`-msg timestamp=on`).
+pub(crate) fn set_timestamps(on: bool) {
+    TIMESTAMPS.store(on, Ordering::Relaxed);
+}
+
+/// Writes a message for a person to standard error.
+pub(crate) fn say(text: &str) {
+    if TIMESTAMPS.load(Ordering::Relaxed) {
+        eprint!("{} {text}", time_text(host::realtime_ns()));
+    } else {
+        eprint!("{text}");
+    }
+}
+
+/// Nanoseconds since 1970 as `2026-11-22T15:46:38.504052Z`.
+fn time_text(ns: i64) -> String {
+    let (seconds, part) = (ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Civil date from days, with eras of 400 years that start on a first of March.
+    let day = days + 719_468;
+    let (era, day) = (day.div_euclid(146_097), day.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let in_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * in_year + 2) / 153;
+    let (d, m) =
+        (in_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let y = year + era * 400 + i64::from(m <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{y:04}-{m:02}-{d:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", part / 1000)
 }
 
 /// The result of every step of the start.
@@ -70,5 +107,15 @@ impl<T> At<T> for qapi::Result<T> {
             let place = Some(place.to_owned());
             Stop::Failed(Failure { place, text: error.desc, hint: error.hint })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(super::time_text(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(super::time_text(951_782_399_999_999_999), "2000-02-28T23:59:59.999999Z");
+        assert_eq!(super::time_text(1_150_560_081_000_001_000), "2006-06-17T16:01:21.000001Z");
     }
 }

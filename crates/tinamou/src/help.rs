@@ -66,6 +66,10 @@ pub(crate) fn answer(
                 Some(text) => text,
                 None => continue,
             },
+            ("object", value) => match object(listing, &option.place, value)? {
+                Some(text) => text,
+                None => continue,
+            },
             ("chardev", value) => match chardev(value) {
                 Some(text) => text,
                 None => continue,
@@ -124,20 +128,80 @@ fn device(listing: &Listing, place: &str, value: &str) -> Step<Option<String>> {
         return Ok(None);
     }
     let Some(driver) = parsed.value.get("driver").and_then(Value::as_str) else {
-        let line = |class: &&'static device::DeviceClass| {
-            format!("name \"{}\", bus {:?}, desc \"{}\"\n", class.name, class.bus, class.summary)
-        };
-        let pluggable = listing.devices.iter().filter(|class| class.bus != Bus::System);
-        let boards = listing.devices.iter().filter(|class| class.bus == Bus::System);
-        let mut text: String = pluggable.map(line).collect();
-        text.push_str("Devices of boards (not for -device; 'NAME,help' shows properties):\n");
-        text.extend(boards.map(line));
-        return Ok(Some(text));
+        return Ok(Some(devices(listing)));
     };
     match listing.device(driver) {
         Some(class) => Ok(Some(qapi::member_lines(driver, (class.props)()))),
         None => Err(Stop::at(place, format!("Device '{driver}' not found"))
             .hint("Use -device help to list the devices.")),
+    }
+}
+
+/// QEMU's headings, in its order, with the ends of names of devices that go under each; a device
+/// that is under none is "Misc".
+const CATEGORIES: &[(&str, &[&str])] = &[
+    ("Controller/Bridge/Hub", &["-bridge", "-root-port", "pxb-pcie", "-upstream", "-downstream"]),
+    ("USB", &["-xhci", "-ehci", "usb-storage"]),
+    (
+        "Storage",
+        &["-blk-pci", "-blk-device", "-scsi-pci", "-scsi-device", "scsi-hd", "scsi-cd", "nvme"],
+    ),
+    ("Network", &["-net-pci", "-net-device", "e1000", "e1000e"]),
+    ("Input", &["-serial-pci", "-serial-device", "virtconsole", "virtserialport"]),
+    ("Display", &["-gpu-pci", "ramfb"]),
+    ("Misc", &[]),
+];
+
+fn category(class: &device::DeviceClass) -> &'static str {
+    let variants = ["-non-transitional", "-transitional"];
+    let name = variants.iter().find_map(|v| class.name.strip_suffix(v)).unwrap_or(class.name);
+    let ends = |(_, ends): &&(&str, &[&str])| ends.iter().any(|end| name.ends_with(end));
+    CATEGORIES.iter().find(ends).map_or("Misc", |(title, _)| title)
+}
+
+/// `-device help`: what can be plugged, under QEMU's headings.
+fn devices(listing: &Listing) -> String {
+    let mut text = String::new();
+    for (title, _) in CATEGORIES {
+        let mut classes: Vec<_> = listing
+            .devices
+            .iter()
+            .filter(|class| class.bus != Bus::System && category(class) == *title)
+            .collect();
+        if classes.is_empty() {
+            continue;
+        }
+        classes.sort_by_key(|class| class.name);
+        let gap = if text.is_empty() { "" } else { "\n" };
+        _ = writeln!(text, "{gap}{title} devices:");
+        for class in classes {
+            let (name, bus) = (class.name, class.bus.type_name());
+            _ = writeln!(text, "name \"{name}\", bus {bus}{}", described(class.summary));
+        }
+    }
+    text
+}
+
+fn described(summary: &str) -> String {
+    if summary.is_empty() { String::new() } else { format!(", desc \"{summary}\"") }
+}
+
+fn object(listing: &Listing, place: &str, value: &str) -> Step<Option<String>> {
+    let Ok(parsed) = Dialect::structured(Some("qom-type")).parse(value) else { return Ok(None) };
+    if !parsed.help {
+        return Ok(None);
+    }
+    let Some(name) = parsed.value.get("qom-type").and_then(Value::as_str) else {
+        let names = listing.objects.iter().map(|class| format!("  {}\n", class.name));
+        let names: String = names.collect();
+        return Ok(Some(format!("List of user creatable objects:\n{names}")));
+    };
+    match listing.object(name) {
+        Some(class) => Ok(Some(qapi::member_lines(name, (class.props)()))),
+        None => {
+            Err(Stop::at(place, format!("Parameter 'qom-type' does not accept value '{name}'"))
+                .hint("Use -object help to list the types."))
+        }
     }
 }
 

@@ -11,11 +11,14 @@
 #![expect(clippy::print_stderr, reason = "this is the program")]
 
 mod board;
+mod config_file;
+mod daemon;
 mod defaults;
 mod fail;
 mod help;
 mod listing;
 mod options;
+mod rtc;
 mod settings;
 mod start;
 #[cfg(test)]
@@ -63,9 +66,10 @@ fn run(called: &str, mut args: Vec<String>) -> ExitCode {
     match start::start(&program, guest, &args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::Done) => ExitCode::SUCCESS,
+        Err(Stop::Ended(status)) => ExitCode::from(status),
         Err(Stop::Failed(failure)) => {
             host::restore_terminals();
-            eprint!("{}", failure.text(&program));
+            fail::say(&failure.text(&program));
             ExitCode::FAILURE
         }
     }

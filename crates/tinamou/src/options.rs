@@ -31,18 +31,11 @@ pub(crate) fn read(args: &[String]) -> Step<Vec<Given>> {
         let Some(opt) = TABLE.iter().find(|opt| opt.name == name) else {
             return Err(Stop::at(arg, "invalid option"));
         };
-        match opt.state {
-            OptionState::Built => {}
-            OptionState::NotHere => {
-                return Err(Stop::at(arg, "Option not supported for this target"));
-            }
-            OptionState::NotBuilt => {
-                let value = if opt.arg { args.next().map_or("", String::as_str) } else { "" };
-                let place = if value.is_empty() { arg.clone() } else { format!("{arg} {value}") };
-                let text = "this option of QEMU is not built yet in Tinamou";
-                return Err(Stop::at(&place, text));
-            }
+        if opt.state == OptionState::NotBuilt && opt.arg {
+            let value = args.next().map_or("", String::as_str);
+            usable(opt, format!("{arg} {value}").trim_end())?;
         }
+        usable(opt, arg)?;
         let mut place = arg.clone();
         let mut value = String::new();
         if opt.arg {
@@ -52,9 +45,25 @@ pub(crate) fn read(args: &[String]) -> Step<Vec<Given>> {
             value.clone_from(word);
             place = format!("{arg} {word}");
         }
-        given.push(Given { opt, place, value });
+        let option = Given { opt, place, value };
+        if opt.name == "readconfig" {
+            given.extend(crate::config_file::read(&option)?);
+        } else {
+            given.push(option);
+        }
     }
     Ok(given)
+}
+
+/// Refuses an option that cannot be used.
+pub(crate) fn usable(opt: &Opt, place: &str) -> Step<()> {
+    match opt.state {
+        OptionState::Built => Ok(()),
+        OptionState::NotHere => Err(Stop::at(place, "Option not supported for this target")),
+        OptionState::NotBuilt => {
+            Err(Stop::at(place, "this option of QEMU is not built yet in Tinamou"))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! What the command line asked for, before anything is created.
 
-use qapi::{Value, keyval::Dialect, parse_size};
+use qapi::{Qapi, Source, Value, keyval::Dialect, parse_size};
+use vmm::{Actions, RebootAction, ShutdownAction};
 
 use crate::{
     fail::{At as _, Step, Stop},
     options::Given,
+    rtc::{self, Rtc},
 };
 
 /// A value with the option that gave it, for error messages.
@@ -70,8 +72,14 @@ pub(crate) struct Settings {
     pub(crate) nographic: bool,
     pub(crate) nodefaults: bool,
     pub(crate) stopped: bool,
-    pub(crate) no_reboot: bool,
-    pub(crate) no_shutdown: bool,
+    pub(crate) actions: Actions,
+    pub(crate) objects: Vec<Placed>,
+    pub(crate) globals: Vec<Placed>,
+    pub(crate) pidfile: Option<Placed>,
+    pub(crate) daemonize: bool,
+    pub(crate) rtc: Rtc,
+    pub(crate) log_filter: Option<Placed>,
+    pub(crate) timestamps: bool,
 }
 
 /// What kind of monitor.
@@ -126,10 +134,58 @@ impl Settings {
             "nographic" => self.nographic = true,
             "nodefaults" => self.nodefaults = true,
             "S" => self.stopped = true,
-            "no-reboot" => self.no_reboot = true,
-            "no-shutdown" => self.no_shutdown = true,
+            "no-reboot" => self.actions.reboot = RebootAction::Shutdown,
+            "no-shutdown" => self.actions.shutdown = ShutdownAction::Pause,
+            name => self.take_more(name, placed())?,
+        }
+        Ok(())
+    }
+
+    fn take_more(&mut self, name: &str, given: Placed) -> Step<()> {
+        match name {
+            "object" => self.objects.push(given),
+            "global" => self.globals.push(given),
+            "set" => self.set(&given)?,
+            "pidfile" => self.pidfile = Some(given),
+            "daemonize" => self.daemonize = true,
+            "rtc" => self.rtc = rtc::parse(&given)?,
+            "action" => action(&mut self.actions, &given)?,
+            "dfilter" => self.log_filter = Some(given),
+            "msg" => self.timestamps = timestamps(&given)?,
             _ => {}
         }
+        Ok(())
+    }
+
+    /// `-set group.id.arg=value`: adds to an earlier option, where it wins.
+    fn set(&mut self, given: &Placed) -> Step<()> {
+        let parts = given.value.split_once('=').and_then(|(path, value)| {
+            let (group, rest) = path.split_once('.')?;
+            let (id, arg) = rest.split_once('.')?;
+            Some((group, id, arg, value))
+        });
+        let Some((group, id, arg, value)) = parts else {
+            return Err(Stop::at(&given.place, "invalid format"));
+        };
+        let list = match group {
+            "device" => &mut self.devices,
+            "chardev" => &mut self.chardevs,
+            "object" => &mut self.objects,
+            "mon" => &mut self.mons,
+            _ => {
+                let text = format!("there is no option group \"{group}\" with ids");
+                return Err(Stop::at(&given.place, text));
+            }
+        };
+        let has_id = |option: &&mut Placed| {
+            let flat = Dialect::flat(Some("type")).parse(&option.value);
+            flat.is_ok_and(|p| p.value.get("id").and_then(Value::as_str) == Some(id))
+        };
+        let Some(option) = list.iter_mut().find(has_id) else {
+            let text = format!("there is no {group} \"{id}\" defined");
+            return Err(Stop::at(&given.place, text));
+        };
+        option.value.push_str(&format!(",{arg}={}", value.replace(',', ",,")));
         Ok(())
     }
 
@@ -166,7 +222,14 @@ fn named(given: Placed) -> Named {
     let (name, rest) = given.value.split_once(',').unwrap_or((given.value.as_str(), ""));
     let pairs = rest.split(',').filter(|pair| !pair.is_empty());
     let props = pairs
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "on")))
+        .map(|pair| match pair.split_once('=') {
+            Some(pair) => pair,
+            None => match (pair.strip_prefix('+'), pair.strip_prefix('-')) {
+                (Some(name), _) => (name, "on"),
+                (_, Some(name)) => (name, "off"),
+                _ => (pair, "on"),
+            },
+        })
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     Named { name: name.to_owned(), props, place: given.place }
@@ -278,6 +341,43 @@ fn name(text: &str) -> qapi::Result<Option<String>> {
         }
     }
     Ok(found)
+}
+
+/// `-action`.
+fn action(actions: &mut Actions, given: &Placed) -> Step<()> {
+    let value = Dialect::flat(None).parse(&given.value).at(&given.place)?.value;
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        let value = value.clone();
+        fn word<T: Qapi>(key: &str, value: Value) -> qapi::Result<T> {
+            T::from_value(value, Source::KeyVal).map_err(|e| e.within(key))
+        }
+        let done = match key.as_str() {
+            "reboot" => word(key, value).map(|action| actions.reboot = action),
+            "shutdown" => word(key, value).map(|action| actions.shutdown = action),
+            "panic" => word(key, value).map(|action| actions.panic = action),
+            "watchdog" => word(key, value).map(|action| actions.watchdog = action),
+            _ => Err(qapi::Error::invalid_parameter(key)),
+        };
+        done.at(&given.place)?;
+    }
+    Ok(())
+}
+
+/// `-msg`.
+fn timestamps(given: &Placed) -> Step<bool> {
+    let value = Dialect::flat(None).parse(&given.value).at(&given.place)?.value;
+    let mut on = false;
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        match (key.as_str(), value.as_str().unwrap_or_default()) {
+            ("timestamp", "on") => on = true,
+            ("timestamp", "off") => on = false,
+            ("timestamp", _) => {
+                return Err(qapi::Error::expects("timestamp", "'on' or 'off'")).at(&given.place);
+            }
+            _ => return Err(qapi::Error::invalid_parameter(key)).at(&given.place),
+        }
+    }
+    Ok(on)
 }
 
 fn uuid(place: &str, text: &str) -> Step<[u8; 16]> {

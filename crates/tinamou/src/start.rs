@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use accel::GuestArch;
 use accel_qtest::{Irqs, Server, Session};
 use chardev::Chardevs;
-use device::{Cause, CharSource as _, Request};
+use device::{Cause, CharSource as _, Global, Globals, Request};
 use evloop::{Clock, EventLoop, Handle, Readiness};
 use host::{Signal, SignalWatch};
 use monitor::{Hmp, Qmp};
@@ -13,8 +13,10 @@ use qapi::{Source, Value, keyval::Dialect};
 use vmm::{Config, Requests, Vm};
 
 use crate::{
-    board, defaults,
-    fail::{At as _, Step, Stop},
+    board,
+    daemon::{self, PidFile},
+    defaults,
+    fail::{self, At as _, Step, Stop},
     help,
     listing::{listing, usable_accels},
     options,
@@ -36,7 +38,9 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let given = options::read(args)?;
     let listing = listing(guest);
     let mut settings = Settings::of(&given)?;
+    fail::set_timestamps(settings.timestamps);
     help::answer(program, &given, &settings, guest, &listing)?;
+    daemon::detach(&settings)?;
     log(&settings)?;
     let machine = choose_machine(&settings, &listing)?;
     let accel = choose_accel(&settings, guest)?;
@@ -55,14 +59,19 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let config = Config {
         name: settings.name.clone(),
         uuid: settings.uuid,
-        no_reboot: settings.no_reboot,
-        no_shutdown: settings.no_shutdown,
+        actions: settings.actions,
         accel,
     };
     let vm = Vm::new(config, listing, chardevs, clock, handle.clone(), requests);
     vm.set_human(Box::new(|vm, line| monitor::run_line(vm, line).replace('\n', "\r\n")));
     let _watch = watch_signals(program, &vm, &handle, signals)?;
+    let _pid_file = PidFile::write(&settings)?;
+    let globals = globals(&settings)?;
+    vm.services.add(globals.clone());
     let kept = create(&vm, &settings, &machine)?;
+    warn_of_globals(program, &vm, &globals);
+    vm.set_ready();
+    daemon::ready(&settings)?;
     if !settings.stopped {
         vm.cont().at("-S")?;
     }
@@ -77,6 +86,10 @@ fn log(settings: &Settings) -> Step<()> {
         trace::set_file(Some(Path::new(&file.value))).map_err(|error| {
             Stop::at(&file.place, format!("could not open '{}': {error}", file.value))
         })?;
+    }
+    if let Some(ranges) = &settings.log_filter {
+        let parsed = trace::parse_filter(&ranges.value);
+        trace::set_filter(parsed.map_err(|text| Stop::at(&ranges.place, text))?);
     }
     if let Some(items) = &settings.log_items {
         let mask = trace::parse_items(&items.value).map_err(|text| {
@@ -130,6 +143,10 @@ fn choose_accel(settings: &Settings, guest: &'static dyn GuestArch) -> Step<Stri
 /// Creates everything in QEMU's order.
 fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     let mut kept = Kept::default();
+    let objects = parse_objects(vm, settings)?;
+    for object in objects.iter().filter(|object| object.early) {
+        add_object(vm, object)?;
+    }
     for chardev in &settings.chardevs {
         add_chardev(vm, chardev)?;
     }
@@ -153,6 +170,9 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
+    }
+    for object in objects.iter().filter(|object| !object.early) {
+        add_object(vm, object)?;
     }
     for given in &settings.devices {
         add_device(vm, given)?;
@@ -287,6 +307,94 @@ fn start_qtest(vm: &Arc<Vm>, kept: &mut Kept, given: &Placed) -> Step<()> {
     Ok(())
 }
 
+/// `-object` as it was given.
+struct GivenObject {
+    place: String,
+    kind: String,
+    id: String,
+    props: Value,
+    source: Source,
+    early: bool,
+}
+
+fn parse_objects(vm: &Vm, settings: &Settings) -> Step<Vec<GivenObject>> {
+    let mut objects: Vec<GivenObject> = Vec::new();
+    for given in &settings.objects {
+        let place = given.place.as_str();
+        let (mut value, source) = if given.value.starts_with('{') {
+            (qapi::json::from_str(&given.value).at(place)?, Source::Json)
+        } else {
+            let parsed = Dialect::structured(Some("qom-type")).parse(&given.value).at(place)?;
+            (parsed.value, Source::KeyVal)
+        };
+        let mut word = |name: &str| match value.take(name) {
+            Some(Value::Str(text)) => Ok(text),
+            Some(_) => Err(qapi::Error::wrong_type(name, "string")),
+            None => Err(qapi::Error::missing(name)),
+        };
+        let kind = word("qom-type").at(place)?;
+        let class = vm.listing.object(&kind);
+        if class.is_none() {
+            let names = vm.listing.objects.iter().map(|class| class.name);
+            return Err(qapi::Error::not_accepted("qom-type", &kind, names)).at(place);
+        }
+        let id = word("id").at(place)?;
+        if objects.iter().any(|object| object.id == id) {
+            return Err(qapi::Error::duplicate_id(&id, "object")).at(place);
+        }
+        let early = class.is_some_and(|class| class.early);
+        objects.push(GivenObject { place: place.into(), kind, id, props: value, source, early });
+    }
+    Ok(objects)
+}
+
+fn add_object(vm: &Vm, object: &GivenObject) -> Step<()> {
+    let GivenObject { place, kind, id, props, source, .. } = object;
+    vmm::commands::add_object(vm, kind, id, props.clone(), *source).at(place)
+}
+
+fn globals(settings: &Settings) -> Step<Arc<Globals>> {
+    let mut globals = Globals::default();
+    for given in &settings.globals {
+        // `driver.property=value` has a dot before the first sign of the long form.
+        let short = given.value.split_once('=').and_then(|(path, value)| {
+            let (driver, property) = path.split_once('.')?;
+            Some((driver.to_owned(), property.to_owned(), value.to_owned()))
+        });
+        let parts = match short {
+            Some(parts) => parts,
+            None => {
+                let value = Dialect::flat(None).parse(&given.value).at(&given.place)?.value;
+                let word = |name: &str| {
+                    let text = value.get(name).and_then(Value::as_str).map(str::to_owned);
+                    text.ok_or_else(|| qapi::Error::missing(name)).at(&given.place)
+                };
+                let names = ["driver", "property", "value"];
+                let other = value.as_map().unwrap_or(&[]).iter();
+                if let Some((key, _)) =
+                    other.into_iter().find(|(k, _)| !names.contains(&k.as_str()))
+                {
+                    return Err(qapi::Error::invalid_parameter(key)).at(&given.place);
+                }
+                (word("driver")?, word("property")?, word("value")?)
+            }
+        };
+        globals.0.push(Global::new(&parts.0, &parts.1, &parts.2));
+    }
+    Ok(Arc::new(globals))
+}
+
+/// Says which defaults name no type of device.
+fn warn_of_globals(program: &str, vm: &Vm, globals: &Globals) {
+    for global in globals.0.iter().filter(|global| !global.is_used()) {
+        let driver = global.driver.as_str();
+        if vm.listing.device(driver).is_none() && !driver.ends_with("-device") {
+            let name = format!("{driver}.{}", global.property);
+            fail::say(&format!("{program}: warning: global {name} has invalid class name\n"));
+        }
+    }
+}
+
 fn add_device(vm: &Vm, given: &Placed) -> Step<()> {
     let value = if given.value.starts_with('{') {
         qapi::json::from_str(&given.value)
@@ -315,10 +423,12 @@ fn watch_signals(
                 continue;
             }
             if sender == 0 {
-                eprintln!("{program}: terminating on signal {}", signal.number());
+                fail::say(&format!("{program}: terminating on signal {}\n", signal.number()));
             } else {
                 let number = signal.number();
-                eprintln!("{program}: terminating on signal {number} from pid {sender}");
+                fail::say(&format!(
+                    "{program}: terminating on signal {number} from pid {sender}\n"
+                ));
             }
             vm.request(Request::Shutdown(Cause::HostSignal));
         }

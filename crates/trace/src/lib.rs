@@ -174,6 +174,46 @@ pub fn enabled(mask: Mask) -> bool {
     MASK.load(Ordering::Relaxed) & mask.bits() != 0
 }
 
+/// Address ranges of `-dfilter`; empty means all.
+static FILTER: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+
+/// Reads a `-dfilter` list: `start+len`, `start-len` or `start..end`, in hexadecimal or
+/// decimal; gives inclusive ranges.
+pub fn parse_filter(list: &str) -> Result<Vec<(u64, u64)>, String> {
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    let range = |text: &str| -> Option<(u64, u64)> {
+        if let Some((start, end)) = text.split_once("..") {
+            let (start, end) = (number(start)?, number(end)?);
+            return (start <= end).then_some((start, end));
+        }
+        if let Some((start, len)) = text.split_once('+') {
+            let (start, len) = (number(start)?, number(len)?);
+            return Some((start, start.checked_add(len.checked_sub(1)?)?));
+        }
+        let (end, len) = text.split_once('-')?;
+        let (end, len) = (number(end)?, number(len)?);
+        Some((end.checked_sub(len.checked_sub(1)?)?, end))
+    };
+    list.split(',')
+        .map(|text| range(text).ok_or_else(|| "Bad range specifier".to_owned()))
+        .collect()
+}
+
+/// Limits what is logged about guest code to these inclusive address ranges.
+pub fn set_filter(ranges: Vec<(u64, u64)>) {
+    *FILTER.lock() = ranges;
+}
+
+/// Whether what happens at a guest address is to be logged.
+#[must_use]
+pub fn in_filter(address: u64) -> bool {
+    let ranges = FILTER.lock();
+    ranges.is_empty() || ranges.iter().any(|(start, end)| (*start..=*end).contains(&address))
+}
+
 /// Sends the log to a file, or back to standard error.
 pub fn set_file(path: Option<&Path>) -> io::Result<()> {
     *SINK.lock() = path.map(File::create).transpose()?;
@@ -240,6 +280,15 @@ macro_rules! point {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn filters_are_ranges() {
+        let want = vec![(0x1000, 0x10ff), (0xf01, 0x1000), (10, 20)];
+        assert_eq!(parse_filter("0x1000+0x100,0x1000-0x100,10..20"), Ok(want));
+        for wrong in ["foo", "1", "5..4", "1+0", "0xffffffffffffffff+2", "1-3", ""] {
+            assert!(parse_filter(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn items_parse_by_name() {

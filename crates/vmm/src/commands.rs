@@ -85,9 +85,12 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<control::QueryUuid>(),
     Command::of::<control::QueryVersion>(),
     Command::of::<run::Quit>(),
+    Command::of::<run::SetAction>(),
     Command::of::<run::Stop>(),
     Command::of::<run::SystemPowerdown>(),
     Command::of::<run::SystemReset>(),
+    Command::of::<run::SystemWakeup>(),
+    Command::of::<run::WatchdogSetAction>(),
 ];
 
 pub use control::{Version, VersionInfo, version};

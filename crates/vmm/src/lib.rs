@@ -14,6 +14,7 @@
 //! Sources: QEMU's manual (QMP reference), and the observable behaviour of QEMU 10.0.2 for the
 //! order of events and replies and for the states between them.
 
+mod actions;
 pub mod commands;
 mod event;
 mod listing;
@@ -24,6 +25,7 @@ mod state;
 mod text;
 mod vm;
 
+pub use actions::{Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 pub use event::{EVENTS, Event, EventSink};
 pub use listing::{CpuListing, Listing, MachineListing, OptionGroup, OptionParameter};
 pub use machine::{AccelExecution, CpuSlot, Execution, Machine, NoExecution};

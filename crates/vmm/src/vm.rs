@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use qapi::{Error, Qapi as _, Result, Value};
 
 use crate::{
-    Event, EventSink, Execution, Listing, Machine, NoExecution, Requests, RunState,
-    event::CauseData,
+    Actions, Event, EventSink, Execution, Listing, Machine, NoExecution, RebootAction, Requests,
+    RunState, ShutdownAction, event::CauseData,
 };
 
 /// Choices that were made at start.
@@ -21,10 +21,8 @@ pub struct Config {
     pub name: Option<String>,
     /// `-uuid`.
     pub uuid: Option<[u8; 16]>,
-    /// `-no-reboot`: a reset ends the emulator.
-    pub no_reboot: bool,
-    /// `-no-shutdown`: a shutdown only stops the guest.
-    pub no_shutdown: bool,
+    /// `-action`, `-no-reboot` and `-no-shutdown`.
+    pub actions: Actions,
     /// Name of the accelerator.
     pub accel: String,
 }
@@ -62,6 +60,7 @@ pub struct Vm {
     exit: Mutex<Option<Exit>>,
     human: OnceLock<Human>,
     ready: AtomicBool,
+    actions: Mutex<Actions>,
     this: Weak<Self>,
 }
 
@@ -76,7 +75,6 @@ impl Vm {
         requests: Arc<Requests>,
     ) -> Arc<Self> {
         let vm = Arc::new_cyclic(|this| Self {
-            config,
             listing,
             chardevs,
             objects: Arc::default(),
@@ -91,7 +89,9 @@ impl Vm {
             exit: Mutex::default(),
             human: OnceLock::new(),
             ready: AtomicBool::new(false),
+            actions: Mutex::new(config.actions),
             this: this.clone(),
+            config,
         });
         requests.serve(&vm);
         vm
@@ -121,6 +121,16 @@ impl Vm {
     /// Whether everything of the command line exists.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// What happens when the guest resets, powers off and so on.
+    pub fn actions(&self) -> Actions {
+        *self.actions.lock()
+    }
+
+    /// Changes what happens then.
+    pub fn set_actions(&self, change: impl FnOnce(&mut Actions)) {
+        change(&mut self.actions.lock());
     }
 
     /// Who answers `human-monitor-command`.
@@ -202,7 +212,8 @@ impl Vm {
             match request {
                 Request::Shutdown(cause) => self.shut_down(cause),
                 Request::Reset(cause)
-                    if self.config.no_reboot && cause != Cause::SubsystemReset =>
+                    if self.actions().reboot == RebootAction::Shutdown
+                        && cause != Cause::SubsystemReset =>
                 {
                     self.shut_down(cause);
                 }
@@ -218,7 +229,7 @@ impl Vm {
             return;
         }
         self.emit("SHUTDOWN", Some(cause_data(cause)));
-        let stays = self.config.no_shutdown
+        let stays = self.actions().shutdown == ShutdownAction::Pause
             && !matches!(cause, Cause::HostQmpQuit | Cause::HostSignal | Cause::HostUi);
         if stays {
             self.stop(RunState::Shutdown);

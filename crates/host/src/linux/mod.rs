@@ -4,6 +4,7 @@ pub(crate) mod event;
 pub(crate) mod mem;
 pub(crate) mod poll;
 pub(crate) mod random;
+pub(crate) mod session;
 pub(crate) mod signal;
 pub(crate) mod time;
 pub(crate) mod tty;

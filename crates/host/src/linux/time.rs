@@ -1,4 +1,6 @@
 //! Host clocks (clock_gettime(2)).
+// UNSAFE: the C library's local time.
+#![expect(unsafe_code, reason = "localtime_r")]
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -16,4 +18,15 @@ pub fn monotonic_ns() -> u64 {
 #[must_use]
 pub fn realtime_ns() -> i64 {
     nanos(clock_gettime(ClockId::Realtime))
+}
+
+/// Seconds to add to UTC for the host's local time, now (localtime_r(3)).
+#[must_use]
+pub fn local_offset_seconds() -> i64 {
+    let now: libc::time_t = clock_gettime(ClockId::Realtime).tv_sec;
+    // SAFETY: all-zero is a valid `tm`; its pointer members may be null.
+    let mut parts: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of the right types; localtime_r keeps neither.
+    let done = unsafe { libc::localtime_r(&raw const now, &raw mut parts) };
+    if done.is_null() { 0 } else { parts.tm_gmtoff }
 }

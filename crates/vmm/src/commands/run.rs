@@ -2,10 +2,10 @@
 
 use derive::Qapi;
 use device::{Cause, Request};
-use qapi::Result;
+use qapi::{Error, Result};
 
 use super::QmpCommand;
-use crate::{RunState, Vm};
+use crate::{PanicAction, RebootAction, RunState, ShutdownAction, Vm, WatchdogAction};
 
 /// Resume guest execution.
 #[derive(Qapi)]
@@ -68,6 +68,61 @@ impl QmpCommand for SystemPowerdown {
     fn run(self, vm: &Vm) -> Result<()> {
         vm.request(Request::Powerdown);
         Ok(())
+    }
+}
+
+/// Say what happens when the guest resets, powers off, panics or lets its watchdog expire.
+#[derive(Qapi)]
+pub(super) struct SetAction {
+    /// On reset.
+    reboot: Option<RebootAction>,
+    /// On power-off.
+    shutdown: Option<ShutdownAction>,
+    /// On panic.
+    panic: Option<PanicAction>,
+    /// On an expired watchdog.
+    watchdog: Option<WatchdogAction>,
+}
+
+impl QmpCommand for SetAction {
+    const NAME: &'static str = "set-action";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        vm.set_actions(|actions| {
+            actions.reboot = self.reboot.unwrap_or(actions.reboot);
+            actions.shutdown = self.shutdown.unwrap_or(actions.shutdown);
+            actions.panic = self.panic.unwrap_or(actions.panic);
+            actions.watchdog = self.watchdog.unwrap_or(actions.watchdog);
+        });
+        Ok(())
+    }
+}
+
+/// Say what happens when the guest's watchdog expires.
+#[derive(Qapi)]
+pub(super) struct WatchdogSetAction {
+    /// What happens.
+    action: WatchdogAction,
+}
+
+impl QmpCommand for WatchdogSetAction {
+    const NAME: &'static str = "watchdog-set-action";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        vm.set_actions(|actions| actions.watchdog = self.action);
+        Ok(())
+    }
+}
+
+/// Wake the guest from suspend.
+#[derive(Qapi)]
+pub(super) struct SystemWakeup;
+
+impl QmpCommand for SystemWakeup {
+    const NAME: &'static str = "system_wakeup";
+    type Returns = ();
+    fn run(self, _: &Vm) -> Result<()> {
+        Err(Error::generic("wake-up from suspend is not supported by this guest"))
     }
 }
 
