@@ -9,6 +9,7 @@ use device::{CharBackend, CharEvent, CharReceiver};
 use evloop::{Handle, Readiness, Watch};
 use parking_lot::Mutex;
 
+use crate::common::Common;
 use crate::front::Front;
 use crate::table::{Chardev, Context, Kind};
 
@@ -21,6 +22,9 @@ pub struct FileArgs {
     pub input_path: Option<String>,
     /// Append instead of truncating.
     pub append: Option<bool>,
+    #[qapi(flatten)]
+    #[expect(missing_docs, reason = "documented as a type")]
+    pub common: Common,
 }
 
 struct FileChardev {
@@ -81,6 +85,9 @@ impl CharBackend for FileChardev {
 }
 
 impl Chardev for FileChardev {
+    fn send_break(&self) {
+        self.front.event(CharEvent::Break);
+    }
     fn backend(self: Arc<Self>) -> Arc<dyn CharBackend> {
         self
     }
@@ -91,6 +98,9 @@ impl Chardev for FileChardev {
 
 impl Kind for FileArgs {
     const NAME: &'static str = "file";
+    fn common(&self) -> &Common {
+        &self.common
+    }
     fn open(self, _: &str, context: &Context) -> qapi::Result<Arc<dyn Chardev>> {
         let fail = |path: &str, e: &std::io::Error| {
             qapi::Error::generic(format!("Unable to open '{path}': {}", errno_text(e)))

@@ -7,6 +7,7 @@ use derive::Qapi;
 use device::{Cause, CharBackend, CharEvent, CharReceiver, Request, RunControl};
 use parking_lot::Mutex;
 
+use crate::common::Common;
 use crate::front::Front;
 use crate::table::{Chardev, Context, Kind};
 
@@ -31,6 +32,9 @@ const HELP: &str = "\n\r\
 pub struct MuxArgs {
     /// Id of the back end that is shared.
     pub chardev: String,
+    #[qapi(flatten)]
+    #[expect(missing_docs, reason = "documented as a type")]
+    pub common: Common,
 }
 
 /// A multiplexer.
@@ -288,6 +292,9 @@ impl Chardev for Mux {
 
 impl Kind for MuxArgs {
     const NAME: &'static str = "mux";
+    fn common(&self) -> &Common {
+        &self.common
+    }
     fn open(self, _: &str, context: &Context) -> qapi::Result<Arc<dyn Chardev>> {
         let lookup = context.lookup.as_ref();
         let (backend, name) = lookup.and_then(|l| l(&self.chardev)).ok_or_else(|| {

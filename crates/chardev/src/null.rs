@@ -5,11 +5,16 @@ use std::sync::{Arc, Weak};
 use derive::Qapi;
 use device::{CharBackend, CharReceiver};
 
+use crate::common::Common;
 use crate::table::{Chardev, Context, Kind};
 
 /// Arguments of `null`.
 #[derive(Clone, Debug, Default, PartialEq, Qapi)]
-pub struct NullArgs {}
+pub struct NullArgs {
+    #[qapi(flatten)]
+    #[expect(missing_docs, reason = "documented as a type")]
+    pub common: Common,
+}
 
 pub(crate) struct Null;
 
@@ -32,6 +37,9 @@ impl Chardev for Null {
 
 impl Kind for NullArgs {
     const NAME: &'static str = "null";
+    fn common(&self) -> &Common {
+        &self.common
+    }
     fn open(self, _: &str, _: &Context) -> qapi::Result<Arc<dyn Chardev>> {
         Ok(Arc::new(Null))
     }

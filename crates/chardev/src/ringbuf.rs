@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use derive::Qapi;
-use device::{CharBackend, CharReceiver};
+use device::{CharBackend, CharEvent, CharReceiver};
 use parking_lot::Mutex;
 
+use crate::common::Common;
 use crate::front::Front;
 use crate::table::{Chardev, Context, Kind};
 
@@ -15,6 +16,9 @@ use crate::table::{Chardev, Context, Kind};
 pub struct RingbufArgs {
     /// Bytes kept, a power of two (default 65536).
     pub size: Option<u64>,
+    #[qapi(flatten)]
+    #[expect(missing_docs, reason = "documented as a type")]
+    pub common: Common,
 }
 
 /// A back end that keeps its last output.
@@ -55,6 +59,9 @@ impl CharBackend for Ringbuf {
 }
 
 impl Chardev for Ringbuf {
+    fn send_break(&self) {
+        self.front.event(CharEvent::Break);
+    }
     fn backend(self: Arc<Self>) -> Arc<dyn CharBackend> {
         self
     }
@@ -68,6 +75,9 @@ impl Chardev for Ringbuf {
 
 impl Kind for RingbufArgs {
     const NAME: &'static str = "ringbuf";
+    fn common(&self) -> &Common {
+        &self.common
+    }
     fn open(self, _: &str, _: &Context) -> qapi::Result<Arc<dyn Chardev>> {
         let size = self.size.unwrap_or(65536);
         if !size.is_power_of_two() || size > 1 << 30 {

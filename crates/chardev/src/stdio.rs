@@ -10,6 +10,7 @@ use evloop::{Readiness, Watch};
 use host::RawMode;
 use parking_lot::Mutex;
 
+use crate::common::Common;
 use crate::front::Front;
 use crate::table::{Chardev, Context, Kind};
 
@@ -18,6 +19,9 @@ use crate::table::{Chardev, Context, Kind};
 pub struct StdioArgs {
     /// Whether Ctrl-C and friends signal the emulator (default) or go to the guest.
     pub signal: Option<bool>,
+    #[qapi(flatten)]
+    #[expect(missing_docs, reason = "documented as a type")]
+    pub common: Common,
 }
 
 /// Standard input and output can serve one back end only.
@@ -99,6 +103,9 @@ impl CharBackend for Stdio {
 }
 
 impl Chardev for Stdio {
+    fn send_break(&self) {
+        self.front.event(CharEvent::Break);
+    }
     fn backend(self: Arc<Self>) -> Arc<dyn CharBackend> {
         self
     }
@@ -120,6 +127,9 @@ impl Drop for Stdio {
 
 impl Kind for StdioArgs {
     const NAME: &'static str = "stdio";
+    fn common(&self) -> &Common {
+        &self.common
+    }
     fn open(self, _: &str, context: &Context) -> qapi::Result<Arc<dyn Chardev>> {
         if IN_USE.swap(true, Ordering::SeqCst) {
             return Err(qapi::Error::generic("cannot use stdio by multiple character devices"));

@@ -2,23 +2,34 @@
 
 use std::sync::Arc;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
 use device::{CharBackend, CharPort, CharSource, RunControl};
-use evloop::Handle;
+use evloop::{Clock, Handle};
 use parking_lot::Mutex;
 use qapi::{Qapi, Source, TypeRef, Value};
 
+use crate::common::{Common, Logged};
 use crate::mux::Mux;
 use crate::ringbuf::Ringbuf;
 
 type Lookup = Arc<dyn Fn(&str) -> Option<(Arc<dyn CharBackend>, String)> + Send + Sync>;
+
+/// Takes a descriptor by name out of those that a monitor was given.
+pub type FindFd = Arc<dyn Fn(&str) -> Option<OwnedFd> + Send + Sync>;
 
 /// What opening a back end needs.
 #[derive(Clone)]
 pub struct Context {
     /// The loop that input runs on.
     pub handle: Handle,
+    /// The host's time, served by that loop.
+    pub clock: Clock,
     /// Takes the quit key.
     pub run: Arc<dyn RunControl>,
+    /// Finds a descriptor that a monitor was given, by name.
+    pub fds: Option<FindFd>,
     /// Finds another back end by id (for `mux`); filled in by [`Chardevs`].
     pub lookup: Option<Lookup>,
 }
@@ -31,6 +42,12 @@ pub trait Chardev: Send + Sync {
     fn filename(&self) -> String;
     /// The process was continued after a stop: set terminal modes again.
     fn continued(&self) {}
+    /// Gives what uses it a break condition.
+    fn send_break(&self) {}
+    /// The path of the terminal, if it is a pseudo-terminal.
+    fn pty(&self) -> Option<String> {
+        None
+    }
     /// The multiplexer, if it is one.
     fn mux(self: Arc<Self>) -> Option<Arc<Mux>> {
         None
@@ -44,11 +61,14 @@ pub trait Chardev: Send + Sync {
 /// Arguments of a kind of back end; they open it.
 pub(crate) trait Kind: Qapi {
     const NAME: &'static str;
+    fn common(&self) -> &Common;
     fn open(self, id: &str, context: &Context) -> qapi::Result<Arc<dyn Chardev>>;
 }
 
-/// Opens a back end: arguments, where they come from, id, context.
-pub type Open = fn(Value, Source, &str, &Context) -> qapi::Result<Arc<dyn Chardev>>;
+type Log = Option<Arc<File>>;
+
+/// Opens a back end and its log: arguments, where they come from, id, context.
+pub type Open = fn(Value, Source, &str, &Context) -> qapi::Result<(Arc<dyn Chardev>, Log)>;
 
 /// A kind of back end as catalogs list it.
 pub struct ChardevClass {
@@ -65,7 +85,11 @@ impl ChardevClass {
         ChardevClass {
             name: K::NAME,
             args: K::type_info,
-            open: |value, source, id, context| K::from_value(value, source)?.open(id, context),
+            open: |value, source, id, context| {
+                let args = K::from_value(value, source)?;
+                let log = args.common().open_log()?;
+                Ok((args.open(id, context)?, log))
+            },
         }
     }
 }
@@ -75,9 +99,13 @@ pub static CLASSES: &[ChardevClass] = &[
     ChardevClass::of::<crate::FileArgs>(),
     ChardevClass::of::<crate::MuxArgs>(),
     ChardevClass::of::<crate::NullArgs>(),
+    ChardevClass::of::<crate::PipeArgs>(),
+    ChardevClass::of::<crate::PtyArgs>(),
     ChardevClass::of::<crate::RingbufArgs>(),
     ChardevClass::of::<crate::SocketArgs>(),
     ChardevClass::of::<crate::StdioArgs>(),
+    ChardevClass::of::<crate::TestdevArgs>(),
+    ChardevClass::of::<crate::UdpArgs>(),
 ];
 
 /// What `query-chardev` says of one.
@@ -95,6 +123,7 @@ struct Entry {
     id: String,
     kind: &'static str,
     chardev: Arc<dyn Chardev>,
+    log: Log,
     used: bool,
 }
 
@@ -115,9 +144,17 @@ impl Chardevs {
             let mut entries = entries.lock();
             let entry = entries.iter_mut().find(|e| e.id == id)?;
             entry.used = true;
-            Some((entry.chardev.clone().backend(), entry.chardev.filename()))
+            Some((logged(entry.chardev.clone().backend(), &entry.log), entry.chardev.filename()))
         });
-        Chardevs { context: Context { handle, run, lookup: Some(lookup) }, entries }
+        let clock = Clock::host();
+        handle.serve_clock(&clock);
+        let context = Context { handle, clock, run, fds: None, lookup: Some(lookup) };
+        Chardevs { context, entries }
+    }
+
+    /// Says where descriptors that monitors were given are found.
+    pub fn set_fds(&mut self, fds: FindFd) {
+        self.context.fds = Some(fds);
     }
 
     /// Opens a back end under an id. With `mux`, it is put under a multiplexer.
@@ -135,14 +172,15 @@ impl Chardevs {
         let class = CLASSES.iter().find(|c| c.name == kind).ok_or_else(|| {
             qapi::Error::generic(format!("'{kind}' is not a valid char driver name"))
         })?;
-        let mut chardev = (class.open)(args, source, id, &self.context)?;
+        let (mut chardev, mut log) = (class.open)(args, source, id, &self.context)?;
         let mut kind = class.name;
         if mux {
             kind = "mux";
             let name = chardev.filename();
-            chardev = Mux::new(chardev.backend(), name, self.context.run.clone());
+            let inner = logged(chardev.backend(), &log.take());
+            chardev = Mux::new(inner, name, self.context.run.clone());
         }
-        self.entries.lock().push(Entry { id: id.to_owned(), kind, chardev, used: false });
+        self.entries.lock().push(Entry { id: id.to_owned(), kind, chardev, log, used: false });
         Ok(())
     }
 
@@ -194,9 +232,16 @@ impl Chardevs {
     }
 }
 
+fn logged(inner: Arc<dyn CharBackend>, log: &Log) -> Arc<dyn CharBackend> {
+    match log {
+        Some(log) => Arc::new(Logged { inner, log: log.clone() }),
+        None => inner,
+    }
+}
+
 impl CharSource for Chardevs {
     fn port(&self, id: &str) -> qapi::Result<CharPort> {
-        let chardev = {
+        let (chardev, log) = {
             let mut entries = self.entries.lock();
             let entry = entries
                 .iter_mut()
@@ -207,11 +252,11 @@ impl CharSource for Chardevs {
                 return Err(qapi::Error::generic(format!("Chardev '{id}' is already in use")));
             }
             entry.used = true;
-            entry.chardev.clone()
+            (entry.chardev.clone(), entry.log.clone())
         };
         match chardev.clone().mux() {
             Some(mux) => Ok(CharPort::new(mux.port()?)),
-            None => Ok(CharPort::new(chardev.backend())),
+            None => Ok(CharPort::new(logged(chardev.backend(), &log))),
         }
     }
 }

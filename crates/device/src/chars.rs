@@ -1,5 +1,6 @@
 //! The device's side of a character stream; `chardev` has the host's side.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 /// What happened on a stream besides data.
@@ -15,6 +16,8 @@ pub enum CharEvent {
     FocusIn,
     /// A multiplexer took the focus away.
     FocusOut,
+    /// Output is taken again after some was refused.
+    Writable,
 }
 
 /// A front end: takes what comes from the host, on the main loop.
@@ -31,7 +34,8 @@ pub trait CharReceiver: Send + Sync {
 
 /// A back end, as a port sees it. Called with no device lock held.
 pub trait CharBackend: Send + Sync {
-    /// Sends bytes to the host; how many were taken (the rest may be retried).
+    /// Sends bytes to the host without waiting for it; how many were taken. The rest may be
+    /// tried again at [`CharEvent::Writable`].
     fn send(&self, data: &[u8]) -> usize;
     /// Sets where input goes.
     fn attach(&self, front: Weak<dyn CharReceiver>);
@@ -40,6 +44,10 @@ pub trait CharBackend: Send + Sync {
     /// Whether somebody is at the other end.
     fn is_open(&self) -> bool {
         true
+    }
+    /// The oldest descriptor that came with the input and was not taken yet.
+    fn take_fd(&self) -> Option<OwnedFd> {
+        None
     }
 }
 
@@ -72,7 +80,14 @@ impl CharPort {
         self.0.as_ref().is_some_and(|b| b.is_open())
     }
 
-    /// Sends bytes; how many were taken. With no back end all are.
+    /// The oldest descriptor that came with the input and was not taken yet.
+    #[must_use]
+    pub fn take_fd(&self) -> Option<OwnedFd> {
+        self.0.as_ref().and_then(|b| b.take_fd())
+    }
+
+    /// Sends bytes; how many were taken, at once and without waiting. What was refused may be
+    /// sent again at [`CharEvent::Writable`]. With no back end all are taken.
     pub fn send(&self, data: &[u8]) -> usize {
         self.0.as_ref().map_or(data.len(), |b| b.send(data))
     }

@@ -64,6 +64,8 @@ pub enum Request {
     Powerdown,
     /// Stop the virtual machine, as the monitor's `stop`.
     Stop,
+    /// End the emulator with this status, as a test program in the guest asks.
+    Exit(u8),
 }
 
 /// Takes requests from any thread and never blocks.

@@ -17,6 +17,7 @@ pub mod socket;
 pub mod wide_atomic;
 
 pub use system::event::EventFd;
+pub use system::fd::{duplicate_number, is_hung_up, is_writable, open_pipe, open_pty, write_fd};
 pub use system::mem::{DualMapping, Mapping, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;

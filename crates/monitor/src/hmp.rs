@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use qapi::{Value, keyval::Dialect};
 use vmm::{Vm, commands::execute};
 
+use crate::output::Output;
 use crate::{
     editor::{Edit, Editor},
     info,
@@ -166,7 +167,7 @@ struct State {
 /// A session of the human monitor.
 pub struct Hmp {
     vm: Weak<Vm>,
-    port: CharPort,
+    output: Output,
     state: Mutex<State>,
 }
 
@@ -174,10 +175,14 @@ impl Hmp {
     /// Starts a session. On a multiplexer it is silent until it gets the focus.
     pub fn start(vm: &Arc<Vm>, port: CharPort, on_mux: bool) -> Arc<Self> {
         let state = State { editor: Editor::default(), greeted: false, muted: on_mux };
-        let session = Arc::new(Self { vm: Arc::downgrade(vm), port, state: Mutex::new(state) });
+        let session = Arc::new(Self {
+            vm: Arc::downgrade(vm),
+            output: Output::new(port),
+            state: Mutex::new(state),
+        });
         let receiver: Arc<dyn CharReceiver> = session.clone();
-        session.port.on_receive(Arc::downgrade(&receiver));
-        if !on_mux && session.port.is_open() {
+        session.output.port().on_receive(Arc::downgrade(&receiver));
+        if !on_mux && session.output.port().is_open() {
             session.opened();
         }
         session
@@ -200,13 +205,13 @@ impl Hmp {
     }
 
     fn print(&self, text: &str) {
-        self.port.send(text.replace('\n', "\r\n").as_bytes());
+        self.output.send(text.replace('\n', "\r\n").as_bytes());
     }
 }
 
 impl CharReceiver for Hmp {
     fn room(&self) -> usize {
-        256
+        if self.output.is_stuck() { 0 } else { 256 }
     }
 
     fn receive(&self, data: &[u8]) {
@@ -239,7 +244,9 @@ impl CharReceiver for Hmp {
                 self.opened();
             }
             CharEvent::FocusOut => self.state.lock().muted = true,
-            CharEvent::Closed | CharEvent::Break => {}
+            CharEvent::Closed => self.output.clear(),
+            CharEvent::Writable if self.output.writable() => self.output.port().accept_input(),
+            CharEvent::Writable | CharEvent::Break => {}
         }
     }
 }

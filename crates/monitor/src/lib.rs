@@ -5,13 +5,15 @@
 //! and a table of commands whose `help` is generated from that table. Both run on the main loop
 //! and do everything through the commands of crate `vmm`.
 //!
-//! Not here: the commands themselves; the `oob` capability, which is therefore not offered.
+//! Not here: the commands themselves; a thread of its own for out-of-band commands: `oob` is
+//! offered, but such a command is carried out on the main loop like any other.
 //!
 //! Sources: the QMP specification of QEMU's manual and transcripts of QEMU 10.0.2.
 
 mod editor;
 mod hmp;
 mod info;
+mod output;
 mod qmp;
 mod qtree;
 

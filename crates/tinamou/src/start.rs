@@ -10,7 +10,7 @@ use evloop::{Clock, EventLoop, Handle, Readiness};
 use host::{Signal, SignalWatch};
 use monitor::{Hmp, Qmp};
 use qapi::{Source, Value, keyval::Dialect};
-use vmm::{Config, Requests, Vm};
+use vmm::{Config, Fds, Requests, Vm};
 
 use crate::{
     board,
@@ -53,7 +53,10 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
         .map_err(|error| Stop::new(format!("cannot make the main loop: {error}")))?;
     let handle = event_loop.handle();
     let requests = Requests::new(handle.clone());
-    let chardevs = Arc::new(Chardevs::new(handle.clone(), requests.clone()));
+    let mut chardevs = Chardevs::new(handle.clone(), requests.clone());
+    let fds = Arc::new(Fds::default());
+    let named = fds.clone();
+    chardevs.set_fds(Arc::new(move |name| named.take(name)));
     let clock = if accel == "qtest" { Clock::manual() } else { Clock::guest() };
     handle.serve_clock(&clock);
     let config = Config {
@@ -62,7 +65,7 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
         actions: settings.actions,
         accel,
     };
-    let vm = Vm::new(config, listing, chardevs, clock, handle.clone(), requests);
+    let vm = Vm::new(config, listing, (Arc::new(chardevs), fds), clock, handle.clone(), requests);
     vm.set_human(Box::new(|vm, line| monitor::run_line(vm, line).replace('\n', "\r\n")));
     let _watch = watch_signals(program, &vm, &handle, signals)?;
     let _pid_file = PidFile::write(&settings)?;
@@ -78,7 +81,11 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let result = if vm.exit().is_none() { event_loop.run() } else { Ok(()) };
     vm.execution().shut_down();
     drop(kept);
-    result.map_err(|error| Stop::new(format!("the main loop failed: {error}")))
+    result.map_err(|error| Stop::new(format!("the main loop failed: {error}")))?;
+    match vm.exit().map_or(0, |exit| exit.status) {
+        0 => Ok(()),
+        status => Err(Stop::Ended(status)),
+    }
 }
 
 fn log(settings: &Settings) -> Step<()> {

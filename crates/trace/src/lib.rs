@@ -229,6 +229,11 @@ pub fn write(text: std::fmt::Arguments<'_>) {
     }
 }
 
+/// Tells a person something on standard output.
+pub fn say(text: std::fmt::Arguments<'_>) {
+    drop(io::stdout().lock().write_all(text.to_string().as_bytes()));
+}
+
 /// Writes a line to the log when an item of the mask is on.
 #[macro_export]
 macro_rules! log {

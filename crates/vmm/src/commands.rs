@@ -5,6 +5,7 @@
 mod chardev;
 mod control;
 mod devices;
+mod fd;
 mod machine;
 mod qom;
 mod run;
@@ -52,8 +53,14 @@ impl Command {
 
 /// All commands.
 pub static COMMANDS: &[Command] = &[
+    Command::of::<fd::AddFd>(),
+    Command::of::<fd::Closefd>(),
+    Command::of::<fd::Getfd>(),
+    Command::of::<fd::QueryFdsets>(),
+    Command::of::<fd::RemoveFd>(),
     Command::of::<chardev::ChardevAdd>(),
     Command::of::<chardev::ChardevRemove>(),
+    Command::of::<chardev::ChardevSendBreak>(),
     Command::of::<chardev::QueryChardev>(),
     Command::of::<chardev::QueryChardevBackends>(),
     Command::of::<chardev::RingbufRead>(),

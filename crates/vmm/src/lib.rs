@@ -17,6 +17,7 @@
 mod actions;
 pub mod commands;
 mod event;
+mod fds;
 mod listing;
 mod machine;
 pub mod qom;
@@ -27,6 +28,7 @@ mod vm;
 
 pub use actions::{Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 pub use event::{EVENTS, Event, EventSink};
+pub use fds::Fds;
 pub use listing::{CpuListing, Listing, MachineListing, OptionGroup, OptionParameter};
 pub use machine::{AccelExecution, CpuSlot, Execution, Machine, NoExecution};
 pub use requests::Requests;

@@ -9,6 +9,7 @@ use evloop::{Clock, Handle};
 use parking_lot::Mutex;
 use qapi::{Error, Qapi as _, Result, Value};
 
+use crate::Fds;
 use crate::{
     Actions, Event, EventSink, Execution, Listing, Machine, NoExecution, RebootAction, Requests,
     RunState, ShutdownAction, event::CauseData,
@@ -32,6 +33,8 @@ pub struct Config {
 pub struct Exit {
     /// The cause.
     pub cause: Cause,
+    /// Status of the process.
+    pub status: u8,
 }
 
 type Human = Box<dyn Fn(&Arc<Vm>, &str) -> String + Send + Sync>;
@@ -46,6 +49,8 @@ pub struct Vm {
     pub chardevs: Arc<Chardevs>,
     /// Objects that users made.
     pub objects: Arc<Objects>,
+    /// Descriptors that monitors were given.
+    pub fds: Arc<Fds>,
     /// Storage, networks and the like, by type.
     pub services: Services,
     /// The guest's clock.
@@ -69,7 +74,7 @@ impl Vm {
     pub fn new(
         config: Config,
         listing: Listing,
-        chardevs: Arc<Chardevs>,
+        (chardevs, fds): (Arc<Chardevs>, Arc<Fds>),
         clock: Clock,
         handle: Handle,
         requests: Arc<Requests>,
@@ -78,6 +83,7 @@ impl Vm {
             listing,
             chardevs,
             objects: Arc::default(),
+            fds,
             services: Services::default(),
             clock,
             handle,
@@ -220,6 +226,12 @@ impl Vm {
                 Request::Reset(cause) => self.reset(cause),
                 Request::Powerdown => self.power_down(),
                 Request::Stop => self.stop(RunState::Paused),
+                Request::Exit(status) => {
+                    self.shut_down(Cause::GuestShutdown);
+                    if let Some(exit) = &mut *self.exit.lock() {
+                        exit.status = status;
+                    }
+                }
             }
         }
     }
@@ -235,7 +247,7 @@ impl Vm {
             self.stop(RunState::Shutdown);
             return;
         }
-        *self.exit.lock() = Some(Exit { cause });
+        *self.exit.lock() = Some(Exit { cause, status: 0 });
         self.execution().stop();
         self.handle.quit();
     }

@@ -54,6 +54,16 @@ impl QmpCommand for QueryChardevBackends {
     }
 }
 
+/// What every back end can do.
+#[derive(Qapi)]
+#[qapi(name = "ChardevCommon")]
+pub(super) struct CommonArgs {
+    /// File that keeps a copy of the output.
+    logfile: Option<String>,
+    /// Keep what is in that file.
+    logappend: Option<bool>,
+}
+
 /// Output into a file.
 #[derive(Qapi)]
 #[qapi(name = "ChardevFile")]
@@ -64,6 +74,8 @@ pub(super) struct FileArgs {
     out: String,
     /// Keep what is in the file.
     append: Option<bool>,
+    #[qapi(flatten)]
+    common: CommonArgs,
 }
 
 /// The terminal.
@@ -72,12 +84,29 @@ pub(super) struct FileArgs {
 pub(super) struct StdioArgs {
     /// Ctrl-C and its kin signal the emulator.
     signal: Option<bool>,
+    #[qapi(flatten)]
+    common: CommonArgs,
 }
 
-/// No arguments of its own.
+/// A named pipe, or a pair of them.
 #[derive(Qapi)]
-#[qapi(name = "ChardevCommon")]
-pub(super) struct NoArgs {}
+#[qapi(name = "ChardevHostdev")]
+pub(super) struct HostdevArgs {
+    /// Its path.
+    device: String,
+    #[qapi(flatten)]
+    common: CommonArgs,
+}
+
+/// A pseudo-terminal.
+#[derive(Qapi)]
+#[qapi(name = "ChardevPty")]
+pub(super) struct PtyArgs {
+    /// A symbolic link to make to it.
+    path: Option<String>,
+    #[qapi(flatten)]
+    common: CommonArgs,
+}
 
 /// A multiplexer.
 #[derive(Qapi)]
@@ -85,6 +114,8 @@ pub(super) struct NoArgs {}
 pub(super) struct MuxArgs {
     /// The back end that is shared.
     chardev: String,
+    #[qapi(flatten)]
+    common: CommonArgs,
 }
 
 /// A ring buffer.
@@ -93,6 +124,8 @@ pub(super) struct MuxArgs {
 pub(super) struct RingbufArgs {
     /// Bytes it keeps; a power of two.
     size: Option<i64>,
+    #[qapi(flatten)]
+    common: CommonArgs,
 }
 
 /// An address on the network.
@@ -103,6 +136,12 @@ pub(super) struct Inet {
     host: String,
     /// Port.
     port: String,
+    /// Last port that a server may try.
+    to: Option<u16>,
+    /// Use IPv4.
+    ipv4: Option<bool>,
+    /// Use IPv6.
+    ipv6: Option<bool>,
 }
 
 /// An address in the file system.
@@ -111,6 +150,18 @@ pub(super) struct Inet {
 pub(super) struct Unix {
     /// Path of the socket.
     path: String,
+    /// It is a name that is in no file system.
+    r#abstract: Option<bool>,
+    /// An abstract name is not filled up with zeros.
+    tight: Option<bool>,
+}
+
+/// A descriptor that a monitor was given.
+#[derive(Qapi)]
+#[qapi(name = "FdSocketAddress")]
+pub(super) struct FdName {
+    /// Its name, or its number.
+    str: String,
 }
 
 /// Where a socket is.
@@ -121,6 +172,8 @@ pub(super) enum Address {
     Inet(Inet),
     /// In the file system.
     Unix(Unix),
+    /// Open already.
+    Fd(FdName),
 }
 
 /// A stream socket.
@@ -135,6 +188,26 @@ pub(super) struct SocketArgs {
     wait: Option<bool>,
     /// Send small packets at once.
     nodelay: Option<bool>,
+    /// Speak telnet.
+    telnet: Option<bool>,
+    /// As a client, try again after so many seconds.
+    reconnect: Option<u32>,
+    /// As a client, try again after so many milliseconds.
+    reconnect_ms: Option<u32>,
+    #[qapi(flatten)]
+    common: CommonArgs,
+}
+
+/// Datagrams.
+#[derive(Qapi)]
+#[qapi(name = "ChardevUdp")]
+pub(super) struct UdpArgs {
+    /// Where output goes.
+    remote: Address,
+    /// Where input comes to.
+    local: Option<Address>,
+    #[qapi(flatten)]
+    common: CommonArgs,
 }
 
 /// A kind with its arguments.
@@ -146,13 +219,21 @@ pub(super) enum ChardevBackend {
     /// A multiplexer.
     Mux(MuxArgs),
     /// Nothing.
-    Null(NoArgs),
+    Null(CommonArgs),
+    /// A named pipe.
+    Pipe(HostdevArgs),
+    /// A pseudo-terminal.
+    Pty(PtyArgs),
     /// A ring buffer.
     Ringbuf(RingbufArgs),
     /// A stream socket.
     Socket(SocketArgs),
     /// The terminal.
     Stdio(StdioArgs),
+    /// Ends the emulator for a test program.
+    Testdev(CommonArgs),
+    /// Datagrams.
+    Udp(UdpArgs),
 }
 
 /// What came of adding a back end.
@@ -180,26 +261,37 @@ impl QmpCommand for ChardevAdd {
         let data = backend.take("data").unwrap_or(Value::empty());
         let kind = kind.unwrap_or_default();
         let args = flat_arguments(data);
+        if !qapi::keyval::is_identifier(&self.id) {
+            return Err(Error::generic(format!("chardev: invalid id '{}'", self.id)));
+        }
         vm.chardevs.add(&self.id, &kind, args, Source::Json, false)?;
-        Ok(ChardevReturn { pty: None })
+        Ok(ChardevReturn { pty: vm.chardevs.find(&self.id).and_then(|c| c.pty()) })
     }
 }
 
-/// QMP nests a socket's address and has names of its own; back ends take the command line's form.
+/// QMP nests addresses and has names of its own; back ends take the command line's form.
 fn flat_arguments(mut data: Value) -> Value {
-    for (qmp, flat) in [("out", "path"), ("in", "input-path")] {
+    for (qmp, flat) in [("out", "path"), ("in", "input-path"), ("device", "path")] {
         if let Some(value) = data.take(qmp) {
             data.set(flat, value);
         }
     }
-    let address = data.take("addr").and_then(|mut address| address.take("data"));
-    if let Some(Value::Map(members)) = address {
+    let inner = |value: Option<Value>| value.and_then(|mut address| address.take("data"));
+    let socket = data.get("addr").is_some();
+    if socket && data.get("server").is_none() {
         // Here QMP and the command line have different defaults.
-        if data.get("server").is_none() {
-            data.set("server", Value::Bool(true));
+        data.set("server", Value::Bool(true));
+    }
+    for address in [data.take("addr"), data.take("remote")] {
+        for (name, value) in inner(address).as_ref().and_then(Value::as_map).unwrap_or(&[]) {
+            data.set(if name == "str" { "fd" } else { name }, value.clone());
         }
-        for (name, value) in members {
-            data.set(&name, value);
+    }
+    let local = inner(data.take("local"));
+    for (name, value) in local.as_ref().and_then(Value::as_map).unwrap_or(&[]) {
+        if let "host" | "port" = name.as_str() {
+            let name = if name == "host" { "localaddr" } else { "localport" };
+            data.set(name, value.clone());
         }
     }
     data
@@ -217,6 +309,23 @@ impl QmpCommand for ChardevRemove {
     type Returns = ();
     fn run(self, vm: &Vm) -> Result<()> {
         vm.chardevs.remove(&self.id)
+    }
+}
+
+/// Send a break condition to what uses a back end.
+#[derive(Qapi)]
+pub(super) struct ChardevSendBreak {
+    /// Its id.
+    id: String,
+}
+
+impl QmpCommand for ChardevSendBreak {
+    const NAME: &'static str = "chardev-send-break";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        let missing = || Error::generic(format!("Chardev '{}' not found", self.id));
+        vm.chardevs.find(&self.id).ok_or_else(missing)?.send_break();
+        Ok(())
     }
 }
 
