@@ -286,6 +286,11 @@ impl CharBackend for Socket {
 }
 
 impl Chardev for Socket {
+    fn hang_up(&self) {
+        if self.end.close() {
+            self.disconnected();
+        }
+    }
     fn send_break(&self) {
         self.end.front.event(CharEvent::Break);
     }

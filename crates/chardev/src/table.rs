@@ -42,6 +42,8 @@ pub trait Chardev: Send + Sync {
     fn filename(&self) -> String;
     /// The process was continued after a stop: set terminal modes again.
     fn continued(&self) {}
+    /// Breaks the connection with a peer that hangs.
+    fn hang_up(&self) {}
     /// Gives what uses it a break condition.
     fn send_break(&self) {}
     /// The path of the terminal, if it is a pseudo-terminal.

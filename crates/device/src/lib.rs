@@ -32,7 +32,7 @@ pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,
 };
-pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects};
+pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, ThreadId};
 pub use plug::{Devices, Numbers, PlugBus, Unplug};
 pub use reset::ResetTree;
 pub use run::{Cause, Request, RunControl};

@@ -115,6 +115,10 @@ impl Object {
     }
 }
 
+/// Ability of an object that has a thread of the host: its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadId(pub i64);
+
 /// An ability of an object that cannot be deleted meanwhile.
 #[derive(Clone)]
 pub struct Held<T> {

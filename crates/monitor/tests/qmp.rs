@@ -24,14 +24,7 @@ fn desk(config: Config) -> Desk {
     let requests = Requests::new(handle.clone());
     let chardevs = Arc::new(Chardevs::new(handle.clone(), requests.clone()));
     let listing = Listing { target: "aarch64", ..Listing::default() };
-    let vm = Vm::new(
-        config,
-        listing,
-        (chardevs, Arc::default()),
-        Clock::guest(),
-        handle,
-        requests,
-    );
+    let vm = Vm::new(config, listing, (chardevs, Arc::default()), Clock::guest(), handle, requests);
     vm.set_human(Box::new(|vm, line| monitor::run_line(vm, line).replace('\n', "\r\n")));
     vm.set_machine(Machine::none(), Arc::new(NoExecution));
     let char = Arc::new(FakeChar::default());

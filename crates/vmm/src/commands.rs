@@ -5,8 +5,10 @@
 mod chardev;
 mod control;
 mod devices;
+mod facts;
 mod fd;
 mod machine;
+mod memory;
 mod qom;
 mod run;
 
@@ -85,6 +87,21 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<machine::QueryCpusFast>(),
     Command::of::<machine::QueryKvm>(),
     Command::of::<machine::QueryMachines>(),
+    Command::of::<facts::InjectNmi>(),
+    Command::of::<facts::QueryCurrentMachine>(),
+    Command::of::<facts::QueryDisplayOptions>(),
+    Command::of::<facts::QueryGicCapabilities>(),
+    Command::of::<facts::QueryHotpluggableCpus>(),
+    Command::of::<facts::QueryIothreads>(),
+    Command::of::<facts::QueryMigrateCapabilities>(),
+    Command::of::<facts::QueryTpmModels>(),
+    Command::of::<facts::QueryTpmTypes>(),
+    Command::of::<facts::QueryYank>(),
+    Command::of::<facts::Yank>(),
+    Command::of::<memory::Pmemsave>(),
+    Command::of::<memory::QueryMemdev>(),
+    Command::of::<memory::QueryMemoryDevices>(),
+    Command::of::<memory::QueryMemorySizeSummary>(),
     Command::of::<control::QueryName>(),
     Command::of::<control::QueryQmpSchema>(),
     Command::of::<run::QueryStatus>(),

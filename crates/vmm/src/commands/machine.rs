@@ -29,18 +29,35 @@ pub(super) struct MachineInfo {
     default_ram_id: Option<String>,
     /// Has ACPI tables.
     acpi: bool,
+    /// Properties that this version of the machine changes.
+    #[qapi(features = "unstable")]
+    compat_props: Option<Vec<CompatProperty>>,
+}
+
+/// A property that a version of a machine changes.
+#[derive(Qapi)]
+pub(super) struct CompatProperty {
+    /// Type of the object.
+    qom_type: String,
+    /// The property.
+    property: String,
+    /// Its value.
+    value: String,
 }
 
 /// List the machines.
 #[derive(Qapi)]
-pub(super) struct QueryMachines;
+pub(super) struct QueryMachines {
+    /// Also list the properties that a version of a machine changes.
+    #[qapi(features = "unstable")]
+    compat_props: Option<bool>,
+}
 
 impl QmpCommand for QueryMachines {
     const NAME: &'static str = "query-machines";
     type Returns = Vec<MachineInfo>;
     fn run(self, vm: &Vm) -> Result<Vec<MachineInfo>> {
-        let target = vm.listing.target;
-        let suffix = if target == "aarch64" { "arm" } else { target };
+        let suffix = vm.listing.cpu_suffix();
         let info = |machine: &crate::MachineListing| MachineInfo {
             name: machine.name.clone(),
             alias: machine.alias.clone(),
@@ -50,8 +67,9 @@ impl QmpCommand for QueryMachines {
             numa_mem_supported: false,
             deprecated: false,
             default_cpu_type: machine.default_cpu.as_ref().map(|cpu| format!("{cpu}-{suffix}-cpu")),
-            default_ram_id: None,
+            default_ram_id: machine.name.starts_with("virt").then(|| "mach-virt.ram".to_owned()),
             acpi: false,
+            compat_props: (self.compat_props == Some(true)).then(Vec::new),
         };
         Ok(vm.listing.machines.iter().map(info).collect())
     }
@@ -78,7 +96,7 @@ impl QmpCommand for QueryCpuDefinitions {
     const NAME: &'static str = "query-cpu-definitions";
     type Returns = Vec<CpuDefinitionInfo>;
     fn run(self, vm: &Vm) -> Result<Vec<CpuDefinitionInfo>> {
-        let suffix = if vm.listing.target == "aarch64" { "arm" } else { vm.listing.target };
+        let suffix = vm.listing.cpu_suffix();
         let info = |cpu: &crate::CpuListing| CpuDefinitionInfo {
             name: cpu.name.clone(),
             typename: format!("{}-{suffix}-cpu", cpu.name),

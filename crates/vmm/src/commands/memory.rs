@@ -1,0 +1,172 @@
+//! Commands about the guest's memory.
+
+use std::io::Write as _;
+
+use derive::Qapi;
+use device::TxAttrs;
+use qapi::{Error, Result, Value};
+
+use super::QmpCommand;
+use crate::Vm;
+
+/// Bytes copied at once.
+const CHUNK: usize = 1 << 16;
+
+/// How much memory there is.
+#[derive(Qapi)]
+pub(super) struct MemoryInfo {
+    /// Bytes the machine was started with.
+    base_memory: u64,
+    /// Bytes of hot-plugged modules.
+    plugged_memory: Option<u64>,
+}
+
+/// Tell how much memory the guest has.
+#[derive(Qapi)]
+pub(super) struct QueryMemorySizeSummary;
+
+impl QmpCommand for QueryMemorySizeSummary {
+    const NAME: &'static str = "query-memory-size-summary";
+    type Returns = MemoryInfo;
+    fn run(self, vm: &Vm) -> Result<MemoryInfo> {
+        let base_memory = vm.machine().map_or(0, |machine| machine.ram_size);
+        Ok(MemoryInfo { base_memory, plugged_memory: Some(0) })
+    }
+}
+
+/// How memory is placed on the host's nodes.
+#[derive(Clone, Copy, PartialEq, Qapi)]
+#[qapi(name = "HostMemPolicy")]
+pub(super) enum HostMemPolicy {
+    /// As the host does by itself.
+    Default,
+    /// Rather on these nodes.
+    Preferred,
+    /// Only on these nodes.
+    Bind,
+    /// Spread over these nodes.
+    Interleave,
+}
+
+/// A memory back end.
+#[derive(Qapi)]
+#[qapi(name = "Memdev")]
+pub(super) struct Memdev {
+    /// Its id.
+    id: Option<String>,
+    /// Bytes.
+    size: u64,
+    /// The host may share equal pages.
+    merge: bool,
+    /// It is part of a core dump.
+    dump: bool,
+    /// All of it is touched at start.
+    prealloc: bool,
+    /// Other processes see it.
+    share: bool,
+    /// Swap space is reserved for it.
+    reserve: Option<bool>,
+    /// Nodes of the host.
+    host_nodes: Vec<u16>,
+    /// How it is placed on them.
+    policy: HostMemPolicy,
+}
+
+/// List the memory back ends.
+#[derive(Qapi)]
+pub(super) struct QueryMemdev;
+
+impl QmpCommand for QueryMemdev {
+    const NAME: &'static str = "query-memdev";
+    type Returns = Vec<Memdev>;
+    fn run(self, vm: &Vm) -> Result<Vec<Memdev>> {
+        let objects = vm.objects.all();
+        let backends = objects.iter().filter(|o| o.class.name.starts_with("memory-backend-"));
+        let mut list: Vec<Memdev> = backends.map(|o| memdev(&o.id, &o.props)).collect();
+        let own = |machine: &&crate::Machine| {
+            machine.ram_size > 0 && machine.props.get("memory-backend").is_none()
+        };
+        if let Some(machine) = vm.machine().filter(own) {
+            let size = i64::try_from(machine.ram_size).unwrap_or(i64::MAX);
+            let props = Value::map([("size", Value::Int(size))]);
+            let name = if machine.name.starts_with("virt") { "mach-virt.ram" } else { "ram" };
+            list.push(memdev(name, &props));
+        }
+        Ok(list)
+    }
+}
+
+fn memdev(id: &str, props: &Value) -> Memdev {
+    let flag =
+        |name: &str, default: bool| props.get(name).and_then(Value::as_bool).unwrap_or(default);
+    Memdev {
+        id: Some(id.to_owned()),
+        size: props.get("size").and_then(Value::as_u64).unwrap_or(0),
+        merge: flag("merge", true),
+        dump: flag("dump", true),
+        prealloc: flag("prealloc", false),
+        share: flag("share", false),
+        reserve: Some(flag("reserve", true)),
+        host_nodes: Vec::new(),
+        policy: HostMemPolicy::Default,
+    }
+}
+
+/// A hot-plugged memory module.
+#[derive(Qapi)]
+pub(super) struct MemoryDeviceInfo {
+    /// Its id.
+    id: Option<String>,
+}
+
+/// List the hot-plugged memory modules; there are none.
+#[derive(Qapi)]
+pub(super) struct QueryMemoryDevices;
+
+impl QmpCommand for QueryMemoryDevices {
+    const NAME: &'static str = "query-memory-devices";
+    type Returns = Vec<MemoryDeviceInfo>;
+    fn run(self, _: &Vm) -> Result<Vec<MemoryDeviceInfo>> {
+        Ok(Vec::new())
+    }
+}
+
+/// Write physical memory into a file.
+#[derive(Qapi)]
+pub(super) struct Pmemsave {
+    /// First address.
+    val: u64,
+    /// Bytes.
+    size: u64,
+    /// The file.
+    filename: String,
+}
+
+impl QmpCommand for Pmemsave {
+    const NAME: &'static str = "pmemsave";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        let world = vm.machine().and_then(|machine| machine.world.as_ref());
+        let world = world.ok_or_else(|| Error::generic("this machine has no memory"))?;
+        let fail = |error: std::io::Error| {
+            let text = error.to_string();
+            let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+            Error::generic(format!("Could not open '{}': {text}", self.filename))
+        };
+        let mut file = std::fs::File::create(&self.filename).map_err(fail)?;
+        let mut buffer = vec![0; CHUNK];
+        let mut done = 0;
+        while done < self.size {
+            let n = usize::try_from(self.size - done).unwrap_or(CHUNK).min(CHUNK);
+            let Some(part) = buffer.get_mut(..n) else { break };
+            let at = self.val.wrapping_add(done);
+            if world.memory.read(at, part, TxAttrs::default()).is_err() {
+                // What is not there reads as zero, as it does for the peer.
+                part.fill(0);
+            }
+            file.write_all(part).map_err(fail)?;
+            done += n as u64;
+        }
+        Ok(())
+    }
+}
