@@ -7,10 +7,11 @@ use parking_lot::Mutex;
 use qapi::{Value, keyval::Dialect};
 use vmm::{Vm, commands::execute};
 
+use crate::complete::{Completion, complete};
 use crate::output::Output;
 use crate::{
     editor::{Edit, Editor},
-    info,
+    info, objects,
 };
 
 const PROMPT: &str = "(qemu) ";
@@ -33,6 +34,11 @@ impl HumanCommand {
         self.name.split('|').any(|name| name == word)
     }
 
+    /// All its names.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.name.split('|')
+    }
+
     fn help_line(&self) -> String {
         format!("{} {} -- {}\n", self.name, self.args, self.help)
     }
@@ -47,12 +53,18 @@ macro_rules! command {
 /// All commands, sorted.
 pub static COMMANDS: &[HumanCommand] = &[
     command!("chardev-add", "args", "add chardev", chardev_add),
-    command!("chardev-remove", "id", "remove chardev", |vm, id| one(
-        vm,
-        "chardev-remove",
-        "id",
-        id
-    )),
+    command!("chardev-remove", "id", "remove chardev", |vm, id| {
+        one(vm, "chardev-remove", "id", id)
+    }),
+    command!("chardev-send-break", "id", "send a break on chardev", |vm, id| {
+        one(vm, "chardev-send-break", "id", id)
+    }),
+    command!(
+        "closefd",
+        "name",
+        "close a file descriptor previously passed via SCM rights",
+        |vm, n| { one(vm, "closefd", "fdname", n) }
+    ),
     command!("cont|c", "", "resume emulation", |vm, _| plain(vm, "cont")),
     command!(
         "device_add",
@@ -60,18 +72,64 @@ pub static COMMANDS: &[HumanCommand] = &[
         "add device, like -device on the command line",
         device_add
     ),
-    command!("dumpdtb", "filename", "dump the FDT in dtb format to 'filename'", |vm, name| one(
-        vm, "dumpdtb", "filename", name
-    )),
+    command!("device_del", "device", "remove device", |vm, id| one(vm, "device_del", "id", id)),
+    command!("dumpdtb", "filename", "dump the FDT in dtb format to 'filename'", |vm, name| {
+        one(vm, "dumpdtb", "filename", name)
+    }),
+    command!(
+        "getfd",
+        "getfd name",
+        "receive a file descriptor via SCM rights and assign it a name",
+        |vm, name| one(vm, "getfd", "fdname", name)
+    ),
     command!("help|?", "[cmd]", "show the help", |_, topic| help(topic)),
     command!("info", "[subcommand]", "show various information about the system state", info::run),
+    command!("log", "item1[,...]", "activate logging of the specified items", objects::log),
+    command!("logfile", "filename", "output logs to 'filename'", objects::logfile),
+    command!("nmi", "", "inject an NMI", |vm, _| plain(vm, "inject-nmi")),
+    command!(
+        "object_add",
+        "[qom-type=]type,id=str[,prop=value][,...]",
+        "create QOM object",
+        objects::object_add
+    ),
+    command!("object_del", "id", "destroy QOM object", |vm, id| one(vm, "object-del", "id", id)),
+    command!(
+        "pmemsave",
+        "addr size file",
+        "save to disk physical memory dump starting at 'addr' of size 'size'",
+        objects::pmemsave
+    ),
+    command!("print|p", "/fmt expr", "print expression value (no registers)", objects::print),
+    command!("qom-get", "path property", "print QOM property", objects::qom_get),
+    command!("qom-list", "[path]", "list QOM properties", objects::qom_list),
+    command!("qom-set", "path property value", "set QOM property", objects::qom_set),
     command!("quit|q", "", "quit the emulator", |vm, _| plain(vm, "quit")),
+    command!(
+        "ringbuf_read",
+        "device size",
+        "Read from a ring buffer character device",
+        objects::ringbuf_read
+    ),
+    command!(
+        "ringbuf_write",
+        "device data",
+        "Write to a ring buffer character device",
+        objects::ringbuf_write
+    ),
     command!("stop|s", "", "stop emulation", |vm, _| plain(vm, "stop")),
-    command!("system_powerdown", "", "send system power down event", |vm, _| plain(
-        vm,
-        "system_powerdown"
-    )),
+    command!("sum", "addr size", "compute the checksum of a memory region", objects::sum),
+    command!("system_powerdown", "", "send system power down event", |vm, _| {
+        plain(vm, "system_powerdown")
+    }),
     command!("system_reset", "", "reset the system", |vm, _| plain(vm, "system_reset")),
+    command!("system_wakeup", "", "wakeup guest from suspend", |vm, _| plain(vm, "system_wakeup")),
+    command!(
+        "watchdog_action",
+        "[reset|shutdown|poweroff|pause|debug|none|inject-nmi]",
+        "change watchdog action",
+        |vm, action| one(vm, "watchdog-set-action", "action", action)
+    ),
 ];
 
 fn plain(vm: &Arc<Vm>, command: &str) -> String {
@@ -82,7 +140,7 @@ fn one(vm: &Arc<Vm>, command: &str, name: &str, value: &str) -> String {
     outcome(execute(vm, command, Value::map([(name, Value::from(value))])))
 }
 
-fn outcome(result: qapi::Result<Value>) -> String {
+pub(crate) fn outcome(result: qapi::Result<Value>) -> String {
     match result {
         Ok(_) => String::new(),
         Err(error) => {
@@ -204,6 +262,22 @@ impl Hmp {
         self.print(&text);
     }
 
+    fn complete(&self, vm: &Arc<Vm>, text: &str) {
+        match complete(vm, text) {
+            Completion::Nothing => {}
+            Completion::Add(more) => {
+                let edit = self.state.lock().editor.insert(&more);
+                if let Edit::Echo(text) = edit {
+                    self.print(&text);
+                }
+            }
+            Completion::Choices(words) => {
+                let pending = self.state.lock().editor.pending();
+                self.print(&format!("\n{}\n{PROMPT}{pending}", words.join(" ")));
+            }
+        }
+    }
+
     fn print(&self, text: &str) {
         self.output.send(text.replace('\n', "\r\n").as_bytes());
     }
@@ -221,6 +295,13 @@ impl CharReceiver for Hmp {
             match edit {
                 Edit::None => {}
                 Edit::Echo(text) => self.print(&text),
+                Edit::Complete(text) => self.complete(&vm, &text),
+                Edit::Line(line) if line.trim() == "info history" => {
+                    let history: Vec<String> = self.state.lock().editor.history().collect();
+                    let line = |(at, line): (usize, &String)| format!("{at}: '{line}'\n");
+                    let text: String = history.iter().enumerate().map(line).collect();
+                    self.print(&format!("\n{text}{PROMPT}"));
+                }
                 Edit::Line(line) => {
                     self.print("\n");
                     let output = run_line(&vm, &line);

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use qapi::Value;
 use vmm::{RunState, Vm};
 
-use crate::{hmp::split_line, qtree};
+use crate::{hmp::split_line, objects, qtree};
 
 struct Info {
     name: &'static str,
@@ -23,14 +24,25 @@ macro_rules! info {
 static INFOS: &[Info] = &[
     info!("chardev", "", "show the character devices", |vm, _| chardev(vm)),
     info!("cpus", "", "show infos for each CPU", |vm, _| cpus(vm)),
+    info!("history", "", "show the command line history", |_, _| String::new()),
+    info!("iothreads", "", "show iothreads", |vm, _| iothreads(vm)),
     info!("kvm", "", "show KVM information", |vm, _| kvm(vm)),
+    info!("memdev", "", "show memory backends", |vm, _| memdev(vm)),
+    info!(
+        "memory_size_summary",
+        "",
+        "show the amount of initially allocated and present hotpluggable (if enabled) memory in bytes.",
+        |vm, _| memory_size(vm)
+    ),
     info!("mtree", "[-f]", "show memory tree (-f: dump flat view for address spaces)", mtree),
     info!("name", "", "show the current VM name", |vm, _| name(vm)),
+    info!("qom-tree", "[path]", "show QOM composition tree", objects::qom_tree),
     info!("qtree", "", "show device tree", |vm, _| qtree::text(vm)),
     info!(
         "registers",
         "[-a]", "show the cpu registers (-a: show register info for all cpus)", registers
     ),
+    info!("roms", "", "show roms", |vm, _| roms(vm)),
     info!("status", "", "show the current VM status (running|paused)", |vm, _| status(vm)),
     info!("uuid", "", "show the current VM UUID", |vm, _| uuid(vm)),
     info!("version", "", "show the version of QEMU", |_, _| version()),
@@ -38,6 +50,64 @@ static INFOS: &[Info] = &[
 
 fn help_line(info: &Info) -> String {
     format!("info {} {} -- {}\n", info.name, info.args, info.help)
+}
+
+/// Names of all subcommands.
+pub(crate) fn names() -> Vec<&'static str> {
+    INFOS.iter().map(|info| info.name).collect()
+}
+
+fn list(vm: &Vm, command: &str) -> Vec<Value> {
+    let reply = vmm::commands::execute(vm, command, Value::empty());
+    reply.ok().and_then(|reply| reply.as_list().map(<[Value]>::to_vec)).unwrap_or_default()
+}
+
+fn word(value: &Value, name: &str) -> String {
+    match value.get(name) {
+        Some(Value::Str(text)) => text.clone(),
+        Some(Value::Bool(truth)) => truth.to_string(),
+        Some(other) => qapi::json::to_string(other),
+        None => String::new(),
+    }
+}
+
+fn iothreads(vm: &Vm) -> String {
+    let names = ["thread-id", "poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch"];
+    let mut text = String::new();
+    for thread in list(vm, "query-iothreads") {
+        _ = writeln!(text, "{}:", word(&thread, "id"));
+        for name in names {
+            let shown = if name == "thread-id" { "thread_id" } else { name };
+            _ = writeln!(text, "  {shown}={}", word(&thread, name));
+        }
+    }
+    text
+}
+
+fn memdev(vm: &Vm) -> String {
+    let mut text = String::new();
+    for device in list(vm, "query-memdev") {
+        _ = writeln!(text, "memory backend: {}", word(&device, "id"));
+        for name in ["size", "merge", "dump", "prealloc", "share", "reserve", "policy"] {
+            _ = writeln!(text, "  {name}:  {}", word(&device, name));
+        }
+        _ = writeln!(text, "  host nodes: ");
+    }
+    text.push('\n');
+    text
+}
+
+fn memory_size(vm: &Vm) -> String {
+    let size = vm.machine().map_or(0, |machine| machine.ram_size);
+    format!("base memory: {size}\nplugged memory: 0\n")
+}
+
+fn roms(vm: &Vm) -> String {
+    let Some(machine) = vm.machine() else { return String::new() };
+    let line = |(address, size, name): &(u64, u64, String)| {
+        format!("addr={address:016x} size={size:#08x} mem=ram name=\"{name}\"\n")
+    };
+    machine.roms.iter().map(line).collect()
 }
 
 /// Help on all subcommands.

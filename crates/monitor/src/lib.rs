@@ -10,9 +10,12 @@
 //!
 //! Sources: the QMP specification of QEMU's manual and transcripts of QEMU 10.0.2.
 
+mod complete;
 mod editor;
+mod expression;
 mod hmp;
 mod info;
+mod objects;
 mod output;
 mod qmp;
 mod qtree;

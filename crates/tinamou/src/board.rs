@@ -76,6 +76,8 @@ pub(crate) fn create(
             Arc::new(AccelExecution { vm, cpus: handles })
         }
     };
+    let roms = blobs.iter().map(|(at, data)| (*at, data.len() as u64, String::from("blob")));
+    let roms = roms.collect();
     let memory = world.memory.clone();
     let reload = move || {
         for (address, data) in &blobs {
@@ -90,6 +92,7 @@ pub(crate) fn create(
         ram_size,
         devices: device::Devices::new(records),
         world: Some(world),
+        roms,
         spaces,
         reset,
         powerdown,

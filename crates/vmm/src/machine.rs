@@ -21,6 +21,8 @@ pub struct Machine {
     pub devices: Devices,
     /// What the devices share.
     pub world: Option<World>,
+    /// Images that a reset puts into memory: address, length, name.
+    pub roms: Vec<(u64, u64, String)>,
     /// Address spaces, for `info mtree`.
     pub spaces: Vec<AddressSpace>,
     /// What a reset resets, in order.
@@ -43,6 +45,7 @@ impl Machine {
             ram_size: 0,
             devices: Devices::default(),
             world: None,
+            roms: Vec::new(),
             spaces: Vec::new(),
             reset: ResetTree::default(),
             powerdown: None,
