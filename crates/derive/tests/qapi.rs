@@ -115,10 +115,7 @@ fn keyval_text_becomes_typed() {
 fn errors_are_worded_as_in_qemu() {
     for (text, want) in [
         ("{}", "Parameter 'id' is missing"),
-        (
-            "{'id':'a','backend':{'type':'zz'}}",
-            "Parameter 'backend.type' does not accept value 'zz'",
-        ),
+        ("{'id':'a','backend':{'type':'zz'}}", "Parameter 'type' does not accept value 'zz'"),
         ("{'id':'a','backend':{'type':'file'}}", "Parameter 'backend.data' is missing"),
         (
             "{'id':'a','backend':{'type':'file','data':{}}}",

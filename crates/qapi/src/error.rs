@@ -51,6 +51,10 @@ struct Frame {
     before: &'static str,
     path: String,
     after: String,
+    /// Only the innermost name is said; elements of lists have none.
+    local: bool,
+    /// The path has all the names it will have.
+    whole: bool,
 }
 
 /// The result of everything here.
@@ -83,7 +87,7 @@ impl Error {
     }
 
     fn framed(before: &'static str, path: &str, after: String) -> Self {
-        let frame = Frame { before, path: path.to_owned(), after };
+        let frame = Frame { before, path: path.to_owned(), after, local: false, whole: false };
         let desc = frame.text();
         Self { class: Class::GenericError, desc, hint: None, frame: Some(Box::new(frame)) }
     }
@@ -91,7 +95,9 @@ impl Error {
     /// Puts a member's name (or `[i]`) in front of the parameter path.
     #[must_use]
     pub fn within(mut self, name: &str) -> Self {
-        if let Some(frame) = &mut self.frame {
+        if let Some(frame) = self.frame.as_mut().filter(|frame| !frame.whole) {
+            frame.whole = frame.local;
+            let name = if frame.local && name.starts_with('[') { "" } else { name };
             frame.path = match frame.path.as_str() {
                 "" => name.to_owned(),
                 path if path.starts_with('[') => format!("{name}{path}"),
@@ -134,7 +140,12 @@ impl Error {
         accepted: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let accepted: Vec<&str> = accepted.into_iter().collect();
-        let error = Self::framed("Parameter '", name, format!("' does not accept value '{value}'"));
+        let after = format!("' does not accept value '{value}'");
+        let mut error = Self::framed("Parameter '", name, after);
+        if let Some(frame) = &mut error.frame {
+            frame.local = true;
+            frame.whole = !name.is_empty();
+        }
         if accepted.is_empty() || accepted.len() > 24 {
             return error;
         }
@@ -203,7 +214,9 @@ mod tests {
 
     #[test]
     fn path_without_a_name_is_null() {
-        let error = Error::not_accepted("", "foo", ["oob"]);
+        let error = Error::not_accepted("", "foo", ["oob"]).within("type").within("backend");
+        assert_eq!(error.desc, "Parameter 'type' does not accept value 'foo'");
+        let error = Error::not_accepted("", "foo", ["oob"]).within("[0]").within("enable");
         assert_eq!(error.desc, "Parameter 'null' does not accept value 'foo'");
     }
 }
