@@ -228,8 +228,14 @@ impl AccelVm for JitVm {
         self.threads.resume_as(plan);
     }
     fn with_cpu(&self, cpu: usize, f: &mut dyn FnMut(&mut dyn JitCpu)) -> bool {
-        let done = self.threads.with(cpu, |v| v.cpu().map(f).is_some());
-        done.unwrap_or(false)
+        let done = self.threads.with(cpu, |v| v.cpu().map(f).is_some()).unwrap_or(false);
+        // Whatever was changed: translations and stop addresses are looked up anew.
+        if let Some(peer) = self.engine.peers.lock().get(cpu) {
+            let all = jit_ir::TlbFlush { regimes: u32::MAX, ..Default::default() };
+            peer.post(exclusive::Message::Flush(all));
+            peer.post(exclusive::Message::PointsChanged);
+        }
+        done
     }
     fn read_virtual(&self, cpu: usize, va: u64, bytes: &mut [u8]) -> bool {
         self.threads.with(cpu, |v| v.read_virtual(va, bytes)).unwrap_or(false)
