@@ -159,7 +159,7 @@ impl Core {
             Some(e) if e.flags & want != 0 => e,
             _ => self.walk(cpu, va, kind, mmu)?,
         };
-        if kind != AccessKind::Exec && e.host != 0 {
+        if kind != AccessKind::Exec && e.host != 0 && e.flags & flag::WATCHED == 0 {
             self.install(&e, va, mmu);
         }
         Ok(e)
@@ -184,6 +184,9 @@ impl Core {
             (m.secure, flag::SECURE),
         ] {
             flags |= if on { bit } else { 0 };
+        }
+        if self.stops.watches(va) {
+            flags |= flag::WATCHED;
         }
         let pa = m.pa & !0xfff;
         let ram = view.ram_at(pa).filter(|r| r.len >= 4096);
@@ -252,6 +255,9 @@ impl Core {
         let e = self.fill(cpu, va, kind, desc.mmu())?;
         if e.flags & flag::STRICT != 0 && va & (u64::from(desc.bytes()) - 1) != 0 {
             return Err(cpu.alignment_fault(va, kind));
+        }
+        if e.flags & flag::WATCHED != 0 {
+            self.check_watch(cpu, va, u64::from(desc.bytes()), kind)?;
         }
         Ok(e)
     }
@@ -458,6 +464,9 @@ impl Core {
         if e.flags & flag::STRICT != 0 {
             return Err(cpu.alignment_fault(va, AccessKind::Write));
         }
+        if e.flags & flag::WATCHED != 0 {
+            self.check_watch(cpu, va, len, AccessKind::Write)?;
+        }
         if e.host == 0 {
             for n in 0..len / 8 {
                 self.do_store(cpu, va.wrapping_add(8 * n), 0, MemDesc::new(3, mmu))?;
@@ -470,5 +479,57 @@ impl Core {
             unsafe { std::ptr::write_bytes((e.host + (va & 0xfff)) as *mut u8, 0, len as usize) };
         }
         Ok(())
+    }
+    /// Copies guest memory by virtual address for a debugger: no stops, no MMIO. False: not mapped.
+    pub(crate) fn peek(&mut self, cpu: &mut dyn JitCpu, va: u64, bytes: &mut [u8]) -> bool {
+        let mmu = cpu.code_mode(0).mmu;
+        for (n, b) in bytes.iter_mut().enumerate() {
+            let at = va.wrapping_add(n as u64);
+            let Ok(e) = self.inspect(cpu, at, mmu) else { return false };
+            // SAFETY: inside the RAM page of `e`, which the current view maps.
+            *b = unsafe { read_ram((e.host + (at & 0xfff)) as *const u8, 1) } as u8;
+        }
+        true
+    }
+
+    /// Writes guest memory likewise, read-only pages of the guest included.
+    pub(crate) fn poke(&mut self, cpu: &mut dyn JitCpu, va: u64, bytes: &[u8]) -> bool {
+        let mmu = cpu.code_mode(0).mmu;
+        for (n, b) in bytes.iter().enumerate() {
+            let at = va.wrapping_add(n as u64);
+            let Ok(e) = self.inspect(cpu, at, mmu) else { return false };
+            if e.flags & flag::ROM != 0 {
+                return false;
+            }
+            self.before_write(cpu, &e, at, 1);
+            // SAFETY: inside the writable RAM page of `e`.
+            unsafe { write_ram((e.host + (at & 0xfff)) as *mut u8, 1, u128::from(*b)) };
+        }
+        true
+    }
+
+    /// The RAM page of an address, by a walk that leaves no trace in the TLBs.
+    fn inspect(&mut self, cpu: &mut dyn JitCpu, va: u64, mmu: u8) -> Result<L2Entry, ()> {
+        let tag = self.tags[usize::from(mmu & 15)];
+        let e = match self.l2.probe(va, mmu, tag) {
+            Some(e) => e,
+            None => {
+                let view = std::sync::Arc::clone(self.view.get());
+                let kinds = [AccessKind::Read, AccessKind::Exec];
+                let walk = |k| cpu.translate(va, k, mmu, &mut Phys(&view)).ok();
+                let m = kinds.into_iter().find_map(walk).ok_or(())?;
+                let pa = m.pa & !0xfff;
+                let ram = view.ram_at(pa).filter(|r| r.len >= 4096).ok_or(())?;
+                let flags = if ram.readonly { flag::ROM } else { 0 };
+                L2Entry {
+                    page: va & !0xfff,
+                    pa,
+                    host: ram.host as u64,
+                    flags,
+                    ..L2Entry::default()
+                }
+            }
+        };
+        if e.host == 0 { Err(()) } else { Ok(e) }
     }
 }

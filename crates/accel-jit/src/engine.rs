@@ -12,6 +12,7 @@ use memory::AddressSpace;
 use parking_lot::Mutex;
 
 use crate::cache::{Cache, CodePages};
+use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
 
 /// Options of `-accel tcg`.
@@ -41,6 +42,7 @@ pub(crate) struct Engine {
     pub(crate) code_pages: CodePages,
     pub(crate) peers: Mutex<Vec<Arc<Peer>>>,
     pub(crate) world: World,
+    pub(crate) debug: Debug,
 }
 
 impl Engine {

@@ -22,6 +22,8 @@ pub(crate) enum Message {
     Flush(TlbFlush),
     /// Translated code was invalidated: predicted returns are void.
     CodeChanged,
+    /// The debugger's points changed.
+    PointsChanged,
 }
 
 /// What other threads see of a vCPU.

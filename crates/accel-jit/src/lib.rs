@@ -5,12 +5,15 @@
 //! TLBs ([`tlb`]), slow memory accesses ([`access`]), the run loop ([`vcpu`]), stopping the world
 //! ([`exclusive`]). Thread per vCPU.
 //!
+//! Debug events are in [`debug`].
+//!
 //! Not built yet: generational eviction (a full code area is emptied), `thread=single`, icount,
-//! watchpoints, dirty tracking, DMA writes to translated pages.
+//! dirty tracking, DMA writes to translated pages.
 
 mod access;
 mod cache;
 mod calls;
+mod debug;
 mod engine;
 mod exclusive;
 mod interp;
@@ -20,7 +23,11 @@ mod vcpu;
 
 use std::sync::Arc;
 
-use accel::{Accel, AccelVm, GuestArch, Vcpu, VcpuThreads, VmConfig};
+use accel::{
+    Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Vcpu, VcpuThreads, VmConfig,
+    WatchKind, Watchpoint,
+};
+use jit_ir::JitCpu;
 use jit_ir::backend::{HostBackend, RuntimeCx};
 use jit_ir::opt::Passes;
 use parking_lot::Mutex;
@@ -156,6 +163,7 @@ impl Accel for JitAccel {
             code_pages: CodePages::new(),
             peers: Mutex::default(),
             world: World::default(),
+            debug: debug::Debug::default(),
         });
         let vcpus = config
             .cpus
@@ -176,6 +184,17 @@ impl AccelVm for Idle {
     fn shutdown(&self) {}
 }
 
+impl JitVm {
+    fn points(
+        &self,
+        f: impl FnOnce(&debug::Debug) -> Result<(), DebugError>,
+    ) -> Result<(), DebugError> {
+        f(&self.engine.debug)?;
+        debug::announce(&self.engine);
+        Ok(())
+    }
+}
+
 impl AccelVm for JitVm {
     fn resume(&self) {
         self.threads.resume();
@@ -185,6 +204,44 @@ impl AccelVm for JitVm {
     }
     fn shutdown(&self) {
         self.threads.shutdown();
+    }
+    fn set_debug_sink(&self, sink: Option<Arc<dyn DebugSink>>) {
+        self.threads.set_debug_sink(sink);
+    }
+    fn insert_breakpoint(&self, addr: u64) -> Result<(), DebugError> {
+        self.points(|d| d.insert_break(addr))
+    }
+    fn remove_breakpoint(&self, addr: u64) -> Result<(), DebugError> {
+        self.points(|d| d.remove_break(addr))
+    }
+    fn insert_watchpoint(&self, addr: u64, len: u64, kind: WatchKind) -> Result<(), DebugError> {
+        self.points(|d| d.insert_watch(Watchpoint { addr, len, kind }))
+    }
+    fn remove_watchpoint(&self, addr: u64, len: u64, kind: WatchKind) -> Result<(), DebugError> {
+        self.points(|d| d.remove_watch(Watchpoint { addr, len, kind }))
+    }
+    fn clear_debug_points(&self) {
+        self.engine.debug.clear();
+        debug::announce(&self.engine);
+    }
+    fn resume_as(&self, plan: &[RunAs]) {
+        self.threads.resume_as(plan);
+    }
+    fn with_cpu(&self, cpu: usize, f: &mut dyn FnMut(&mut dyn JitCpu)) -> bool {
+        let done = self.threads.with(cpu, |v| v.cpu().map(f).is_some()).unwrap_or(false);
+        // Whatever was changed: translations and stop addresses are looked up anew.
+        if let Some(peer) = self.engine.peers.lock().get(cpu) {
+            let all = jit_ir::TlbFlush { regimes: u32::MAX, ..Default::default() };
+            peer.post(exclusive::Message::Flush(all));
+            peer.post(exclusive::Message::PointsChanged);
+        }
+        done
+    }
+    fn read_virtual(&self, cpu: usize, va: u64, bytes: &mut [u8]) -> bool {
+        self.threads.with(cpu, |v| v.read_virtual(va, bytes)).unwrap_or(false)
+    }
+    fn write_virtual(&self, cpu: usize, va: u64, bytes: &[u8]) -> bool {
+        self.threads.with(cpu, |v| v.write_virtual(va, bytes)).unwrap_or(false)
     }
     fn info(&self) -> String {
         let cache = self.engine.cache.lock();

@@ -78,6 +78,9 @@ impl Services for Core {
             self.unsynced = peers.len() > 1;
         }
     }
+    fn debug_changed(&mut self, cpu: &mut dyn JitCpu) {
+        self.reload_stops(cpu);
+    }
     fn sync(&mut self, cpu: &mut dyn JitCpu) {
         if !std::mem::take(&mut self.unsynced) {
             return;

@@ -99,6 +99,8 @@ pub(crate) mod flag {
     pub(crate) const STRICT: u8 = 16;
     pub(crate) const SECURE: u8 = 32;
     pub(crate) const ROM: u8 = 64;
+    /// Has watched bytes: never in the first level.
+    pub(crate) const WATCHED: u8 = 128;
 }
 
 /// A second-level entry.

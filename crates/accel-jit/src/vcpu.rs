@@ -18,6 +18,7 @@ use memory::CachedView;
 use rustc_hash::FxHashMap;
 
 use crate::cache::PageCode;
+use crate::debug::Stops;
 use crate::engine::Engine;
 use crate::exclusive::{Message, Peer};
 use crate::interp::InterpMachine;
@@ -60,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) walker: OwnedPhys,
     /// Number of the CPU, which devices see as the requester (banked GICv2 registers).
     pub(crate) index: u16,
+    /// Debug events.
+    pub(crate) stops: Stops,
 }
 
 /// A vCPU.
@@ -95,6 +98,7 @@ impl Core {
             unsynced: false,
             walker: OwnedPhys(engine.memory.view()),
             index: 0,
+            stops: Stops::default(),
         }
     }
 
@@ -146,6 +150,7 @@ impl Core {
             match m {
                 Message::Flush(what) => self.flush_local(cpu, &what),
                 Message::CodeChanged => Self::clear_ring(cpu),
+                Message::PointsChanged => self.reload_stops(cpu),
             }
         }
         let inbox = self.peer.inbox.lock();
@@ -153,7 +158,7 @@ impl Core {
     }
 
     /// Brings the code slot in line with the CPU's mode.
-    fn update_mode(&mut self, cpu: &mut dyn JitCpu) {
+    pub(crate) fn update_mode(&mut self, cpu: &mut dyn JitCpu) {
         let mode = cpu.code_mode(0);
         let tag = cpu.tlb_tag(mode.mmu);
         if tag != self.tags[usize::from(mode.mmu & 15)] {
@@ -188,7 +193,11 @@ impl Core {
     }
 
     /// The page object of the page that holds `pc`.
-    fn code_page(&mut self, cpu: &mut dyn JitCpu, pc: u64) -> Result<Arc<PageCode>, MemFault> {
+    pub(crate) fn code_page(
+        &mut self,
+        cpu: &mut dyn JitCpu,
+        pc: u64,
+    ) -> Result<Arc<PageCode>, MemFault> {
         let n = (pc >> 12) as usize & (CODE_TLB - 1);
         let tag = pc & !0xfff | self.slot;
         if self.code_tlb[n].tag == tag
@@ -201,6 +210,7 @@ impl Core {
             return Err(cpu.bus_fault(pc, e.pa, AccessKind::Exec));
         }
         let key = if e.code_attr == 0 { self.mode.key } else { cpu.code_mode(e.code_attr).key };
+        let key = key | self.stops.of_page(pc).0;
         let engine = Arc::clone(&self.engine);
         let page = engine.cache.lock().page(e.pa, key);
         self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
@@ -226,6 +236,10 @@ impl Core {
             cpu.env().kick();
             return None;
         }
+        let at_stop = self.stops.at_stop(pc);
+        if at_stop && self.stopped_at(cpu, pc) {
+            return None;
+        }
         let page = match self.code_page(cpu, pc) {
             Ok(p) => p,
             Err(fault) => {
@@ -233,15 +247,26 @@ impl Core {
                 return None;
             }
         };
+        if at_stop {
+            return self.single(&page, pc);
+        }
         let entry = page.entry(pc & 0xfff).load(Ordering::Acquire);
         if entry != 0 {
             return Some((page, entry));
         }
-        let entry = self.translate(&page, (pc & 0xfff) as u32)?;
+        let max_insns = self.engine.options.max_insns;
+        let stops = self.stops.of_page(pc).1;
+        let entry = self.translate(&page, (pc & 0xfff) as u32, max_insns, &stops)?;
         Some((page, entry))
     }
 
-    fn translate(&mut self, page: &Arc<PageCode>, start: u32) -> Option<u32> {
+    pub(crate) fn translate(
+        &mut self,
+        page: &Arc<PageCode>,
+        start: u32,
+        max_insns: u32,
+        stops: &[u32],
+    ) -> Option<u32> {
         let engine = Arc::clone(&self.engine);
         let began = host::monotonic_ns();
         let mut cache = engine.cache.lock();
@@ -254,10 +279,9 @@ impl Core {
         if self.view.get().read_bytes(page.pa, &mut bytes, memory::TxAttrs::default()).is_err() {
             return None;
         }
-        let max_insns = engine.options.max_insns;
         self.builder.begin(start);
-        let mut cx =
-            TranslateCx { b: &mut self.builder, key: page.key, page: &bytes, start, max_insns };
+        let b = &mut self.builder;
+        let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
         let helpers = engine.translator.helpers();
@@ -304,7 +328,7 @@ impl Core {
     pub(crate) fn lookup(&mut self, cpu: &mut dyn JitCpu) -> u64 {
         let site = std::mem::take(&mut cpu.env().patch_site);
         cpu.env().counters[2] += 1;
-        if cpu.env().request.load(Ordering::Acquire) < 0 || self.must_leave {
+        if cpu.env().request.load(Ordering::Acquire) < 0 || self.must_leave || self.stops.single {
             return 0;
         }
         let entry = match self.quick(cpu.env().pc()) {
@@ -318,7 +342,10 @@ impl Core {
         cpu.env().set_pc(pc);
         let Some(native) = &self.engine.native else { return 0 };
         let target = native.code_base + u64::from(entry);
-        if site != 0 && self.engine.options.passes.contains(opt::Passes::CHAIN) {
+        if site != 0
+            && !self.stops.single
+            && self.engine.options.passes.contains(opt::Passes::CHAIN)
+        {
             let word = native.backend.patch(site, target);
             self.engine.cache.lock().patch(site, word);
         }
@@ -384,12 +411,31 @@ impl JitVcpu {
         if native && let Some(entry) = self.core.quick(pc) {
             self.run_native(entry);
         } else if let Some((page, entry)) = self.core.find(&mut *self.cpu) {
-            if native {
-                self.run_native(entry);
-            } else {
-                self.run_interpreted(page, entry);
-            }
+            self.run_entry(native, page, entry);
         }
+        self.core.stops.single = false;
+    }
+
+    pub(crate) fn run_entry(&mut self, native: bool, page: Arc<PageCode>, entry: u32) {
+        if native {
+            self.run_native(entry);
+        } else {
+            self.run_interpreted(page, entry);
+        }
+    }
+
+    /// One instruction for the debugger.
+    fn run_step(&mut self, native: bool) -> Exit {
+        let engine = Arc::clone(&self.core.engine);
+        self.cpu.env().helper_exit = 0;
+        engine.world.enter(&self.core.peer);
+        self.core.handle_messages(&mut *self.cpu);
+        self.step_once(native);
+        self.cpu.env().helper_exit = 0;
+        engine.world.leave(&self.core.peer);
+        self.outside();
+        self.core.stops.hit = None;
+        Exit::Debug(accel::DebugStop::Step)
     }
 
     fn run_native(&mut self, entry: u32) {
@@ -437,7 +483,7 @@ impl JitVcpu {
                 }
                 jit_interp::Next::RuntimePcSet => break,
             }
-            if self.cpu.env().request.load(Ordering::Acquire) < 0 {
+            if self.cpu.env().request.load(Ordering::Acquire) < 0 || self.core.stops.single {
                 break;
             }
             match self.core.find(&mut *self.cpu) {
@@ -457,6 +503,12 @@ impl Vcpu for JitVcpu {
         loop {
             let kicked = self.cpu.env().request.swap(0, Ordering::AcqRel) < 0;
             self.outside();
+            if let Some(stop) = self.core.stops.hit.take() {
+                return Exit::Debug(stop);
+            }
+            if self.core.stops.step {
+                return self.run_step(native);
+            }
             if self.cpu.poll() == Wake::Halt {
                 return Exit::Halted;
             }
@@ -479,6 +531,22 @@ impl Vcpu for JitVcpu {
     fn kicker(&self) -> Arc<dyn Fn() + Send + Sync> {
         let peer = Arc::clone(&self.core.peer);
         Arc::new(move || peer.kick())
+    }
+
+    fn set_step(&mut self, step: bool) {
+        self.core.stops.step = step;
+    }
+
+    fn cpu(&mut self) -> Option<&mut dyn JitCpu> {
+        Some(&mut *self.cpu)
+    }
+
+    fn read_virtual(&mut self, va: u64, bytes: &mut [u8]) -> bool {
+        self.core.peek(&mut *self.cpu, va, bytes)
+    }
+
+    fn write_virtual(&mut self, va: u64, bytes: &[u8]) -> bool {
+        self.core.poke(&mut *self.cpu, va, bytes)
     }
 
     fn attach(&mut self, kicker: Kicker) {

@@ -6,6 +6,7 @@
 //!
 //! Not here: translation and TLBs (`accel-jit`), hypervisors (`accel-kvm`), guest CPUs (`cpu-*`).
 
+pub mod debug;
 mod threads;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use evloop::Clock;
 use jit_ir::{JitCpu, Translator};
 use memory::AddressSpace;
 
+pub use debug::{DebugError, DebugSink, DebugStop, RunAs, WatchKind, Watchpoint};
 pub use threads::{Exit, Kicker, Vcpu, VcpuThreads};
 
 /// How PSCI-like firmware calls reach the built-in implementation.
@@ -161,5 +163,69 @@ pub trait AccelVm: Send + Sync {
     fn registers(&self, cpu: usize) -> Option<String> {
         let _ = cpu;
         None
+    }
+    // ------------------------------------------------------------ debugger (see [`debug`])
+
+    /// Sets who is told about stops; `None` = nobody.
+    fn set_debug_sink(&self, sink: Option<Arc<dyn DebugSink>>) {
+        drop(sink);
+    }
+    /// Stops vCPUs before they execute the instruction at this virtual address; a second insertion of
+    /// the same address counts once. Only while paused.
+    ///
+    /// # Errors
+    /// Stops are not supported, or there are too many.
+    fn insert_breakpoint(&self, addr: u64) -> Result<(), DebugError> {
+        let _ = addr;
+        Err(DebugError::Unsupported)
+    }
+    /// Takes a breakpoint back. Only while paused.
+    ///
+    /// # Errors
+    /// It is not inserted.
+    fn remove_breakpoint(&self, addr: u64) -> Result<(), DebugError> {
+        let _ = addr;
+        Err(DebugError::NotFound)
+    }
+    /// Stops vCPUs before they access bytes of `[addr, addr + len)`. Only while paused.
+    ///
+    /// # Errors
+    /// Stops are not supported, the range is empty or wraps, or there are too many.
+    fn insert_watchpoint(&self, addr: u64, len: u64, kind: WatchKind) -> Result<(), DebugError> {
+        let _ = (addr, len, kind);
+        Err(DebugError::Unsupported)
+    }
+    /// Takes a watchpoint back. Only while paused.
+    ///
+    /// # Errors
+    /// It is not inserted.
+    fn remove_watchpoint(&self, addr: u64, len: u64, kind: WatchKind) -> Result<(), DebugError> {
+        let _ = (addr, len, kind);
+        Err(DebugError::NotFound)
+    }
+    /// Takes all points back (the debugger detached). Only while paused.
+    fn clear_debug_points(&self) {}
+    /// As [`AccelVm::resume`], but each vCPU as `plan` says, by CPU index; those beyond its end run.
+    /// Holds until the next resume.
+    fn resume_as(&self, plan: &[RunAs]) {
+        let _ = plan;
+        self.resume();
+    }
+    /// Runs `f` on a CPU object, for registers and saved state; only while paused. False: no such CPU.
+    fn with_cpu(&self, cpu: usize, f: &mut dyn FnMut(&mut dyn JitCpu)) -> bool {
+        let _ = (cpu, f);
+        false
+    }
+    /// Reads guest memory by virtual address as `cpu` would in its current state, without permission
+    /// checks of the current level's privilege beyond what a privileged load has, and without stops,
+    /// MMIO or other effects. False: some byte is not mapped RAM. Only while paused.
+    fn read_virtual(&self, cpu: usize, va: u64, bytes: &mut [u8]) -> bool {
+        let _ = (cpu, va, bytes);
+        false
+    }
+    /// Writes guest memory likewise, read-only pages included; translated code there is dropped.
+    fn write_virtual(&self, cpu: usize, va: u64, bytes: &[u8]) -> bool {
+        let _ = (cpu, va, bytes);
+        false
     }
 }

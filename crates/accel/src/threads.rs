@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use device::{Request, RunControl};
+use jit_ir::JitCpu;
 use parking_lot::{Condvar, Mutex};
+
+use crate::debug::{DebugSink, DebugStop, RunAs};
 
 /// Why a vCPU came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub enum Exit {
     Halted,
     /// It was kicked or its time was up.
     Interrupted,
+    /// A debugger's point was reached or a step was made.
+    Debug(DebugStop),
     /// It cannot go on; the text says why.
     Fatal(String),
 }
@@ -27,6 +32,24 @@ pub trait Vcpu: Send {
     fn kicker(&self) -> Arc<dyn Fn() + Send + Sync>;
     /// Called once on the vCPU's thread with what wakes it from a halt.
     fn attach(&mut self, kicker: Kicker);
+    /// Whether the next `run` executes one instruction and comes back with [`Exit::Debug`].
+    fn set_step(&mut self, step: bool) {
+        let _ = step;
+    }
+    /// The CPU object.
+    fn cpu(&mut self) -> Option<&mut dyn JitCpu> {
+        None
+    }
+    /// See [`crate::AccelVm::read_virtual`].
+    fn read_virtual(&mut self, va: u64, bytes: &mut [u8]) -> bool {
+        let _ = (va, bytes);
+        false
+    }
+    /// See [`crate::AccelVm::write_virtual`].
+    fn write_virtual(&mut self, va: u64, bytes: &[u8]) -> bool {
+        let _ = (va, bytes);
+        false
+    }
     /// Register dump.
     fn registers(&mut self) -> String {
         String::new()
@@ -70,6 +93,8 @@ struct GateState {
     running: bool,
     quit: bool,
     executing: usize,
+    /// What each vCPU does since the last resume; those beyond the end run.
+    plan: Vec<RunAs>,
 }
 
 #[derive(Default)]
@@ -78,19 +103,34 @@ struct Gate {
     changed: Condvar,
     /// Mirrors `!running || quit`, for a look without lock.
     closed: AtomicBool,
+    /// Who hears of debug stops.
+    sink: Mutex<Option<Arc<dyn DebugSink>>>,
 }
 
 impl Gate {
-    /// Waits until vCPUs may run; false = end of the thread.
-    fn enter(&self) -> bool {
+    /// Waits until vCPU `n` may run, and says how; `None` = end of the thread.
+    fn enter(&self, n: usize) -> Option<RunAs> {
         let mut s = self.state.lock();
-        while !s.running && !s.quit {
+        loop {
+            if s.quit {
+                return None;
+            }
+            let how = s.plan.get(n).copied().unwrap_or_default();
+            if s.running && how != RunAs::Stay {
+                s.executing += 1;
+                return Some(how);
+            }
             self.changed.wait(&mut s);
         }
-        if !s.quit {
-            s.executing += 1;
+    }
+
+    /// vCPU `n` stays outside until the next resume.
+    fn hold(&self, n: usize) {
+        let mut s = self.state.lock();
+        if s.plan.len() <= n {
+            s.plan.resize(n + 1, RunAs::Run);
         }
-        !s.quit
+        s.plan[n] = RunAs::Stay;
     }
 
     fn leave(&self) {
@@ -124,7 +164,7 @@ impl VcpuThreads {
             let vcpu: Shared = Arc::new(Mutex::new(vcpu));
             let (gate, run) = (Arc::clone(&this.gate), Arc::clone(run));
             let (own, waker) = (Arc::clone(&vcpu), kicker.clone());
-            let body = move || thread_body(&gate, &own, &waker, &*run);
+            let body = move || thread_body(n, &gate, &own, &waker, &*run);
             let name = format!("CPU {n}/TCG");
             // The one place besides the event loop that may spawn.
             #[expect(clippy::disallowed_methods, reason = "vCPU threads are made here")]
@@ -140,7 +180,15 @@ impl VcpuThreads {
 
     /// Lets them run.
     pub fn resume(&self) {
-        self.gate.state.lock().running = true;
+        self.resume_as(&[]);
+    }
+
+    /// Lets them run, step or stay, by index; those beyond the end run.
+    pub fn resume_as(&self, plan: &[RunAs]) {
+        let mut s = self.gate.state.lock();
+        s.running = true;
+        s.plan = plan.to_vec();
+        drop(s);
         self.gate.closed.store(false, Ordering::Release);
         self.gate.changed.notify_all();
     }
@@ -174,6 +222,11 @@ impl VcpuThreads {
         }
     }
 
+    /// Sets who hears of debug stops.
+    pub fn set_debug_sink(&self, sink: Option<Arc<dyn DebugSink>>) {
+        *self.gate.sink.lock() = sink;
+    }
+
     /// Runs `f` on a vCPU; only while paused.
     pub fn with<T>(&self, cpu: usize, f: impl FnOnce(&mut dyn Vcpu) -> T) -> Option<T> {
         self.vcpus.get(cpu).map(|v| f(&mut **v.lock()))
@@ -186,22 +239,43 @@ impl Drop for VcpuThreads {
     }
 }
 
-fn thread_body(gate: &Gate, vcpu: &Mutex<Box<dyn Vcpu>>, waker: &Kicker, run: &dyn RunControl) {
-    while gate.enter() {
+fn thread_body(
+    n: usize,
+    gate: &Gate,
+    vcpu: &Mutex<Box<dyn Vcpu>>,
+    waker: &Kicker,
+    run: &dyn RunControl,
+) {
+    while let Some(how) = gate.enter(n) {
         let mut v = vcpu.lock();
-        let mut fatal = None;
+        v.set_step(how == RunAs::Step);
+        let (mut fatal, mut stop) = (None, None);
         while !gate.closed.load(Ordering::Acquire) {
             match v.run() {
                 Exit::Interrupted => {}
                 Exit::Halted => waker.wait(),
+                Exit::Debug(why) => {
+                    stop = Some(why);
+                    break;
+                }
                 Exit::Fatal(why) => {
                     fatal = Some(why);
                     break;
                 }
             }
         }
+        v.set_step(false);
         drop(v);
+        if stop.is_some() {
+            gate.hold(n);
+        }
         gate.leave();
+        if let Some(stop) = stop {
+            let sink = gate.sink.lock().clone();
+            if let Some(sink) = sink {
+                sink.stopped(n, stop);
+            }
+        }
         if let Some(why) = fatal {
             trace_fatal(&why);
             run.request(Request::Stop);

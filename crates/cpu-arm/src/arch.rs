@@ -9,6 +9,7 @@ use device::{IrqOut, IrqSink};
 use jit_ir::Translator;
 
 use crate::features::Features;
+use crate::props;
 use crate::state::ArmCpu;
 use crate::system::{Cluster, CpuShared, System, TIMER_NAMES, Timers};
 use crate::translate::ArmTranslator;
@@ -19,9 +20,17 @@ pub struct AArch64;
 /// The catalog's entry.
 pub static ARCH: AArch64 = AArch64;
 
+const fn model(name: &'static str, compatible: &'static str, summary: &'static str) -> CpuModel {
+    CpuModel { name, compatible, summary }
+}
+
 const MODELS: &[CpuModel] = &[
-    CpuModel { name: "cortex-a57", compatible: "arm,cortex-a57", summary: "Arm Cortex-A57 r1p0" },
-    CpuModel { name: "max", compatible: "arm,armv8", summary: "Everything that is built" },
+    model("cortex-a53", "arm,cortex-a53", "Arm Cortex-A53 r0p4"),
+    model("cortex-a57", "arm,cortex-a57", "Arm Cortex-A57 r1p0"),
+    model("cortex-a72", "arm,cortex-a72", "Arm Cortex-A72 r0p3"),
+    model("cortex-a76", "arm,cortex-a76", "Arm Cortex-A76 r4p1"),
+    model("max", "arm,cortex-a57", "Everything that is built"),
+    model("neoverse-n1", "arm,neoverse-n1", "Arm Neoverse N1 r4p1"),
 ];
 
 struct Handle {
@@ -61,66 +70,14 @@ impl CpuHandle for Handle {
     }
 }
 
-fn unknown_model(name: &str) -> qapi::Error {
-    let known: Vec<_> = MODELS.iter().map(|m| m.name).collect();
-    qapi::Error::generic(format!(
-        "unable to find CPU model '{name}' (available: {})",
-        known.join(", ")
-    ))
-}
-
 fn features_of(config: &CpuConfig) -> qapi::Result<(Features, &'static CpuModel)> {
-    let model = MODELS
-        .iter()
-        .find(|m| m.name == config.model)
-        .ok_or_else(|| unknown_model(&config.model))?;
-    let make = Features::MODELS.iter().find(|m| m.0 == model.name).map(|m| m.1);
-    let mut f = make.ok_or_else(|| unknown_model(&config.model))?();
+    let unknown = || qapi::Error::generic(format!("unable to find CPU model '{}'", config.model));
+    let model = MODELS.iter().find(|m| m.name == config.model).ok_or_else(unknown)?;
+    let mut f = Features::of_model(model.name).ok_or_else(unknown)?;
     f.el2 = config.virtualization;
     f.el3 = config.secure;
-    for (name, value) in &config.props {
-        set_property(&mut f, name, value)?;
-    }
+    props::apply(&mut f, &config.props)?;
     Ok((f, model))
-}
-
-fn switch(name: &str, value: &str) -> qapi::Result<bool> {
-    match value {
-        "on" | "yes" | "true" | "y" => Ok(true),
-        "off" | "no" | "false" | "n" => Ok(false),
-        _ => Err(qapi::Error::generic(format!("Parameter '{name}' expects 'on' or 'off'"))),
-    }
-}
-
-/// `-cpu model,name=value`. Features that are not built can be switched off but not on.
-fn set_property(f: &mut Features, name: &str, value: &str) -> qapi::Result<()> {
-    let on = switch(name, value)?;
-    match name {
-        "aarch64" if on => Ok(()),
-        "pauth" if on => Ok(()),
-        "pauth" => {
-            f.id.isar1 &= !0xff00_0ff0;
-            Ok(())
-        }
-        "pauth-impdef" if on => Ok(()),
-        "sve"
-        | "sme"
-        | "pmu"
-        | "backcompat-pauth-default-use-qarma5"
-        | "pauth-qarma5"
-        | "pauth-qarma3"
-            if !on =>
-        {
-            Ok(())
-        }
-        "sve" | "sme" | "pmu" | "pauth-qarma5" | "pauth-qarma3" | "aarch64" | "pauth-impdef" => {
-            Err(qapi::Error::generic(format!("'{name}={value}' is not built yet")))
-        }
-        _ => Err(qapi::Error::generic(format!(
-            "Property '{}-arm-cpu.{name}' not found (known: pauth, pauth-impdef, sve, sme, pmu)",
-            f.model
-        ))),
-    }
 }
 
 impl GuestArch for AArch64 {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use jit_ir::cpu::TlbTag;
 use jit_ir::{AccessKind, CodeMode, JitCpu, JitEnv, MemFault, PageMap, PhysMem, Wake};
 
-use crate::features::Features;
+use crate::features::{Features, Impdef};
 use crate::state::{ArmCpu, ModeKey, Pstate};
 use crate::sysreg::{REGS, Reg};
 use crate::system::{Kick, Power, System};
@@ -45,7 +45,9 @@ impl ArmCpu {
         cpu
     }
 
-    fn highest_el(&self) -> u8 {
+    /// The highest implemented exception level.
+    #[must_use]
+    pub fn highest_el(&self) -> u8 {
         if self.features.el3 {
             3
         } else if self.features.el2 {
@@ -62,13 +64,19 @@ impl ArmCpu {
         self.sp_bank = [0; 4];
         (self.flags, self.btype, self.fpcr, self.fpsr) = (0, 0, 0, 0);
         self.sys = [0; REGS];
-        for r in [Reg::SCTLR_EL1, Reg::SCTLR_EL2, Reg::SCTLR_EL3] {
-            self.set_sys(r, 0x00c5_0838);
+        for r in [Reg::SCTLR_EL1, Reg::SCTLR_EL3] {
+            self.set_sys(r, self.features.sctlr);
         }
+        self.set_sys(Reg::CBAR_EL1, self.features.cbar);
+        if self.features.impdef == Impdef::NeoverseN1 {
+            self.set_sys(Reg::CPUCFR_EL1, 4);
+            self.set_sys(Reg::N1_CPUECTLR_EL1, 0x9_6156_3010);
+        }
+        let last = self.system.cluster.cpus.len().saturating_sub(1).min(3) as u64;
+        self.set_sys(Reg::L2CTLR_EL1, last << 24);
         self.set_sys(Reg::CNTFRQ_EL0, self.features.cntfrq);
         self.set_sys(Reg::VPIDR_EL2, self.features.id.midr);
         self.set_sys(Reg::VMPIDR_EL2, self.system.mpidr);
-        self.set_sys(Reg::CPTR_EL2, 0x33ff);
         // The counters are readable below the reset level, as boot code expects of firmware.
         self.set_sys(Reg::CNTHCTL_EL2, 3);
         if self.features.el2 {
@@ -262,7 +270,9 @@ impl JitCpu for ArmCpu {
     }
 
     fn raise(&mut self, fault: MemFault) {
-        self.take_abort(fault);
+        if fault.code != MemFault::DEBUG_STOP {
+            self.take_abort(fault);
+        }
     }
 
     fn poll(&mut self) -> Wake {
@@ -294,9 +304,14 @@ impl JitCpu for ArmCpu {
     fn reset(&mut self) {
         let boot = *self.system.shared.boot.lock();
         let el = if boot.as_kernel { self.start_el() } else { self.highest_el() };
-        self.cold(el, boot.pc, boot.arg);
+        let pc = if boot.as_kernel { boot.pc } else { self.features.rvbar.unwrap_or(boot.pc) };
+        self.cold(el, pc, boot.arg);
         *self.system.shared.power.lock() = Power { on: !boot.powered_off, start: None };
         self.system.shared.attention.store(true, Ordering::Release);
+    }
+
+    fn runnable(&mut self) -> bool {
+        self.system.shared.power.lock().on
     }
 
     fn as_any(&mut self) -> &mut dyn Any {

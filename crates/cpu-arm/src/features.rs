@@ -1,11 +1,9 @@
-//! CPU models: identification registers and what follows from them.
+//! Identification registers and the features that follow from them.
 //!
 //! Translation, system registers and the MMU ask the ID registers themselves, so a model cannot
-//! advertise what it lacks. Values of `cortex-a57` are from its TRM (DDI 0488). Deviation: AArch32
-//! is not built, so no model advertises it (ID_AA64PFR0_EL1.ELx = 1).
-
-/// Makes the features of a model.
-pub type MakeFeatures = fn() -> Features;
+//! advertise what it lacks. The values of each model are in [`crate::models`], the properties that
+//! change them in [`crate::props`]. Source: Arm ARM (DDI 0487) D19.2.
+//! Not here: AArch32; its ID registers are plain values that nothing asks.
 
 /// Identification registers (AArch64).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +38,10 @@ pub struct IdRegs {
     pub mmfr1: u64,
     /// ID_AA64MMFR2_EL1.
     pub mmfr2: u64,
+    /// ID_AA64MMFR3_EL1.
+    pub mmfr3: u64,
+    /// The AArch32 ID registers: CRm 1 to 3 by op2 0 to 7 (ID_PFR0_EL1 to ID_ISAR5_EL1, MVFR…).
+    pub aarch32: [[u32; 8]; 3],
 }
 
 /// What one CPU implements.
@@ -55,6 +57,40 @@ pub struct Features {
     pub el2: bool,
     /// EL3 is implemented.
     pub el3: bool,
+    /// Pointer authentication algorithm.
+    pub pac: Pac,
+    /// The PMU's PMCR_EL0.{IMP, IDCODE} in place; its counters follow from the rest.
+    pub pmcr: u64,
+    /// SCTLR_ELx after reset.
+    pub sctlr: u64,
+    /// CBAR_EL1 (`reset-cbar`).
+    pub cbar: u64,
+    /// Reset vector (`rvbar`), if not the board's choice.
+    pub rvbar: Option<u64>,
+    /// Implementation defined registers that the model has.
+    pub impdef: Impdef,
+}
+
+/// How pointer authentication codes are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pac {
+    /// Our own mix (advertised as implementation defined).
+    Impdef,
+    /// QARMA5.
+    Qarma5,
+    /// QARMA3.
+    Qarma3,
+}
+
+/// Families of implementation defined registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Impdef {
+    /// Those of Cortex-A53, -A57 and -A72.
+    CortexA57,
+    /// Those of Neoverse N1.
+    NeoverseN1,
+    /// CBAR_EL1 alone.
+    None,
 }
 
 macro_rules! fields {
@@ -116,6 +152,10 @@ fields! {
     rcpc2: isar1[20] >= 2;
     /// FEAT_FRINTTS.
     frintts: isar1[32] >= 1;
+    /// FEAT_XS.
+    xs: isar1[56] >= 1;
+    /// FEAT_TIDCP1.
+    tidcp1: mmfr1[52] >= 1;
     /// SB.
     sb: isar1[36] >= 1;
     /// BFloat16.
@@ -142,6 +182,26 @@ fields! {
     hw_dbm: mmfr1[0] >= 2;
     /// Hierarchical permission disables.
     hpd: mmfr1[12] >= 1;
+    /// FEAT_LOR.
+    lor: mmfr1[16] >= 1;
+    /// FEAT_HCX.
+    hcx: mmfr1[40] >= 1;
+    /// Reads of the feature ID space trap with EC 0x18.
+    idst: mmfr2[36] >= 1;
+    /// Small translation tables.
+    ttst: mmfr2[28] >= 1;
+    /// Stage 2 forced write-back.
+    fwb: mmfr2[40] >= 1;
+    /// Enhanced virtualization traps.
+    evt: mmfr2[56] >= 2;
+    /// Enhanced counter virtualization.
+    ecv: mmfr0[60] >= 1;
+    /// FEAT_RAS.
+    ras: pfr0[28] >= 1;
+    /// SCXTNUM_ELx.
+    csv2_2: pfr0[56] >= 2;
+    /// CFP, DVP, CPP RCTX.
+    specres: isar1[40] >= 1;
     /// UAO.
     uao: mmfr2[4] >= 1;
     /// LSE2 (unaligned single-copy atomicity in 16 bytes).
@@ -161,65 +221,21 @@ impl Features {
     /// Level of address authentication: 0 none, 1 PAuth, 3 PAuth2, 4 FPAC, 5 FPACCOMBINE.
     #[must_use]
     pub fn pauth(&self) -> u64 {
-        (self.id.isar1 >> 4 & 15).max(self.id.isar1 >> 8 & 15)
+        (self.id.isar1 >> 4 & 15).max(self.id.isar1 >> 8 & 15).max(self.id.isar2 >> 12 & 15)
+    }
+    /// A performance monitors unit is there.
+    #[must_use]
+    pub fn pmu(&self) -> bool {
+        matches!(self.id.dfr0 >> 8 & 15, 1..=14)
     }
     /// Physical address bits.
     #[must_use]
     pub fn pa_bits(&self) -> u32 {
-        [32, 36, 40, 42, 44, 48, 52][(self.id.mmfr0 & 15).min(5) as usize]
+        [32, 36, 40, 42, 44, 48][(self.id.mmfr0 & 15).min(5) as usize]
     }
     /// ID_AA64PFR0_EL1 with EL2 and EL3; the GIC field is the attached bank's.
     #[must_use]
     pub fn pfr0(&self) -> u64 {
         self.id.pfr0 | u64::from(self.el2) << 8 | u64::from(self.el3) << 12
     }
-
-    /// Cortex-A57 r1p0.
-    #[must_use]
-    pub fn cortex_a57() -> Self {
-        let id = IdRegs {
-            midr: 0x411f_d070,
-            ctr: 0x8444_c004,
-            clidr: 0x0a20_0023,
-            ccsidr: [0x701f_e00a, 0x201f_e012, 0x70ff_e07a],
-            dczid: 4,
-            pfr0: 0x11,
-            dfr0: 0x1030_5006, // PMUv3 not built (PMUVer = 0)
-            isar0: 0x0001_1120,
-            mmfr0: 0x1124,
-            ..IdRegs::default()
-        };
-        Self { model: "cortex-a57", id, cntfrq: 62_500_000, el2: false, el3: false }
-    }
-
-    /// `max`: everything that is built. docs/status.md lists what QEMU's `max` has beyond it.
-    #[must_use]
-    pub fn max() -> Self {
-        let id = IdRegs {
-            midr: 0x000f_0510,
-            ctr: 0xb444_c004, // DIC, IDC: no cache maintenance needed
-            dczid: 7,
-            // EL0, EL1; FP16, AdvSIMD FP16; DIT; CSV2, CSV3
-            pfr0: 0x1101_0000_0011_0011,
-            pfr1: 0x21, // BTI, SSBS2
-            // RNDR, TLB=2, TS=2 FlagM2, FHM, DP, SHA3, SM3, SM4, RDM, Atomic=2, CRC32, SHA2=2, SHA1, AES=2
-            isar0: 0x1221_1111_1021_2120,
-            // SB, FRINTTS, GPI, LRCPC=2, FCMA, JSCVT, API=5, DPB=2
-            isar1: 0x0011_1021_1502,
-            isar2: 0x2, // WFxT
-            // 48-bit PA, 16-bit ASID, mixed endian, S/NS memory, 4 KiB, 16 KiB, 64 KiB granules
-            mmfr0: 0x0000_0000_0010_1125,
-            // HAFDBS=2, VMID16, VHE, HPDS, PAN3, XNX
-            mmfr1: 0x0000_0000_1030_1122,
-            // CnP, UAO, LSE2 (AT), E0PD
-            mmfr2: 0x1000_0001_0000_0011,
-            dfr0: 0x0000_0000_1010_5006,
-            ..Self::cortex_a57().id
-        };
-        Self { model: "max", id, cntfrq: 1_000_000_000, ..Self::cortex_a57() }
-    }
-
-    /// The models, by `-cpu` name.
-    pub const MODELS: &'static [(&'static str, MakeFeatures)] =
-        &[("cortex-a57", Self::cortex_a57), ("max", Self::max)];
 }

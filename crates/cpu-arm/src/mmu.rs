@@ -113,9 +113,15 @@ fn bits(v: u64, at: u32, n: u32) -> u64 {
     v >> at & ((1 << n) - 1)
 }
 
-/// Address bits of a TxSZ: 48 at most, as no model has FEAT_LVA or FEAT_LPA2.
-fn size_limits(txsz: u64) -> u32 {
-    64 - txsz.clamp(16, 39) as u32
+/// Address bits of a TxSZ: 48 at most, as no model has FEAT_LVA or FEAT_LPA2; with FEAT_TTST down
+/// to 16, or 17 with 64 KiB pages.
+fn size_limits(txsz: u64, granule: u32, ttst: bool) -> u32 {
+    let smallest = match (ttst, granule) {
+        (false, _) => 39,
+        (true, 16) => 47,
+        (true, _) => 48,
+    };
+    64 - txsz.clamp(16, smallest) as u32
 }
 
 /// A descriptor walk in progress.
@@ -164,7 +170,7 @@ impl ArmCpu {
             let base = if r == Regime::El2 { Reg::TTBR0_EL2 } else { Reg::TTBR0_EL3 };
             let granule = granule0(tcr >> 14);
             return Half {
-                size: size_limits(bits(tcr, 0, 6)),
+                size: size_limits(bits(tcr, 0, 6), granule, f.ttst()),
                 granule,
                 tbi: bit(20),
                 tbid: bit(29),
@@ -185,7 +191,7 @@ impl ArmCpu {
         let granule = if high { granule1(tcr >> 30) } else { granule0(tcr >> 14) };
         let n = u32::from(high);
         Half {
-            size: size_limits(bits(tcr, 16 * n, 6)),
+            size: size_limits(bits(tcr, 16 * n, 6), granule, f.ttst()),
             granule,
             tbi: bit(37 + n),
             tbid: bit(51 + n) && f.pauth() > 0,
@@ -567,12 +573,18 @@ impl ArmCpu {
     ) -> Result<Mapped, MemFault> {
         let vtcr = self.sys(Reg::VTCR_EL2);
         let granule = granule0(vtcr >> 14);
-        let size = (64 - bits(vtcr, 0, 6).clamp(16, 39)) as u32;
+        let size = size_limits(bits(vtcr, 0, 6), granule, self.features.ttst());
         let sl0 = bits(vtcr, 6, 2) as u32;
-        let level = if granule == 12 { 2u32.checked_sub(sl0) } else { 3u32.checked_sub(sl0) };
+        let level = match (granule, sl0) {
+            // FEAT_TTST: SL0 = 3 starts at level 3.
+            (12, 3) if self.features.ttst() => Some(3),
+            (12, _) => 2u32.checked_sub(sl0),
+            _ => 3u32.checked_sub(sl0),
+        };
         let fail = |code: u64| Self::fault(req, code | STAGE2, ipa);
         let stride = granule - 3;
-        let Some(level) = level.filter(|_| sl0 < 3 && size > granule) else {
+        let sl0_ok = sl0 < 3 || (granule == 12 && self.features.ttst());
+        let Some(level) = level.filter(|_| sl0_ok && size > granule) else {
             return Err(fail(status::TRANSLATION));
         };
         let shift = granule + stride * (3 - level);
@@ -613,7 +625,8 @@ impl ArmCpu {
             if !ok {
                 return Err(fail(fault_at(status::PERMISSION, leaf.level)));
             }
-            let device = bits(desc, 4, 2) == 0;
+            let fwb = self.hcr() >> 46 & 1 != 0;
+            let device = if fwb { bits(desc, 4, 1) == 0 } else { bits(desc, 4, 2) == 0 };
             return Ok(Mapped {
                 pa: leaf.pa,
                 read,

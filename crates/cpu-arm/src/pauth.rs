@@ -1,11 +1,14 @@
 //! Pointer authentication (Arm ARM D8.10; pseudocode AddPAC, Auth, Strip).
 //!
-//! The algorithm is our own implementation-defined one: a keyed 64-bit mix. It is a checksum
-//! against guest bugs, not cryptography; QARMA5 and QARMA3 are not built yet.
+//! Algorithms: QARMA5, QARMA3 ([`crate::qarma`]) and our own implementation-defined one, a keyed
+//! 64-bit mix that is a checksum against guest bugs, not cryptography. The property `pauth-*` chooses.
+//! Built are levels PAuth2 with FPAC and FPACCOMBINE: a code is XORed in, a wrong one faults.
 
 use jit_ir::HelperCx;
 
 use crate::exception::ec;
+use crate::features::Pac;
+use crate::qarma;
 use crate::state::ArmCpu;
 use crate::sysreg::Reg;
 
@@ -27,6 +30,14 @@ fn mix(data: u64, modifier: u64, key: (u64, u64)) -> u64 {
     let a = fold(data ^ key.0 ^ 0x9e37_79b9_7f4a_7c15, key.1 ^ modifier | 1);
     let b = fold(modifier ^ key.1 ^ a.rotate_left(29), key.0 ^ 0xd1b5_4a32_d192_ed03 | 1);
     a ^ b.rotate_left(17) ^ data.rotate_left(41)
+}
+
+fn code(pac: Pac, data: u64, modifier: u64, key: (u64, u64)) -> u64 {
+    match pac {
+        Pac::Impdef => mix(data, modifier, key),
+        Pac::Qarma5 => qarma::qarma5(data, modifier, key),
+        Pac::Qarma3 => qarma::qarma3(data, modifier, key),
+    }
 }
 
 /// Where the code goes in a pointer.
@@ -83,7 +94,7 @@ impl ArmCpu {
     fn pac_add(&self, ptr: u64, modifier: u64, key: usize) -> u64 {
         let s = self.pac_shape(ptr, key >= 2);
         let base = Self::canonical(if s.tbi { ptr } else { fix_select(ptr) }, &s);
-        let pac = mix(base, modifier, self.key(key)) & s.mask();
+        let pac = code(self.features.pac, base, modifier, self.key(key)) & s.mask();
         (ptr & !(1 << 55)) ^ pac | base & 1 << 55
     }
 
@@ -91,7 +102,7 @@ impl ArmCpu {
     fn pac_check(&self, ptr: u64, modifier: u64, key: usize) -> Result<u64, u64> {
         let s = self.pac_shape(ptr, key >= 2);
         let base = Self::canonical(ptr, &s);
-        let pac = mix(base, modifier, self.key(key)) & s.mask();
+        let pac = code(self.features.pac, base, modifier, self.key(key)) & s.mask();
         let result = ptr ^ pac;
         if result == base { Ok(result) } else { Err(result) }
     }
@@ -158,5 +169,5 @@ pub fn generic(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     if cx.cpu.pac_trapped() {
         return 0;
     }
-    mix(args[0], args[1], cx.cpu.key(4)) & 0xffff_ffff_0000_0000
+    code(cx.cpu.features.pac, args[0], args[1], cx.cpu.key(4)) & 0xffff_ffff_0000_0000
 }

@@ -30,6 +30,21 @@ pub struct MemFault {
     pub kind: AccessKind,
 }
 
+impl MemFault {
+    /// Value of `code` when a debugger outside the guest stopped the access: [`JitCpu::raise`] does
+    /// nothing about such a fault, and the engine leaves with the PC at the instruction.
+    pub const DEBUG_STOP: u64 = u64::MAX;
+}
+
+/// Addresses at which the guest's own debug registers may want a look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DebugPoints {
+    /// Instruction addresses: [`JitCpu::breakpoint`] is asked there.
+    pub breaks: Vec<u64>,
+    /// Data ranges (start, length): [`JitCpu::watchpoint`] is asked for accesses to their pages.
+    pub watches: Vec<(u64, u64)>,
+}
+
 /// Which address space a translation belongs to, for the second-level TLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct TlbTag {
@@ -124,6 +139,25 @@ pub trait JitCpu: Send {
     fn set_kick(&mut self, kick: std::sync::Arc<dyn Fn() + Send + Sync>);
     /// The reset state.
     fn reset(&mut self);
+    /// What the guest's breakpoint and watchpoint registers cover now. The engine asks after
+    /// [`crate::Services::debug_changed`] and after a reset.
+    fn debug_points(&mut self) -> DebugPoints {
+        DebugPoints::default()
+    }
+    /// The PC is at one of [`DebugPoints::breaks`]: takes the guest's exception if its conditions
+    /// hold, and says whether it did.
+    fn breakpoint(&mut self) -> bool {
+        false
+    }
+    /// An access of `len` bytes to a page of [`DebugPoints::watches`]: the fault to raise instead.
+    fn watchpoint(&mut self, va: u64, len: u64, kind: AccessKind) -> Option<MemFault> {
+        let _ = (va, len, kind);
+        None
+    }
+    /// Whether it could execute now (a powered-off CPU cannot); asked before a debugger's step.
+    fn runnable(&mut self) -> bool {
+        true
+    }
     /// For the guest's own front end.
     fn as_any(&mut self) -> &mut dyn std::any::Any;
 }
@@ -140,6 +174,8 @@ pub struct TranslateCx<'a> {
     pub start: u32,
     /// At most this many instructions.
     pub max_insns: u32,
+    /// Page offsets that may only be the first instruction of a block (breakpoints).
+    pub stops: &'a [u32],
 }
 
 impl TranslateCx<'_> {

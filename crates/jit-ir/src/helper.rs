@@ -80,6 +80,10 @@ pub trait Services {
     /// The regimes' tags (ASID, VMID) or the translation controls changed: inline TLBs of these
     /// mmu indices are re-read from the second level.
     fn context_changed(&mut self, cpu: &mut dyn JitCpu, mmu_mask: u16);
+    /// What [`JitCpu::debug_points`] answers may have changed.
+    fn debug_changed(&mut self, cpu: &mut dyn JitCpu) {
+        let _ = cpu;
+    }
     /// Guest code in this VA range may have changed (Arm IC IVAU). The store rule already
     /// invalidates; engines may ignore it.
     fn code_changed(&mut self, cpu: &mut dyn JitCpu, va: u64, len: u64) {

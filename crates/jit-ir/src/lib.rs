@@ -28,7 +28,8 @@ pub mod verify;
 pub use block::{Block, Exit};
 pub use builder::Builder;
 pub use cpu::{
-    AccessKind, CodeMode, JitCpu, MemFault, PageMap, PhysMem, TranslateCx, Translator, Wake,
+    AccessKind, CodeMode, DebugPoints, JitCpu, MemFault, PageMap, PhysMem, TranslateCx, Translator,
+    Wake,
 };
 pub use env::JitEnv;
 pub use helper::{Effects, Helper, HelperCx, HelperDesc, Services, TlbFlush};

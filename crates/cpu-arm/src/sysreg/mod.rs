@@ -5,6 +5,7 @@
 //! enables of CNTHCTL_EL2. Not modelled: fine-grained traps, MDCR traps, RAS and LORegion
 //! registers, the PMU.
 
+mod identity;
 mod special;
 mod system_insns;
 pub mod table;
@@ -17,7 +18,7 @@ pub use system_insns::{dc_zva, sys_insn};
 pub use table::{REGS, Reg, inline_slot};
 
 use crate::state::ArmCpu;
-use table::{CONTEXT, IRQS, READ_ONLY, VM, plain, redirect_e2h};
+use table::{CONTEXT, IRQS, Plain, READ_ONLY, VM, exists, plain, redirect_e2h};
 
 /// Why an access is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,7 @@ impl ArmCpu {
     }
 
     fn check_level(&self, enc: u16) -> Result<u16, Trap> {
+        self.check_impdef(enc)?;
         let el = self.pstate.el;
         let e2h = self.e2h();
         if enc >> 14 == 3 && enc >> 11 & 7 == 5 && !(e2h && el >= 2) {
@@ -76,19 +78,79 @@ impl ArmCpu {
         Ok(if el >= 2 && e2h && (el == 2 || enc >> 11 & 7 == 5) { redirect_e2h(enc) } else { enc })
     }
 
-    fn check_vm_trap(&self, flags: u8, write: bool) -> Result<(), Trap> {
+    /// SCTLR_ELx.TIDCP and HCR_EL2.TIDCP: implementation defined registers.
+    fn check_impdef(&self, enc: u16) -> Result<(), Trap> {
+        let el = self.pstate.el;
+        if enc >> 14 != 3 || !matches!(enc >> 7 & 15, 11 | 15) || el > 1 {
+            return Ok(());
+        }
+        if el == 0 && self.features.tidcp1() && self.sctlr() >> 63 != 0 {
+            return Err(Trap::To(self.el0_trap_target()));
+        }
+        let to_el2 = el == 1 && self.hcr() >> 20 & 1 != 0;
+        if to_el2 { Err(Trap::To(2)) } else { Ok(()) }
+    }
+
+    /// With FEAT_IDST a read of the ID space from EL0 is a trap, not an undefined instruction.
+    fn id_space_trap(&self, enc: u16, trap: Trap) -> Trap {
+        let idst = self.features.idst() && self.pstate.el == 0 && identity::in_id_space(enc);
+        if idst { Trap::To(self.el0_trap_target()) } else { trap }
+    }
+
+    fn check_plain(&self, p: &Plain, write: bool) -> Result<(), Trap> {
+        let el = self.pstate.el;
+        let hcr = self.hcr();
         let bit = if write { 26 } else { 30 };
-        if flags & VM != 0 && self.pstate.el == 1 && self.hcr() >> bit & 1 != 0 {
+        let vm = p.flags & VM != 0 && el == 1 && hcr >> bit & 1 != 0;
+        let tcpac = |cptr: Reg| self.sys(cptr) >> 31 & 1 != 0;
+        let other = match p.reg {
+            Reg::CSSELR_EL1 => return self.check_identity(p.enc),
+            Reg::ACTLR_EL1 => hcr >> 21 & 1 != 0,
+            Reg::CPACR_EL1 => tcpac(Reg::CPTR_EL2),
+            _ => false,
+        };
+        if vm || (other && el == 1 && self.el2_enabled()) {
             return Err(Trap::To(2));
         }
-        Ok(())
+        let to_el3 = matches!(p.reg, Reg::CPACR_EL1 | Reg::CPTR_EL2) && tcpac(Reg::CPTR_EL3);
+        if to_el3 && el < 3 && self.features.el3 {
+            return Err(Trap::To(3));
+        }
+        self.check_optional(p, write)
+    }
+
+    /// Traps of registers that came with a feature.
+    fn check_optional(&self, p: &Plain, write: bool) -> Result<(), Trap> {
+        let el = self.pstate.el;
+        match p.reg {
+            // SCTLR.TSCXT, HCR_EL2.EnSCXT.
+            Reg::SCXTNUM_EL0 | Reg::SCXTNUM_EL1 => {
+                if el == 0 && self.sctlr() >> 20 & 1 != 0 {
+                    return Err(Trap::To(self.el0_trap_target()));
+                }
+                let below = el == 1 || (el == 0 && !self.e2h_tge());
+                let off = below && self.el2_enabled() && self.hcr() >> 53 & 1 == 0;
+                if off { Err(Trap::To(2)) } else { Ok(()) }
+            }
+            Reg::LORC_EL1 | Reg::LOREA_EL1 | Reg::LORID_EL1 | Reg::LORN_EL1 | Reg::LORSA_EL1 => {
+                if write && p.reg == Reg::LORID_EL1 {
+                    return Err(Trap::Undefined);
+                }
+                let trapped = el == 1 && self.hcr() >> 35 & 1 != 0;
+                if trapped { Err(Trap::To(2)) } else { Ok(()) }
+            }
+            Reg::ERRIDR_EL1 | Reg::DISR_EL1 if el == 1 && self.hcr() >> 36 & 1 != 0 => {
+                Err(Trap::To(2))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads a system register as the current exception level.
     pub fn sys_read(&mut self, enc: u16) -> Result<u64, Trap> {
-        let enc = self.check_level(enc)?;
-        if let Some(p) = plain(enc) {
-            self.check_vm_trap(p.flags, false)?;
+        let enc = self.check_level(enc).map_err(|trap| self.id_space_trap(enc, trap))?;
+        if let Some(p) = plain(enc).filter(|p| exists(p, &self.features)) {
+            self.check_plain(p, false)?;
             return Ok(self.sys(p.reg));
         }
         self.read_special(enc)
@@ -97,8 +159,10 @@ impl ArmCpu {
     /// Writes a system register as the current exception level.
     pub fn sys_write(&mut self, enc: u16, v: u64) -> Result<Changed, Trap> {
         let enc = self.check_level(enc)?;
-        let Some(p) = plain(enc) else { return self.write_special(enc, v) };
-        self.check_vm_trap(p.flags, true)?;
+        let Some(p) = plain(enc).filter(|p| exists(p, &self.features)) else {
+            return self.write_special(enc, v);
+        };
+        self.check_plain(p, true)?;
         let highest = if self.features.el3 {
             3
         } else if self.features.el2 {
@@ -130,12 +194,38 @@ impl ArmCpu {
                 if self.features.vhe() {
                     allowed |= 1 << 34;
                 }
-                if self.features.pauth() > 0 {
-                    allowed |= 3 << 40;
+                let f = &self.features;
+                let optional = [
+                    (f.pauth() > 0, 3 << 40), // API, APK
+                    (f.lor(), 1 << 35),       // TLOR
+                    (f.ras(), 3 << 36),       // TERR, TEA
+                    (f.fwb(), 1 << 46),
+                    (f.evt(), 1 << 49 | 1 << 50 | 1 << 52 | 3 << 54), // TID4, TICAB, TOCU, TTLBIS, TTLBOS
+                    (f.csv2_2(), 1 << 53),                            // EnSCXT
+                ];
+                for (has, bits) in optional {
+                    allowed |= if has { bits } else { 0 };
                 }
                 v & allowed | 1 << 31 // RW: EL1 is AArch64
             }
-            Reg::SCR_EL3 => v & 0x7_3fff | 0x430, // RW and RES1 bits
+            Reg::SCR_EL3 => {
+                let mut allowed = 0x7_3fff; // up to APK and API
+                let f = &self.features;
+                let optional = [
+                    (f.lor(), 1 << 14),
+                    (f.ras(), 1 << 15),
+                    (f.csv2_2(), 1 << 25),
+                    (f.ecv(), 1 << 28),
+                    (f.hcx(), 1 << 38),
+                ];
+                for (has, bits) in optional {
+                    allowed |= if has { bits } else { 0 };
+                }
+                v & allowed | 0x430 // RW and RES1 bits
+            }
+            // What of HCRX_EL2 has a feature here: FnXS, FGTnXS aside, CMOW.
+            Reg::HCRX_EL2 => v & (1 << 3 | 1 << 9),
+            Reg::DISR_EL1 | Reg::VDISR_EL2 => v & (1 << 31 | 0x01ff_ffff),
             Reg::TTBR0_EL1 | Reg::TTBR1_EL1 if !self.features.asid16() => v & !(0xff << 56),
             Reg::VBAR_EL1 | Reg::VBAR_EL2 | Reg::VBAR_EL3 => v & !0x7ff,
             Reg::CSSELR_EL1 => v & 0xf,

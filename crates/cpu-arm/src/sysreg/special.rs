@@ -19,19 +19,13 @@ const DIT: u16 = encoding(3, 3, 4, 2, 5);
 const SSBS: u16 = encoding(3, 3, 4, 2, 6);
 const FPCR: u16 = encoding(3, 3, 4, 4, 0);
 const FPSR: u16 = encoding(3, 3, 4, 4, 1);
-const MIDR: u16 = encoding(3, 0, 0, 0, 0);
-const MPIDR: u16 = encoding(3, 0, 0, 0, 5);
-const REVIDR: u16 = encoding(3, 0, 0, 0, 6);
-const CCSIDR: u16 = encoding(3, 1, 0, 0, 0);
-const CLIDR: u16 = encoding(3, 1, 0, 0, 1);
-const AIDR: u16 = encoding(3, 1, 0, 0, 7);
-const CTR: u16 = encoding(3, 3, 0, 0, 1);
-const DCZID: u16 = encoding(3, 3, 0, 0, 7);
 const RNDR: u16 = encoding(3, 3, 2, 4, 0);
 const RNDRRS: u16 = encoding(3, 3, 2, 4, 1);
 const ISR: u16 = encoding(3, 0, 12, 1, 0);
 const OSLAR: u16 = encoding(2, 0, 1, 0, 4);
 const OSLSR: u16 = encoding(2, 0, 1, 1, 4);
+const RVBAR: [u16; 3] =
+    [encoding(3, 0, 12, 0, 1), encoding(3, 4, 12, 0, 1), encoding(3, 6, 12, 0, 1)];
 const CNTVOFF: u16 = encoding(3, 4, 14, 0, 3);
 
 fn timer_of(enc: u16) -> Option<(TimerId, u16)> {
@@ -120,50 +114,6 @@ impl ArmCpu {
         if plain { 0 } else { self.system.timers.offset() }
     }
 
-    fn id_register(&self, crm: u16, op2: u16) -> u64 {
-        let id = &self.features.id;
-        match (crm, op2) {
-            (4, 0) => {
-                self.features.pfr0() | u64::from(self.system.shared.gic.get().is_some()) << 24
-            }
-            (4, 1) => id.pfr1,
-            (5, 0) => id.dfr0,
-            (6, 0) => id.isar0,
-            (6, 1) => id.isar1,
-            (6, 2) => id.isar2,
-            (7, 0) => id.mmfr0,
-            (7, 1) => id.mmfr1,
-            (7, 2) => id.mmfr2,
-            _ => 0,
-        }
-    }
-
-    fn read_identity(&self, enc: u16) -> Option<u64> {
-        let id = &self.features.id;
-        let (op0, op1, crn, crm, op2) =
-            (enc >> 14, enc >> 11 & 7, enc >> 7 & 15, enc >> 3 & 15, enc & 7);
-        let virt = self.pstate.el == 1 && self.el2_enabled();
-        Some(match enc {
-            MIDR if virt => self.sys(Reg::VPIDR_EL2),
-            MIDR => id.midr,
-            MPIDR if virt => self.sys(Reg::VMPIDR_EL2),
-            MPIDR => self.system.mpidr,
-            REVIDR => id.revidr,
-            CCSIDR => match self.sys(Reg::CSSELR_EL1) & 7 {
-                0 => id.ccsidr[0],
-                1 => id.ccsidr[1],
-                2 => id.ccsidr[2],
-                _ => 0,
-            },
-            CLIDR => id.clidr,
-            AIDR => 0,
-            _ if op0 == 3 && op1 == 0 && crn == 0 && (1..=7).contains(&crm) => {
-                self.id_register(crm, op2)
-            }
-            _ => return None,
-        })
-    }
-
     fn read_pstate(&self, enc: u16) -> Option<Result<u64, Trap>> {
         let p = &self.pstate;
         let f = &self.features;
@@ -184,9 +134,8 @@ impl ArmCpu {
     }
 
     pub(super) fn read_special(&mut self, enc: u16) -> Result<u64, Trap> {
-        if let Some(v) = self.read_identity(enc) {
-            let tid3 = enc >> 3 & 15 != 0 && self.pstate.el == 1 && self.hcr() >> 18 & 1 != 0;
-            return if tid3 { Err(Trap::To(2)) } else { Ok(v) };
+        if let Some(r) = self.read_identity(enc) {
+            return r;
         }
         if let Some(r) = self.read_pstate(enc) {
             return r;
@@ -205,14 +154,6 @@ impl ArmCpu {
             // Access traps of these two are the translator's, with the FP mode check.
             FPCR => Ok(u64::from(self.fpcr)),
             FPSR => Ok(u64::from(self.fpsr)),
-            CTR if self.pstate.el == 0 && self.sctlr() >> 15 & 1 == 0 => {
-                Err(Trap::To(self.el0_trap_target()))
-            }
-            CTR => Ok(self.features.id.ctr),
-            DCZID => {
-                let denied = self.pstate.el == 0 && self.sctlr() >> 14 & 1 == 0;
-                Ok(self.features.id.dczid | u64::from(denied) << 4)
-            }
             RNDR | RNDRRS if self.features.rndr() => {
                 self.set_nzcv(0);
                 Ok(self.random())
@@ -228,8 +169,8 @@ impl ArmCpu {
             CNTVOFF => Ok(self.system.timers.offset()),
             ISR => Ok(self.pending_isr()),
             OSLSR => Ok(8),
-            e if [0u16, 4, 6].iter().any(|op1| e == encoding(3, *op1, 12, 0, 1)) => {
-                Ok(self.system.shared.boot.lock().pc)
+            e if e == RVBAR[usize::from(self.highest_el().clamp(1, 3)) - 1] => {
+                Ok(self.features.rvbar.unwrap_or(0))
             }
             e if e == encoding(2, 0, 1, 0, 0)
                 || e == encoding(2, 0, 7, 14, 6)

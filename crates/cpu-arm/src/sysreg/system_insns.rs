@@ -28,7 +28,9 @@ pub fn sys_insn(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     let done = if level_ok {
         match crn {
             7 => cache_or_at(cx, enc, args[0]),
-            8 | 9 => tlbi(cx, enc, args[0]),
+            8 => tlbi(cx, enc, args[0]),
+            // The nXS forms differ in what they wait for, and nothing here waits for that.
+            9 if cx.cpu.features.xs() => tlbi(cx, enc, args[0]),
             _ => Err(Trap::Undefined),
         }
     } else {
@@ -38,6 +40,17 @@ pub fn sys_insn(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
         cx.cpu.refuse(trap, args[3], false);
     }
     0
+}
+
+/// CFP, DVP, CPP RCTX: nothing is predicted, so permissions are all there is.
+fn restrict_prediction(cpu: &ArmCpu) -> Result<(), Trap> {
+    if !cpu.features.specres() {
+        return Err(Trap::Undefined);
+    }
+    if cpu.pstate.el == 0 && cpu.sctlr() >> 10 & 1 == 0 {
+        return Err(Trap::To(cpu.el0_trap_target()));
+    }
+    Ok(())
 }
 
 fn trap_if(cpu: &ArmCpu, hcr_bit: u32) -> Result<(), Trap> {
@@ -50,6 +63,9 @@ fn cache_or_at(cx: &mut HelperCx<'_, ArmCpu>, enc: u16, v: u64) -> Result<(), Tr
     let el = cx.cpu.pstate.el;
     if op1 == 3 {
         // DC CVAC, CVAU, CVAP, CVADP, CIVAC, IC IVAU at EL0 need SCTLR.UCI.
+        if crm == 3 && matches!(op2, 4 | 5 | 7) {
+            return restrict_prediction(cx.cpu);
+        }
         let known = matches!((crm, op2), (10..=14, 1) | (5, 1));
         if !known {
             return Err(Trap::Undefined);
@@ -58,6 +74,9 @@ fn cache_or_at(cx: &mut HelperCx<'_, ArmCpu>, enc: u16, v: u64) -> Result<(), Tr
             return Err(Trap::To(cx.cpu.el0_trap_target()));
         }
         trap_if(cx.cpu, if crm == 11 || crm == 5 { 24 } else { 23 })?;
+        if crm == 11 || crm == 5 {
+            trap_if(cx.cpu, 52)?;
+        }
         if crm == 5 {
             cx.services.code_changed(cx.cpu, v, 64);
         }
@@ -68,6 +87,7 @@ fn cache_or_at(cx: &mut HelperCx<'_, ArmCpu>, enc: u16, v: u64) -> Result<(), Tr
         (0, 6 | 10 | 14, 2) => trap_if(cx.cpu, 22),
         (0, 1, 0) | (0, 5, 0) => {
             trap_if(cx.cpu, 24)?;
+            trap_if(cx.cpu, if crm == 1 { 50 } else { 52 })?;
             cx.services.code_changed(cx.cpu, 0, u64::MAX);
             Ok(())
         }
@@ -138,6 +158,11 @@ fn tlbi(cx: &mut HelperCx<'_, ArmCpu>, enc: u16, v: u64) -> Result<(), Trap> {
     }
     if op1 == 0 {
         trap_if(cx.cpu, 25)?;
+        match crm {
+            2 | 3 => trap_if(cx.cpu, 54)?,
+            1 | 5 => trap_if(cx.cpu, 55)?,
+            _ => {}
+        }
     }
     let vhe = cx.cpu.e2h_tge() && cx.cpu.pstate.el >= 2;
     let own_vmid = || Some(cx.cpu.vmid());

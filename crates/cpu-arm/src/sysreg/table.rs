@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use cpu::encoding;
 
+use crate::features::{Features, Impdef};
 use crate::state::{ModeKey, SP_EL0_SLOT, sys_slot};
 
 const SP_EL0: u16 = encoding(3, 0, 4, 1, 0);
@@ -20,6 +21,8 @@ pub const VM: u8 = 8;
 pub const READ_ONLY: u8 = 16;
 /// Writing may change interrupt routing or masking.
 pub const IRQS: u8 = 32;
+/// Only there with a feature or on some models: see [`exists`].
+pub const OPTIONAL: u8 = 64;
 const INLINE: u8 = INLINE_R | INLINE_W;
 
 /// A plainly stored register.
@@ -166,14 +169,40 @@ plain_regs! {
     DBGWCR1_EL1 = 2 0 0 1 7 0;
     DBGWCR2_EL1 = 2 0 0 2 7 0;
     DBGWCR3_EL1 = 2 0 0 3 7 0;
-    // Cortex-A57 implementation defined.
-    CPUACTLR_EL1 = 3 1 15 2 0 0;
-    CPUECTLR_EL1 = 3 1 15 2 1 0;
-    CPUMERRSR_EL1 = 3 1 15 2 2 0;
-    L2MERRSR_EL1 = 3 1 15 2 3 0;
-    L2CTLR_EL1 = 3 1 11 0 2 0;
-    L2ECTLR_EL1 = 3 1 11 0 3 0;
+    // Implementation defined: Cortex-A57 and its like, Neoverse N1.
+    CPUACTLR_EL1 = 3 1 15 2 0 OPTIONAL;
+    CPUECTLR_EL1 = 3 1 15 2 1 OPTIONAL;
+    CPUMERRSR_EL1 = 3 1 15 2 2 OPTIONAL;
+    L2MERRSR_EL1 = 3 1 15 2 3 OPTIONAL;
+    L2CTLR_EL1 = 3 1 11 0 2 OPTIONAL;
+    L2ECTLR_EL1 = 3 1 11 0 3 OPTIONAL;
+    L2ACTLR_EL1 = 3 1 15 0 0 OPTIONAL;
     CBAR_EL1 = 3 1 15 3 0 READ_ONLY;
+    CPUCFR_EL1 = 3 0 15 0 0 OPTIONAL | READ_ONLY;
+    N1_CPUACTLR_EL1 = 3 0 15 1 0 OPTIONAL;
+    N1_CPUACTLR2_EL1 = 3 0 15 1 1 OPTIONAL;
+    N1_CPUACTLR3_EL1 = 3 0 15 1 2 OPTIONAL;
+    N1_CPUECTLR_EL1 = 3 0 15 1 4 OPTIONAL;
+    N1_ATCR_EL1 = 3 0 15 7 0 OPTIONAL;
+    N1_CPUPWRCTLR_EL1 = 3 0 15 2 7 OPTIONAL;
+    N1_ERXPFGCDN_EL1 = 3 0 15 2 0 OPTIONAL;
+    N1_ERXPFGCTL_EL1 = 3 0 15 2 1 OPTIONAL;
+    N1_ERXPFGF_EL1 = 3 0 15 2 2 OPTIONAL;
+    // With a feature.
+    LORSA_EL1 = 3 0 10 4 0 OPTIONAL;
+    LOREA_EL1 = 3 0 10 4 1 OPTIONAL;
+    LORN_EL1 = 3 0 10 4 2 OPTIONAL;
+    LORC_EL1 = 3 0 10 4 3 OPTIONAL;
+    LORID_EL1 = 3 0 10 4 7 OPTIONAL;
+    ERRIDR_EL1 = 3 0 5 3 0 OPTIONAL | READ_ONLY;
+    DISR_EL1 = 3 0 12 1 1 OPTIONAL;
+    VDISR_EL2 = 3 4 12 1 1 OPTIONAL;
+    VSESR_EL2 = 3 4 5 2 3 OPTIONAL;
+    HCRX_EL2 = 3 4 1 2 2 OPTIONAL | CONTEXT;
+    SCXTNUM_EL0 = 3 3 13 0 7 OPTIONAL;
+    SCXTNUM_EL1 = 3 0 13 0 7 OPTIONAL;
+    SCXTNUM_EL2 = 3 4 13 0 7 OPTIONAL;
+    SCXTNUM_EL3 = 3 6 13 0 7 OPTIONAL;
 }
 
 /// Encoding to index + 1 into [`PLAIN`]; 0 = not plain. Indexed by the encoding below op0's top bit.
@@ -181,6 +210,7 @@ static INDEX: LazyLock<Box<[u8]>> = LazyLock::new(|| {
     let mut t = vec![0u8; 1 << 15].into_boxed_slice();
     for (n, p) in PLAIN.iter().enumerate() {
         t[usize::from(p.enc & 0x7fff)] = n as u8 + 1;
+        debug_assert!(n < 255, "the index is a byte");
     }
     t
 });
@@ -190,6 +220,28 @@ static INDEX: LazyLock<Box<[u8]>> = LazyLock::new(|| {
 pub fn plain(enc: u16) -> Option<&'static Plain> {
     let n = INDEX.get(usize::from(enc & 0x7fff)).copied().unwrap_or(0);
     PLAIN.get(usize::from(n).checked_sub(1)?).filter(|p| p.enc == enc)
+}
+
+/// Whether a CPU of these features has the register.
+#[must_use]
+pub fn exists(p: &Plain, f: &Features) -> bool {
+    if p.flags & OPTIONAL == 0 {
+        return true;
+    }
+    match p.reg {
+        Reg::CPUACTLR_EL1
+        | Reg::CPUECTLR_EL1
+        | Reg::CPUMERRSR_EL1
+        | Reg::L2MERRSR_EL1
+        | Reg::L2CTLR_EL1
+        | Reg::L2ACTLR_EL1
+        | Reg::L2ECTLR_EL1 => f.impdef == Impdef::CortexA57,
+        Reg::LORSA_EL1 | Reg::LOREA_EL1 | Reg::LORN_EL1 | Reg::LORC_EL1 | Reg::LORID_EL1 => f.lor(),
+        Reg::ERRIDR_EL1 | Reg::DISR_EL1 | Reg::VDISR_EL2 | Reg::VSESR_EL2 => f.ras(),
+        Reg::HCRX_EL2 => f.hcx(),
+        Reg::SCXTNUM_EL0 | Reg::SCXTNUM_EL1 | Reg::SCXTNUM_EL2 | Reg::SCXTNUM_EL3 => f.csv2_2(),
+        _ => f.impdef == Impdef::NeoverseN1,
+    }
 }
 
 /// EL1 encodings and the EL2 ones that they reach from EL2 when HCR_EL2.E2H is 1
@@ -210,6 +262,7 @@ const REDIRECT: &[(u16, u16)] = &[
     (encoding(3, 0, 10, 3, 0), encoding(3, 4, 10, 3, 0)), // AMAIR
     (encoding(3, 0, 12, 0, 0), encoding(3, 4, 12, 0, 0)), // VBAR
     (encoding(3, 0, 13, 0, 1), encoding(3, 4, 13, 0, 1)), // CONTEXTIDR
+    (encoding(3, 0, 13, 0, 7), encoding(3, 4, 13, 0, 7)), // SCXTNUM
     (encoding(3, 0, 14, 1, 0), encoding(3, 4, 14, 1, 0)), // CNTKCTL, CNTHCTL
     (encoding(3, 3, 14, 2, 0), encoding(3, 4, 14, 2, 0)), // CNTP_TVAL
     (encoding(3, 3, 14, 2, 1), encoding(3, 4, 14, 2, 1)), // CNTP_CTL

@@ -46,6 +46,10 @@ isa! {
     rcpc: isar1[20] >= 1;
     /// LDAPUR, STLUR.
     rcpc2: isar1[20] >= 2;
+    /// BFloat16 instructions.
+    bf16: isar1[44] >= 1;
+    /// Int8 matrix multiplication.
+    i8mm: isar1[52] >= 1;
     /// SB.
     sb: isar1[36] >= 1;
     /// DSB nXS.

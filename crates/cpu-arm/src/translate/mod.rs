@@ -124,7 +124,8 @@ impl Translator for ArmTranslator {
                 Flow::Jump(to) => to,
                 Flow::End => return,
             };
-            if n >= max || i64::from(next) >= PAGE || t.branches >= MAX_BRANCHES || t.b.is_full() {
+            let full = n >= max || t.branches >= MAX_BRANCHES || t.b.is_full();
+            if full || i64::from(next) >= PAGE || cx.stops.contains(&next) {
                 t.leave(exit_at(i64::from(next)));
                 return;
             }

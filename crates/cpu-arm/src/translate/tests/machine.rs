@@ -100,8 +100,14 @@ impl Machine {
         let mut b = Builder::new(&LAYOUT, HELPERS, passes);
         b.begin(start as u32);
         let max_insns = words.len() as u32;
-        let mut cx =
-            TranslateCx { b: &mut b, key: self.key.0, page: &page, start: start as u32, max_insns };
+        let mut cx = TranslateCx {
+            b: &mut b,
+            key: self.key.0,
+            page: &page,
+            start: start as u32,
+            max_insns,
+            stops: &[],
+        };
         ArmTranslator::new(self.isa).translate(&mut cx);
         verify::verify(b.block(), &LAYOUT, HELPERS).expect("well-formed");
         b.block().clone()
