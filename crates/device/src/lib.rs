@@ -28,7 +28,8 @@ pub use evloop::{Clock, Timer};
 pub use firmware::FirmwareConfig;
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
-    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,
+    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Mmio, RamSlice, Region, Size,
+    TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects};
 pub use plug::{Devices, Numbers, PlugBus, Unplug};

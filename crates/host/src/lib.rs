@@ -17,7 +17,8 @@ pub mod socket;
 pub mod wide_atomic;
 
 pub use system::event::EventFd;
-pub use system::mem::{DualMapping, Mapping, page_size};
+pub use system::iov::{MAX_SLICES, RawSlice, read_vectored, write_vectored};
+pub use system::mem::{DualMapping, Mapping, Memfd, Policy, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
 pub use system::signal::{Signal, SignalWatch};

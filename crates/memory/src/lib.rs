@@ -18,7 +18,8 @@ mod mtree;
 mod region;
 mod space;
 
-pub use dma::{Dma, DmaFault, Plain};
+pub use dma::{Dma, DmaFault, DmaView, Plain};
+pub use guest_ram::{RamSlice, read_from, write_to};
 pub use flat::{FlatRange, FlatView, Kind, RamRange};
 pub use mmio::{Access, AccessRules, BusFault, Counters, Mmio, Size, TxAttrs};
 pub use mtree::{mtree, mtree_flat};

@@ -1,6 +1,7 @@
 //! The Linux implementation of the host layer.
 
 pub(crate) mod event;
+pub(crate) mod iov;
 pub(crate) mod mem;
 pub(crate) mod poll;
 pub(crate) mod random;
