@@ -14,6 +14,7 @@ mod devices;
 mod guests;
 mod jit_hosts;
 mod machines;
+mod objects;
 
 pub use accels::ACCELS;
 pub use chardev::CHARDEVS;
@@ -21,6 +22,7 @@ pub use devices::DEVICES;
 pub use guests::GUESTS;
 pub use jit_hosts::JIT_HOSTS;
 pub use machines::MACHINES;
+pub use objects::{OBJECTS, object};
 
 /// The tables that machines create from.
 pub static CATALOG: machine::Catalog =

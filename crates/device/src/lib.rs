@@ -10,6 +10,7 @@
 //! [`IrqOut::set`] and RAM-only DMA while it holds its lock.
 //! Source: the design pages (architecture, section 3.3).
 
+mod abilities;
 mod build;
 mod chars;
 mod class;
@@ -21,6 +22,7 @@ mod reset;
 mod run;
 mod services;
 
+pub use abilities::{Balloon, BalloonStats, Entropy, SecretBytes};
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};

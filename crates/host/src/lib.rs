@@ -13,11 +13,13 @@ mod linux;
 use linux as system;
 
 pub mod cpu;
+pub mod error;
 pub mod socket;
 pub mod wide_atomic;
 
+pub use error::reason;
 pub use system::event::EventFd;
-pub use system::iov::{MAX_SLICES, RawSlice, read_vectored, write_vectored};
+pub use system::iov::{MAX_SLICES, O_NONBLOCK, RawSlice, read_vectored, write_vectored};
 pub use system::mem::{DualMapping, Mapping, Memfd, Policy, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;

@@ -10,6 +10,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// For opening files that must not block (open(2)).
+pub const O_NONBLOCK: i32 = libc::O_NONBLOCK;
+
 /// Most slices that one call takes (IOV_MAX of Linux).
 pub const MAX_SLICES: usize = 1024;
 
