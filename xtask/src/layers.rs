@@ -36,6 +36,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("hw-pcihost", 3, "hw"),
     ("virtio", 2, ""),
     ("hw-virtio", 3, "hw"),
+    ("objects", 3, "objects"),
     ("firmware", 4, ""),
     ("machine", 4, ""),
     ("machine-arm", 4, "machine"),

@@ -22,7 +22,7 @@ pub use devices::DEVICES;
 pub use guests::GUESTS;
 pub use jit_hosts::JIT_HOSTS;
 pub use machines::MACHINES;
-pub use objects::OBJECTS;
+pub use objects::{OBJECTS, object};
 
 /// The tables that machines create from.
 pub static CATALOG: machine::Catalog =

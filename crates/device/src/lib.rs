@@ -10,6 +10,7 @@
 //! [`IrqOut::set`] and RAM-only DMA while it holds its lock.
 //! Source: the design pages (architecture, section 3.3).
 
+mod abilities;
 mod build;
 mod chars;
 mod class;
@@ -22,6 +23,7 @@ mod reset;
 mod run;
 mod services;
 
+pub use abilities::{Balloon, BalloonStats, Entropy, SecretBytes};
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
@@ -30,7 +32,8 @@ pub use firmware::FirmwareConfig;
 pub use global::{Global, Globals};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
-    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,
+    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Mmio, RamSlice, Region,
+    Size, TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, ThreadId};
 pub use plug::{Devices, Numbers, PlugBus, Unplug};

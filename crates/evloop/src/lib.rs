@@ -149,15 +149,43 @@ impl EventLoop {
         Ok(())
     }
 
+    /// As [`EventLoop::run`], but looks for work a while before it sleeps.
+    pub fn run_polling(&mut self, how: Polling) -> io::Result<()> {
+        let mut spin = 0;
+        while !self.handle.0.quit.load(Ordering::SeqCst) {
+            let start = host::monotonic_ns();
+            let mut busy = false;
+            while !busy && host::monotonic_ns().saturating_sub(start) < spin {
+                busy = self.round(Some(Duration::ZERO))?;
+                if self.handle.0.quit.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+            if !busy && !self.handle.0.quit.load(Ordering::SeqCst) {
+                self.round(None)?;
+            }
+            spin = how.next(spin, host::monotonic_ns().saturating_sub(start));
+        }
+        self.handle.0.quit.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Waits at most `limit` for something to do, does it and returns.
     pub fn run_once(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.round(limit).map(|_| ())
+    }
+
+    /// One round; whether there was anything to do.
+    fn round(&mut self, limit: Option<Duration>) -> io::Result<bool> {
         let shared = Arc::clone(&self.handle.0);
         shared.sleeping.store(true, Ordering::SeqCst);
         let busy = !shared.calls.lock().is_empty() || shared.quit.load(Ordering::SeqCst);
         let delay = if busy { Some(Duration::ZERO) } else { shared.delay(limit) };
         let events = shared.poller.wait(delay);
         shared.sleeping.store(false, Ordering::SeqCst);
-        for event in events? {
+        let events = events?;
+        let mut found = !events.is_empty() || busy;
+        for event in events {
             let callback = shared.watchers.lock().get(&event.key).cloned();
             if let Some(callback) = callback
                 && let Some(mut f) = callback.try_lock()
@@ -166,8 +194,37 @@ impl EventLoop {
             }
         }
         shared.fire_timers();
-        shared.run_calls();
-        Ok(())
+        found |= shared.run_calls();
+        Ok(found)
+    }
+}
+
+/// How long [`EventLoop::run_polling`] looks for work before it sleeps. The time adapts: it grows
+/// when work came soon after falling asleep, and shrinks when polling was in vain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Polling {
+    /// Longest time in nanoseconds; 0: no polling.
+    pub max_ns: u64,
+    /// Factor of growth; 0: two.
+    pub grow: u64,
+    /// Divisor of shrinking; 0: to nothing at once.
+    pub shrink: u64,
+}
+
+impl Polling {
+    /// The first time that is tried.
+    const FIRST_NS: u64 = 4000;
+
+    fn next(self, spin: u64, waited: u64) -> u64 {
+        if waited > self.max_ns {
+            return spin.checked_div(self.shrink).unwrap_or(0);
+        }
+        if waited <= spin {
+            return spin;
+        }
+        let factor = if self.grow == 0 { 2 } else { self.grow };
+        let grown = if spin == 0 { Polling::FIRST_NS } else { spin.saturating_mul(factor) };
+        grown.min(self.max_ns)
     }
 }
 
@@ -189,14 +246,39 @@ impl Shared {
         }
     }
 
-    fn run_calls(&self) {
+    fn run_calls(&self) -> bool {
         // Only what is there now: calls that post calls must not starve the rest.
         let count = self.calls.lock().len();
         for _ in 0..count {
             let Some(f) = self.calls.lock().pop_front() else { break };
             f();
         }
+        count > 0
     }
+}
+
+/// Runs functions in threads of their own and waits for all; results in order.
+pub fn scoped<T: Send, F: FnOnce() -> T + Send>(
+    name: &str,
+    calls: impl Iterator<Item = F>,
+) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = calls
+            .map(|call| {
+                let builder = std::thread::Builder::new().name(name.to_owned());
+                let call = Arc::new(Mutex::new(Some(call)));
+                let run = call.clone();
+                let started = builder.spawn_scoped(scope, move || run.lock().take().map(|f| f()));
+                (started, call)
+            })
+            .collect();
+        // Where no thread could be started, the call is made here.
+        let done = threads.into_iter().filter_map(|(thread, call)| match thread {
+            Ok(thread) => thread.join().ok().flatten(),
+            Err(_) => call.lock().take().map(|f| f()),
+        });
+        done.collect()
+    })
 }
 
 /// Starts a named thread. Nothing but this and `accel` may start any.

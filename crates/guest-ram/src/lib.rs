@@ -12,12 +12,14 @@
 #![expect(unsafe_code, reason = "raw access to shared guest memory")]
 
 mod dirty;
+mod slice;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 pub use dirty::{DirtyBitmap, PAGE_SHIFT, PAGE_SIZE};
+pub use slice::{RamSlice, read_from, write_to};
 
 /// How a block is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +39,7 @@ pub struct RamBlock {
     len: u64,
     map: host::Mapping,
     dirty: DirtyBitmap,
+    rom: bool,
 }
 
 /// The access would leave the block.
@@ -58,8 +61,37 @@ impl RamBlock {
         if options.no_dump {
             map.advise_no_dump();
         }
+        RamBlock::of(name, len, map, false)
+    }
+
+    /// A block over a mapping; `rom` says that guests are not to write it.
+    ///
+    /// # Errors
+    /// The mapping is shorter than `len`.
+    pub fn of(name: &str, len: u64, map: host::Mapping, rom: bool) -> io::Result<Arc<RamBlock>> {
+        if len > map.len() as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let dirty = DirtyBitmap::new(len);
-        Ok(Arc::new(RamBlock { name: name.to_owned(), len, map, dirty }))
+        Ok(Arc::new(RamBlock { name: name.to_owned(), len, map, dirty, rom }))
+    }
+
+    /// Whether guests are not to write it.
+    #[must_use]
+    pub fn is_rom(&self) -> bool {
+        self.rom
+    }
+
+    /// Gives whole host pages back to the host; they read as zeroes from then on.
+    ///
+    /// # Errors
+    /// The range is not in the block or not whole pages; the block's memory cannot be given back.
+    pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.at(offset, len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let index = |n: u64| usize::try_from(n).map_err(|_| io::ErrorKind::InvalidInput);
+        self.map.discard(index(offset)?, index(len)?)?;
+        self.mark_dirty(offset, len);
+        Ok(())
     }
 
     /// The block's name, as migration and monitors show it.
@@ -243,6 +275,21 @@ mod tests {
         assert_eq!(b.load(u64::MAX, 8), Err(OutOfBlock));
         assert_eq!(b.write(0x2fff, &[1, 2]), Err(OutOfBlock));
         assert_eq!(b.load(0, 3), Err(OutOfBlock));
+    }
+
+    #[test]
+    fn discarded_pages_read_as_zeroes() {
+        for shared in [false, true] {
+            let b =
+                RamBlock::new("t", 0x3000, RamOptions { shared, ..Default::default() }).unwrap();
+            b.fill(0, 0x3000, 0x55).unwrap();
+            b.discard(0x1000, 0x1000).unwrap();
+            assert_eq!(b.load(0xff8, 8), Ok(0x5555_5555_5555_5555));
+            assert_eq!((b.load(0x1000, 8), b.load(0x1ff8, 8)), (Ok(0), Ok(0)));
+            assert_eq!(b.load(0x2000, 8), Ok(0x5555_5555_5555_5555));
+            assert!(b.discard(0x2000, 0x2000).is_err());
+            assert!(b.discard(0x801, 0x1000).is_err());
+        }
     }
 
     #[test]

@@ -13,12 +13,15 @@ mod linux;
 use linux as system;
 
 pub mod cpu;
+pub mod error;
 pub mod socket;
 pub mod wide_atomic;
 
+pub use error::reason;
 pub use system::event::EventFd;
 pub use system::fd::{duplicate_number, is_hung_up, is_writable, open_pipe, open_pty, write_fd};
-pub use system::mem::{DualMapping, Mapping, page_size};
+pub use system::iov::{MAX_SLICES, O_NONBLOCK, RawSlice, read_vectored, write_vectored};
+pub use system::mem::{DualMapping, Mapping, Memfd, Policy, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
 pub use system::session::{detach_stdio, new_session};

@@ -118,12 +118,12 @@ impl VirtioRng {
             let wanted = chain.writable_len().min(CHUNK);
             let n = self.allowance(wanted);
             if n == 0 && wanted > 0 {
-                queue.unpop(&chain);
+                queue.unpop(chain);
                 break;
             }
             let mut bytes = vec![0; n];
             if host::fill_random(&mut bytes).is_err() {
-                queue.unpop(&chain);
+                queue.unpop(chain);
                 break;
             }
             let written = chain.write(0, &bytes);

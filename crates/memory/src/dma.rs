@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use guest_ram::RamSlice;
+
 use crate::flat::RamRange;
 use crate::mmio::TxAttrs;
-use crate::space::AddressSpace;
+use crate::space::{AddressSpace, CachedView};
 
 /// The access at this address failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,11 +78,68 @@ impl Dma {
         self.write_bytes(addr, value.to_le().as_ref())
     }
 
+    /// A way to RAM that is quicker for many accesses.
+    #[must_use]
+    pub fn view(&self) -> DmaView {
+        DmaView { view: self.space.cached(), bus_master: self.bus_master.clone() }
+    }
+
     /// RAM at `addr`; `None` for registers and holes. Takes no device lock, so it
     /// may be used while one is held.
     #[must_use]
     pub fn ram_at(&self, addr: u64) -> Option<RamRange> {
         self.check(addr).ok()?;
         self.space.ram_at(addr)
+    }
+}
+
+/// A [`Dma`] that keeps the view of memory until it changes: for one queue or channel.
+pub struct DmaView {
+    view: CachedView,
+    bus_master: Arc<AtomicBool>,
+}
+
+impl DmaView {
+    /// RAM at `addr`; `None` for registers and holes, and while the device may not be bus master.
+    pub fn ram_at(&mut self, addr: u64) -> Option<RamRange> {
+        if !self.bus_master.load(Ordering::Acquire) {
+            return None;
+        }
+        self.view.get().ram_at(addr)
+    }
+
+    /// The pieces of RAM that `len` bytes at `addr` are, added to `out`; with `write` only RAM
+    /// that guests may write. Nothing is added unless all of it is RAM.
+    ///
+    /// # Errors
+    /// The first address that is not.
+    pub fn map(
+        &mut self,
+        addr: u64,
+        len: u64,
+        write: bool,
+        out: &mut Vec<RamSlice>,
+    ) -> Result<(), DmaFault> {
+        let before = out.len();
+        let mut done = 0;
+        while done < len {
+            let at = addr.checked_add(done).ok_or(DmaFault(addr));
+            let piece = at.and_then(|at| {
+                let ram = self.ram_at(at).filter(|r| !(write && r.readonly)).ok_or(DmaFault(at))?;
+                let n = usize::try_from(ram.len.min(len - done)).map_err(|_| DmaFault(at))?;
+                RamSlice::new(ram.block, ram.offset, n).map_err(|_| DmaFault(at))
+            });
+            match piece {
+                Ok(piece) => {
+                    done += piece.len() as u64;
+                    out.push(piece);
+                }
+                Err(fault) => {
+                    out.truncate(before);
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -1,8 +1,16 @@
 //! A chain of descriptors: what the driver makes available at once.
+//!
+//! Descriptors are read once, checked and turned into pieces of RAM when the chain is
+//! taken, so that what the driver changes later changes nothing and devices can hand the
+//! pieces to the host's vectored calls without copying ([`Chain::readable`]).
 
-use device::Dma;
+use std::sync::Arc;
+
+use device::DmaView;
+use memory::RamSlice;
 
 use crate::mem::{self, Bad};
+use crate::queue::Queue;
 
 /// Most descriptors in one chain, as the peer has it.
 pub(crate) const MAX_DESCRIPTORS: usize = 1024;
@@ -24,99 +32,168 @@ pub(crate) struct Descriptor {
 
 impl Descriptor {
     /// Split: address, length, flags, next.
-    pub(crate) fn split(dma: &Dma, at: u64) -> Result<Descriptor, Bad> {
-        let (addr, word) = Descriptor::words(dma, at)?;
-        let [a, b, c, d, e, f, g, h] = word.to_le_bytes();
-        let flags = u16::from_le_bytes([e, f]);
-        let extra = u16::from_le_bytes([g, h]);
-        Ok(Descriptor { addr, len: u32::from_le_bytes([a, b, c, d]), flags, extra })
+    pub(crate) fn split(view: &mut DmaView, at: u64) -> Result<Descriptor, Bad> {
+        let mut bytes = [0; 16];
+        mem::read(view, at, &mut bytes)?;
+        let [low, high] = bytes.as_chunks::<8>().0 else { return Err(Bad("a short descriptor")) };
+        let [a, b, c, d, e, f, g, h] = *high;
+        Ok(Descriptor {
+            addr: u64::from_le_bytes(*low),
+            len: u32::from_le_bytes([a, b, c, d]),
+            flags: u16::from_le_bytes([e, f]),
+            extra: u16::from_le_bytes([g, h]),
+        })
     }
 
     /// Packed: address, length, id, flags.
-    pub(crate) fn packed(dma: &Dma, at: u64) -> Result<Descriptor, Bad> {
-        let d = Descriptor::split(dma, at)?;
+    pub(crate) fn packed(view: &mut DmaView, at: u64) -> Result<Descriptor, Bad> {
+        let d = Descriptor::split(view, at)?;
         Ok(Descriptor { flags: d.extra, extra: d.flags, ..d })
     }
-
-    fn words(dma: &Dma, at: u64) -> Result<(u64, u64), Bad> {
-        let mut bytes = [0; 16];
-        mem::read(dma, at, &mut bytes)?;
-        let [low, high] = bytes.as_chunks::<8>().0 else { return Err(Bad("a short descriptor")) };
-        Ok((u64::from_le_bytes(*low), u64::from_le_bytes(*high)))
-    }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    addr: u64,
-    len: u32,
-}
-
-/// Buffers the driver made available together; given back with `Queue::push`.
-pub struct Chain {
+/// The buffers of a chain while its descriptors are read.
+#[derive(Default)]
+pub(crate) struct Buffers {
     /// Head of the chain (split) or buffer id (packed).
     pub(crate) id: u16,
     /// Ring entries it takes (packed).
     pub(crate) entries: u16,
-    dma: Dma,
-    readable: Vec<Span>,
-    writable: Vec<Span>,
+    descriptors: usize,
+    readable: Vec<RamSlice>,
+    writable: Vec<RamSlice>,
+    total: u64,
+}
+
+impl Buffers {
+    pub(crate) fn of(id: u16) -> Buffers {
+        Buffers { id, entries: 1, ..Buffers::default() }
+    }
+
+    pub(crate) fn add(&mut self, view: &mut DmaView, d: Descriptor) -> Result<(), Bad> {
+        self.descriptors += 1;
+        if self.descriptors > MAX_DESCRIPTORS {
+            return Err(Bad("a descriptor chain is too long or loops"));
+        }
+        if d.len == 0 {
+            return Err(Bad("zero sized buffers are not allowed"));
+        }
+        // 2.7.4, 2.8.5: no more than 2^32 bytes in a chain, or `used.len` could not say it.
+        self.total += u64::from(d.len);
+        if self.total > 1 << 32 {
+            return Err(Bad("a descriptor chain has more than 4 GiB"));
+        }
+        let write = d.flags & WRITE != 0;
+        if !write && !self.writable.is_empty() {
+            return Err(Bad("incorrect order for descriptors"));
+        }
+        let list = if write { &mut self.writable } else { &mut self.readable };
+        let mapped = view.map(d.addr, d.len.into(), write, list);
+        mapped.map_err(|_| Bad("a buffer is not RAM"))
+    }
+
+    /// Adds the descriptors of an indirect table (2.7.5.3, 2.8.7).
+    pub(crate) fn add_indirect(
+        &mut self,
+        view: &mut DmaView,
+        table: Descriptor,
+        packed: bool,
+    ) -> Result<(), Bad> {
+        let count = u64::from(table.len) / 16;
+        if count == 0 || !u64::from(table.len).is_multiple_of(16) {
+            return Err(Bad("invalid size for indirect buffer table"));
+        }
+        let mut index = 0;
+        // `add` ends it at the latest.
+        loop {
+            let at = table.addr.checked_add(index * 16).ok_or(Bad("an indirect table wraps"))?;
+            let d =
+                if packed { Descriptor::packed(view, at)? } else { Descriptor::split(view, at)? };
+            if d.flags & INDIRECT != 0 {
+                return Err(Bad("an indirect table in an indirect table"));
+            }
+            self.add(view, d)?;
+            index = if packed {
+                index + 1
+            } else if d.flags & NEXT == 0 {
+                return Ok(());
+            } else if u64::from(d.extra) < count {
+                d.extra.into()
+            } else {
+                return Err(Bad("an indirect table's next is beyond its end"));
+            };
+            if index >= count {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn total(slices: &[RamSlice]) -> usize {
+    // At most 4 GiB, checked in `add`.
+    slices.iter().map(RamSlice::len).sum()
+}
+
+/// Buffers the driver made available together; given back with `Queue::push`.
+///
+/// A chain that is dropped is never given back: devices do that when they are stopped.
+pub struct Chain {
+    buffers: Buffers,
+    queue: Arc<Queue>,
+    pub(crate) epoch: u64,
+    pub(crate) ticket: u64,
+    settled: bool,
 }
 
 impl Chain {
-    pub(crate) fn new(dma: &Dma, id: u16) -> Chain {
-        let dma = dma.clone();
-        Chain { id, entries: 1, dma, readable: Vec::new(), writable: Vec::new() }
+    pub(crate) fn new(buffers: Buffers, queue: Arc<Queue>, epoch: u64, ticket: u64) -> Chain {
+        Chain { buffers, queue, epoch, ticket, settled: false }
     }
 
-    pub(crate) fn add(&mut self, d: Descriptor) -> Result<(), Bad> {
-        if self.readable.len() + self.writable.len() >= MAX_DESCRIPTORS {
-            return Err(Bad("a chain is too long or loops"));
-        }
-        let span = Span { addr: d.addr, len: d.len };
-        if d.flags & WRITE != 0 {
-            self.writable.push(span);
-        } else if self.writable.is_empty() {
-            self.readable.push(span);
-        } else {
-            return Err(Bad("a readable buffer follows a writable one"));
-        }
-        Ok(())
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
     }
 
-    fn total(spans: &[Span]) -> usize {
-        // At most 1024 lengths of 32 bits.
-        spans.iter().map(|s| s.len as usize).sum()
+    pub(crate) fn entries(&self) -> u16 {
+        self.buffers.entries
     }
 
-    /// Head index or buffer id, for saved state.
+    /// Head index or buffer id, for logs.
     #[must_use]
     pub fn id(&self) -> u16 {
-        self.id
+        self.buffers.id
+    }
+
+    /// The pieces of RAM the device may read, in order.
+    #[must_use]
+    pub fn readable(&self) -> &[RamSlice] {
+        &self.buffers.readable
+    }
+
+    /// The pieces of RAM the device may write, in order.
+    #[must_use]
+    pub fn writable(&self) -> &[RamSlice] {
+        &self.buffers.writable
     }
 
     /// Bytes the device may read.
     #[must_use]
     pub fn readable_len(&self) -> usize {
-        Chain::total(&self.readable)
+        total(&self.buffers.readable)
     }
 
     /// Bytes the device may write.
     #[must_use]
     pub fn writable_len(&self) -> usize {
-        Chain::total(&self.writable)
+        total(&self.buffers.writable)
     }
 
     /// Copies from the readable part, `skip` bytes in; how many were copied.
     pub fn read(&self, skip: usize, out: &mut [u8]) -> usize {
         let mut done: usize = 0;
-        for (addr, n) in pieces(&self.readable, skip, out.len()) {
-            let Some(part) = out.get_mut(done..done + n) else { break };
-            if mem::read(&self.dma, addr, part).is_err() {
-                trace::guest_error!("virtio: a buffer at {addr:#x} is not RAM");
-                break;
-            }
-            done += n;
+        for piece in pieces(&self.buffers.readable, skip, out.len()) {
+            let Some(rest) = out.get_mut(done..) else { break };
+            done += piece.read(rest);
         }
         done
     }
@@ -124,13 +201,9 @@ impl Chain {
     /// Copies into the writable part, `skip` bytes in; how many were copied.
     pub fn write(&self, skip: usize, data: &[u8]) -> usize {
         let mut done: usize = 0;
-        for (addr, n) in pieces(&self.writable, skip, data.len()) {
-            let Some(part) = data.get(done..done + n) else { break };
-            if mem::write(&self.dma, addr, part).is_err() {
-                trace::guest_error!("virtio: a buffer at {addr:#x} is not RAM");
-                break;
-            }
-            done += n;
+        for piece in pieces(&self.buffers.writable, skip, data.len()) {
+            let Some(rest) = data.get(done..) else { break };
+            done += piece.write(rest);
         }
         done
     }
@@ -145,22 +218,30 @@ impl Chain {
     }
 }
 
-/// Addresses and lengths of the bytes `skip..skip+len` of the spans.
-fn pieces(spans: &[Span], mut skip: usize, mut len: usize) -> Vec<(u64, usize)> {
-    let mut out = Vec::new();
-    for span in spans {
-        let size = span.len as usize;
-        if skip >= size {
-            skip -= size;
-            continue;
+impl Drop for Chain {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.queue.forget(self.epoch, self.ticket);
         }
-        let n = (size - skip).min(len);
-        if n == 0 {
+    }
+}
+
+/// The bytes `skip..skip + len` of a list of pieces, for instance data behind a header.
+#[must_use]
+pub fn pieces(slices: &[RamSlice], mut skip: usize, mut len: usize) -> Vec<RamSlice> {
+    let mut out = Vec::new();
+    for slice in slices {
+        if len == 0 {
             break;
         }
-        out.push((span.addr.wrapping_add(skip as u64), n));
+        if skip >= slice.len() {
+            skip -= slice.len();
+            continue;
+        }
+        let part = slice.part(skip, len);
         skip = 0;
-        len -= n;
+        len -= part.len();
+        out.push(part);
     }
     out
 }

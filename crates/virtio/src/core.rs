@@ -16,6 +16,17 @@ const DRIVER_OK: u8 = 4;
 const FEATURES_OK: u8 = 8;
 const NEEDS_RESET: u8 = 0x40;
 
+/// Which interfaces a transport shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// That of before version 1.0 only: no VERSION_1.
+    Legacy,
+    /// Both, and the driver chooses.
+    Transitional,
+    /// That of version 1.0 and later only.
+    Modern,
+}
+
 /// A device's way to its queues and to the driver's attention.
 #[derive(Clone)]
 pub struct Port {
@@ -37,19 +48,19 @@ impl Port {
 }
 
 #[derive(Clone, Copy, Debug, Default, VmState)]
-#[vmstate(name = "virtio-regs", version = 1)]
+#[vmstate(name = "virtio-regs", version = 2, min_version = 2)]
 struct Regs {
     status: u8,
     features: u64,
-    generation: u8,
 }
 
 /// Everything that is saved of a core.
 #[derive(VmState)]
-#[vmstate(name = "virtio", version = 1)]
+#[vmstate(name = "virtio", version = 2, min_version = 2)]
 struct Snapshot {
     regs: Regs,
     isr: u8,
+    generation: u8,
     config_vector: u16,
     broken: bool,
     #[vmstate(max = 1024)]
@@ -59,7 +70,7 @@ struct Snapshot {
 /// A device on a transport.
 pub struct Core {
     device: Arc<dyn VirtioDevice>,
-    legacy_only: bool,
+    interface: Interface,
     config_len: usize,
     irq: Arc<Irq>,
     queues: Vec<Arc<Queue>>,
@@ -67,11 +78,11 @@ pub struct Core {
 }
 
 impl Core {
-    /// Puts a device on a transport; with `legacy_only` it offers no VERSION_1.
+    /// Puts a device on a transport.
     pub fn new(
         device: Arc<dyn VirtioDevice>,
         dma: &Dma,
-        legacy_only: bool,
+        interface: Interface,
         wires: Weak<dyn Wires>,
     ) -> Arc<Core> {
         let irq = Arc::new(Irq::default());
@@ -79,12 +90,12 @@ impl Core {
         irq.set_config_vector(NO_VECTOR);
         let sizes = device.queue_sizes();
         let queues: Vec<_> =
-            sizes.into_iter().map(|max| Queue::new(max, dma.clone(), irq.clone())).collect();
+            sizes.into_iter().map(|max| Queue::new(max, dma, irq.clone())).collect();
         let config_len = device.config().len();
         let port = Port { queues: queues.clone(), irq: irq.clone() };
         let core = Core {
             device: device.clone(),
-            legacy_only,
+            interface,
             config_len,
             irq,
             queues,
@@ -112,29 +123,46 @@ impl Core {
         self.queues.get(usize::from(index))
     }
 
-    /// Offered features.
+    /// The interfaces shown.
     #[must_use]
-    pub fn features(&self) -> u64 {
-        let modern = feature::VERSION_1
-            | feature::RING_PACKED
-            | feature::RING_RESET
-            | feature::IN_ORDER
-            | feature::ACCESS_PLATFORM;
-        let legacy = feature::NOTIFY_ON_EMPTY | feature::ANY_LAYOUT;
-        let offered = self.device.features() | feature::VERSION_1;
-        offered & !if self.legacy_only { modern } else { legacy }
+    pub fn interface(&self) -> Interface {
+        self.interface
     }
 
-    /// Bits 32 and up of the accepted features are set with `high`.
+    /// Features offered to drivers of version 1.0 and later.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        let legacy = feature::NOTIFY_ON_EMPTY | feature::ANY_LAYOUT;
+        (self.device.features() | feature::VERSION_1) & !legacy
+    }
+
+    /// Features offered to legacy drivers.
+    #[must_use]
+    pub fn legacy_features(&self) -> u32 {
+        u32::try_from(self.device.features() & 0xffff_ffff).unwrap_or(0)
+    }
+
+    /// A driver of version 1.0 or later accepts features, 32 at a time.
     pub fn accept(&self, high: bool, value: u32) {
+        let shift = if high { 32 } else { 0 };
+        self.change_features(|old| {
+            let kept = old & !(0xffff_ffff << shift);
+            (kept | u64::from(value) << shift) & self.features()
+        });
+    }
+
+    /// A legacy driver accepts features.
+    pub fn accept_legacy(&self, value: u32) {
+        self.change_features(|_| u64::from(value & self.legacy_features()));
+    }
+
+    fn change_features(&self, f: impl FnOnce(u64) -> u64) {
         let mut regs = self.regs.lock();
         if regs.status & (FEATURES_OK | DRIVER_OK) != 0 {
             trace::guest_error!("virtio: features written after they were agreed on");
             return;
         }
-        let shift = if high { 32 } else { 0 };
-        let kept = regs.features & !(0xffff_ffff << shift);
-        regs.features = (kept | u64::from(value) << shift) & self.features();
+        regs.features = f(regs.features);
     }
 
     /// Accepted features.
@@ -146,8 +174,9 @@ impl Core {
     /// Device status.
     #[must_use]
     pub fn status(&self) -> u8 {
-        let broken = if self.irq.is_broken() { NEEDS_RESET } else { 0 };
-        self.regs.lock().status | broken
+        let regs = *self.regs.lock();
+        let told = self.irq.is_broken() && regs.features & feature::VERSION_1 != 0;
+        regs.status | if told { NEEDS_RESET } else { 0 }
     }
 
     /// The driver writes the status (2.1); zero resets.
@@ -159,9 +188,7 @@ impl Core {
         let started = {
             let mut regs = self.regs.lock();
             let mut value = value;
-            let modern = regs.features & feature::VERSION_1 != 0;
-            if value & FEATURES_OK != 0 && !modern && !self.legacy_only {
-                // Transitional and modern devices refuse FEATURES_OK without VERSION_1.
+            if value & FEATURES_OK != 0 && !self.agrees(regs.features) {
                 value &= !FEATURES_OK;
             }
             let start = value & !regs.status & DRIVER_OK != 0;
@@ -173,17 +200,33 @@ impl Core {
         }
     }
 
+    /// 2.2.2, 6.1: what a driver must accept, or it may not go on.
+    fn agrees(&self, features: u64) -> bool {
+        let platform = self.device.features() & feature::ACCESS_PLATFORM;
+        let version = match self.interface {
+            Interface::Legacy => 0,
+            Interface::Transitional | Interface::Modern => feature::VERSION_1,
+        };
+        features & (platform | version) == platform | version
+    }
+
     fn begin(&self, features: u64) {
         for queue in &self.queues {
             queue.change(|s| s.features = features);
         }
+        self.irq.set_modern(features & feature::VERSION_1 != 0);
         self.device.start(features);
         // Legacy drivers may have filled queues before.
+        self.notify_all();
+    }
+
+    fn notify_all(&self) {
         for (index, queue) in (0u16..).zip(&self.queues) {
             if queue.state().enabled {
                 self.device.notify(index);
             }
         }
+        self.irq.tell_broken();
     }
 
     /// The driver says that there is something in a queue.
@@ -193,18 +236,25 @@ impl Core {
         }
         if self.queue(index).is_some() {
             self.device.notify(index);
+            self.irq.tell_broken();
         }
     }
 
     /// Resets everything; the transport's registers are its own matter.
     pub fn reset(&self) {
-        *self.regs.lock() = Regs::default();
-        self.irq.set_broken(false);
+        let was = std::mem::take(&mut *self.regs.lock());
+        for queue in &self.queues {
+            queue.close();
+        }
+        if was.status != 0 {
+            self.device.stop();
+        }
         for queue in &self.queues {
             queue.reset();
         }
+        self.irq.set_broken(false);
+        self.irq.set_generation(0);
         self.irq.set_config_vector(NO_VECTOR);
-        self.device.stop();
         self.irq.set_isr(|_| 0);
     }
 
@@ -274,7 +324,7 @@ impl Core {
         let max = queue.max();
         queue.change(|s| {
             s.features = features;
-            if Queue::is_sane(s, max) {
+            if s.is_sane(max) {
                 s.enabled = true;
             } else {
                 trace::guest_error!("virtio: queue {index} has a bad size {}", s.size);
@@ -285,7 +335,34 @@ impl Core {
     /// Resets one queue (2.6.1).
     pub fn reset_queue(&self, index: u16) {
         if let Some(queue) = self.queue(index) {
+            queue.close();
+            self.device.stop_queue(index);
             queue.reset();
+        }
+    }
+
+    /// Counts changes of the configuration space (2.5.1).
+    #[must_use]
+    pub fn generation(&self) -> u8 {
+        self.irq.generation()
+    }
+
+    /// Stops taking chains and lets the device finish or put back those it has.
+    pub async fn pause(&self) {
+        for queue in &self.queues {
+            queue.set_paused(true);
+        }
+        self.device.pause().await;
+    }
+
+    /// Undoes [`Core::pause`] and lets the device look at its queues.
+    pub fn resume(&self) {
+        for queue in &self.queues {
+            queue.set_paused(false);
+        }
+        self.device.resume();
+        if self.regs.lock().status & DRIVER_OK != 0 {
+            self.notify_all();
         }
     }
 
@@ -305,6 +382,7 @@ impl Core {
         Snapshot {
             regs: *self.regs.lock(),
             isr: self.irq.isr(),
+            generation: self.irq.generation(),
             config_vector: self.irq.config_vector(),
             broken: self.irq.is_broken(),
             queues: self.queues.iter().map(|q| q.state()).collect(),
@@ -322,22 +400,27 @@ impl Saved for Core {
     }
 
     fn load(&self, r: &mut StateReader<'_>, version: u32) -> Result<(), LoadError> {
-        let Snapshot { regs, isr, config_vector, broken, queues } = Snapshot::load(r, version)?;
+        let loaded = Snapshot::load(r, version)?;
+        let Snapshot { regs, isr, generation, config_vector, broken, queues } = loaded;
         if queues.len() != self.queues.len() {
             return Err(LoadError::Invalid("the number of queues differs"));
         }
+        let offered = self.features() | u64::from(self.legacy_features());
         let fits = |(q, s): (&Arc<Queue>, &QueueState)| {
-            s.size <= q.max() && (!s.enabled || Queue::is_sane(s, q.max()))
+            let sane = !s.enabled || (s.is_sane(q.max()) && s.is_consistent());
+            s.size <= q.max() && sane && s.features & !offered == 0
         };
-        if !self.queues.iter().zip(&queues).all(fits) || regs.features & !self.features() != 0 {
+        if !self.queues.iter().zip(&queues).all(fits) || regs.features & !offered != 0 {
             return Err(LoadError::Invalid("queues or features this device does not have"));
         }
         *self.regs.lock() = regs;
         self.irq.set_broken(broken);
+        self.irq.set_modern(regs.features & feature::VERSION_1 != 0);
+        self.irq.set_generation(generation);
         self.irq.set_config_vector(config_vector);
         self.irq.set_isr(|_| isr);
         for (queue, state) in self.queues.iter().zip(queues) {
-            queue.change(|s| *s = state);
+            queue.replace(state);
         }
         Ok(())
     }

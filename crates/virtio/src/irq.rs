@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
@@ -27,6 +27,12 @@ pub(crate) struct Irq {
     isr: Mutex<u8>,
     config_vector: Mutex<u16>,
     broken: AtomicBool,
+    /// The driver has not been told of it.
+    untold: AtomicBool,
+    /// VERSION_1 was negotiated: only then the driver hears that a reset is needed.
+    modern: AtomicBool,
+    /// Counts changes of the configuration (2.5.1).
+    generation: AtomicU8,
     wires: OnceLock<Weak<dyn Wires>>,
 }
 
@@ -51,14 +57,40 @@ impl Irq {
     }
 
     pub(crate) fn config(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
         let vector = *self.config_vector.lock();
         self.raise(ISR_CONFIG, vector);
     }
 
-    pub(crate) fn needs_reset(&self) {
+    /// The driver broke a rule; queues take nothing until a reset. The interrupt is sent later
+    /// ([`Irq::tell_broken`]): a queue is locked now.
+    pub(crate) fn needs_reset(&self, why: &str) {
+        trace::guest_error!("virtio: {why}");
         if !self.broken.swap(true, Ordering::AcqRel) {
+            self.untold.store(true, Ordering::Release);
+        }
+    }
+
+    /// Sends the interrupt that a break owes, with no queue locked.
+    pub(crate) fn tell_broken(&self) {
+        if self.untold.load(Ordering::Acquire)
+            && self.untold.swap(false, Ordering::AcqRel)
+            && self.modern.load(Ordering::Acquire)
+        {
             self.config();
         }
+    }
+
+    pub(crate) fn set_modern(&self, on: bool) {
+        self.modern.store(on, Ordering::Release);
+    }
+
+    pub(crate) fn generation(&self) -> u8 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_generation(&self, value: u8) {
+        self.generation.store(value, Ordering::Release);
     }
 
     pub(crate) fn is_broken(&self) -> bool {

@@ -11,6 +11,7 @@
 mod chain;
 mod core;
 mod irq;
+mod kick;
 mod mem;
 pub mod mmio;
 mod packed;
@@ -21,9 +22,12 @@ mod split;
 
 use std::sync::Arc;
 
-pub use crate::core::{Core, Port};
-pub use chain::Chain;
+use device::BoxFuture;
+
+pub use crate::core::{Core, Interface, Port};
+pub use chain::{Chain, pieces};
 pub use irq::Wires;
+pub use kick::Kick;
 pub use props::Common;
 pub use queue::{NO_VECTOR, Queue, QueueState};
 
@@ -55,8 +59,16 @@ pub struct VirtioId(pub u16);
 
 /// A virtio device, whatever carries it.
 ///
-/// Calls come without any lock of the transport held, from vCPU threads and the
-/// main loop.
+/// Calls come without any lock of the transport held, from vCPU threads, from the main loop and
+/// from whoever resets the machine; [`VirtioDevice::notify`] for different queues (and for one)
+/// comes from several threads at once. A device that serves a queue on a thread of its own hands
+/// the notification over itself ([`Kick`]).
+///
+/// **Stopping.** Before `stop` and `stop_queue` the queues concerned are closed: what the device
+/// still takes is nothing, what it gives back is forgotten. When these functions return, the
+/// device uses no guest memory of chains taken before: it cancels its work or waits for it
+/// ([`Queue::wait_idle`]). They may block, and run on any thread, so that work must be able to
+/// end without the calling thread.
 pub trait VirtioDevice: Send + Sync + 'static {
     /// Its type.
     fn id(&self) -> VirtioId;
@@ -72,14 +84,25 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn config_write(&self, at: usize, data: &[u8]) {
         _ = (at, data);
     }
-    /// The driver is ready, having accepted these features.
+    /// The driver is ready, having accepted these features; also after state was loaded.
     fn start(&self, negotiated: u64) {
         _ = negotiated;
     }
-    /// The driver reset the device.
+    /// The driver or the machine resets the device; all queues are closed.
     fn stop(&self) {}
+    /// The driver resets one queue (2.6.1), which is closed.
+    fn stop_queue(&self, index: u16) {
+        _ = index;
+    }
     /// There may be chains in a queue.
     fn notify(&self, index: u16);
+    /// The machine stops: queues give no chains until [`VirtioDevice::resume`]. Ends when every
+    /// chain was given back or put back ([`Queue::unpop`]), so that the rings hold all state.
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    /// Undoes [`VirtioDevice::pause`]; a notification of every queue follows.
+    fn resume(&self) {}
 }
 
 /// How a record offers its device to a transport.

@@ -8,13 +8,13 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use derive::{Qapi, VmState};
 use device::{
-    Access, AccessRules, Build, Bus, BusFault, Device, DeviceClass, DeviceType, Dma, IrqOut,
-    Migration, Mmio, PlugBus, Record, Region, Reset, Saved, Size,
+    Access, AccessRules, BoxFuture, Build, Bus, BusFault, Device, DeviceClass, DeviceType, Dma,
+    IrqOut, Migration, Mmio, PlugBus, Record, Region, Reset, Saved, Size,
 };
 use parking_lot::Mutex;
 
 use crate::irq::Wires;
-use crate::{Core, Offer};
+use crate::{Core, Interface, Offer};
 
 /// The class for the catalog.
 pub static CLASS: DeviceClass = DeviceClass::of::<VirtioMmio>();
@@ -134,7 +134,8 @@ impl PlugBus for VirtioMmio {
         let offer: Option<Offer> = record.ability();
         let offer = offer.ok_or_else(|| qapi::Error::generic("this is no virtio device"))?;
         let wires: Weak<VirtioMmio> = self.this.clone();
-        let core = Core::new(offer, &self.dma, self.legacy, wires);
+        let interface = if self.legacy { Interface::Legacy } else { Interface::Modern };
+        let core = Core::new(offer, &self.dma, interface, wires);
         let full = |_| qapi::Error::generic(format!("Bus '{}' is full", self.bus));
         self.core.set(core).map_err(full)
     }
@@ -165,6 +166,11 @@ impl VirtioMmio {
         };
         match offset {
             DEVICE_ID => core.id().into(),
+            // 4.2.4: a legacy driver has 32 features; the peer shows no others.
+            DEVICE_FEATURES if self.legacy => match regs.device_sel {
+                0 => core.legacy_features(),
+                _ => 0,
+            },
             DEVICE_FEATURES => match regs.device_sel {
                 0 => low(core.features()),
                 1 => low(core.features() >> 32),
@@ -177,7 +183,7 @@ impl VirtioMmio {
             STATUS => core.status().into(),
             SHM_LEN_LOW..=SHM_BASE_HIGH if !self.legacy => u32::MAX,
             QUEUE_RESET if !self.legacy => 0,
-            CONFIG_GENERATION if !self.legacy => 0,
+            CONFIG_GENERATION if !self.legacy => core.generation().into(),
             QUEUE_PFN | QUEUE_READY => bad("another version's"),
             _ => bad("a write-only or unknown"),
         }
@@ -199,6 +205,8 @@ impl VirtioMmio {
                 let sel = regs.driver_sel;
                 drop(regs);
                 match sel {
+                    0 if self.legacy => core.accept_legacy(value),
+                    _ if self.legacy => {}
                     0 => core.accept(false, value),
                     1 => core.accept(true, value),
                     _ => {}
@@ -343,6 +351,20 @@ impl Device for VirtioMmio {
     fn settle(&self) {
         if let Some(core) = self.core.get() {
             core.settle();
+        }
+    }
+
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Some(core) = self.core.get() {
+                core.pause().await;
+            }
+        })
+    }
+
+    fn resume(&self) {
+        if let Some(core) = self.core.get() {
+            core.resume();
         }
     }
 }

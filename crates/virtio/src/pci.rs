@@ -116,7 +116,7 @@ impl VirtioPci {
     fn start(self: &Arc<Self>, device: Arc<dyn VirtioDevice>, space: &AddressSpace) {
         let wires: Weak<VirtioPci> = Arc::downgrade(self);
         let dma = self.function.dma(space);
-        _ = self.core.set(Core::new(device, &dma, false, wires));
+        _ = self.core.set(Core::new(device, &dma, crate::Interface::Modern, wires));
     }
 
     /// Resets transport and device.

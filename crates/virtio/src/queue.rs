@@ -1,29 +1,32 @@
 //! Virtqueues as devices use them: take chains, give them back, interrupt.
 //!
-//! Everything in the rings is hostile. Indices wrap, chains are bounded, tables
-//! lie in RAM or the queue is broken: it then gives nothing until it is reset,
-//! and the device says that it needs a reset (2.1.2).
+//! Everything in the rings is hostile. Indices wrap, chains are bounded, rings and
+//! buffers lie in RAM or the device is broken: it then takes nothing until it is
+//! reset, and says that it needs a reset (2.1.2). Each queue has one lock, taken for
+//! one call and never while a device or an interrupt controller runs, so queues may
+//! be used from any threads at once. A reset ends an epoch: what was taken before it
+//! is never put into the rings that come after it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use derive::VmState;
-use device::Dma;
-use parking_lot::Mutex;
+use device::{Dma, DmaView};
+use parking_lot::{Condvar, Mutex};
 
-use crate::chain::{Chain, Descriptor, INDIRECT, MAX_DESCRIPTORS, NEXT};
+use crate::chain::Chain;
 use crate::feature;
 use crate::irq::Irq;
-use crate::mem::{self, Bad};
-use crate::packed::Packed;
-use crate::split::Split;
+use crate::mem::Bad;
+use crate::{packed, split};
 
 /// No MSI-X vector.
 pub const NO_VECTOR: u16 = 0xffff;
 
 /// A queue's configuration and position.
 #[derive(Clone, Debug, Default, PartialEq, Eq, VmState)]
-#[vmstate(name = "virtqueue", version = 1)]
+#[vmstate(name = "virtqueue", version = 2, min_version = 2)]
 pub struct QueueState {
     /// Entries.
     pub size: u16,
@@ -49,9 +52,10 @@ pub struct QueueState {
     pub(crate) unsignalled: u16,
     /// Nothing was ever signalled, so that the first time always is.
     pub(crate) fresh: bool,
+    /// The driver is asked not to notify.
+    pub(crate) quiet: bool,
     /// Negotiated features.
     pub(crate) features: u64,
-    pub(crate) broken: bool,
 }
 
 impl QueueState {
@@ -71,19 +75,66 @@ impl QueueState {
     pub(crate) fn has(&self, bit: u64) -> bool {
         self.features & bit != 0
     }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        self.has(feature::RING_PACKED)
+    }
+
+    /// Whether the driver's settings can be used at all.
+    pub(crate) fn is_sane(&self, max: u16) -> bool {
+        // 2.7: the size of a split ring is a power of two.
+        self.size != 0 && self.size <= max && (self.is_packed() || self.size.is_power_of_two())
+    }
+
+    /// Whether loaded positions make sense together.
+    pub(crate) fn is_consistent(&self) -> bool {
+        if self.is_packed() {
+            return self.avail < self.size.max(1) && self.used < self.size.max(1);
+        }
+        self.avail.wrapping_sub(self.used) <= self.size
+    }
+}
+
+/// A chain that is with the device, in the order of taking.
+#[derive(Clone, Copy)]
+struct Taken {
+    ticket: u64,
+    /// With [`feature::IN_ORDER`]: given back, but not its turn yet.
+    written: Option<u32>,
+    id: u16,
+    entries: u16,
+}
+
+struct Inner {
+    state: QueueState,
+    view: DmaView,
+    /// Grows with every reset; chains of older epochs are void.
+    epoch: u64,
+    next_ticket: u64,
+    taken: VecDeque<Taken>,
+    paused: bool,
 }
 
 /// One virtqueue.
 pub struct Queue {
     max: u16,
-    dma: Dma,
     irq: Arc<Irq>,
-    state: Mutex<QueueState>,
+    inner: Mutex<Inner>,
+    /// A chain came back or was dropped.
+    returned: Condvar,
 }
 
 impl Queue {
-    pub(crate) fn new(max: u16, dma: Dma, irq: Arc<Irq>) -> Arc<Queue> {
-        Arc::new(Queue { max, dma, irq, state: Mutex::new(QueueState::reset(max)) })
+    pub(crate) fn new(max: u16, dma: &Dma, irq: Arc<Irq>) -> Arc<Queue> {
+        let inner = Inner {
+            state: QueueState::reset(max),
+            view: dma.view(),
+            epoch: 0,
+            next_ticket: 0,
+            taken: VecDeque::new(),
+            paused: false,
+        };
+        Arc::new(Queue { max, irq, inner: Mutex::new(inner), returned: Condvar::new() })
     }
 
     /// Most entries.
@@ -95,147 +146,217 @@ impl Queue {
     /// A copy of the state.
     #[must_use]
     pub fn state(&self) -> QueueState {
-        self.state.lock().clone()
+        self.inner.lock().state.clone()
     }
 
     pub(crate) fn change<R>(&self, f: impl FnOnce(&mut QueueState) -> R) -> R {
-        f(&mut self.state.lock())
+        f(&mut self.inner.lock().state)
+    }
+
+    /// Replaces the state, as loading does.
+    pub(crate) fn replace(&self, state: QueueState) {
+        self.close();
+        self.inner.lock().state = state;
+    }
+
+    /// Switches the queue off and ends the epoch: from now on nothing is taken from the rings
+    /// and nothing put into them. The settings stay.
+    pub(crate) fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.state.enabled = false;
+        inner.epoch += 1;
+        inner.taken.clear();
+        self.returned.notify_all();
     }
 
     pub(crate) fn reset(&self) {
-        *self.state.lock() = QueueState::reset(self.max);
+        self.close();
+        self.inner.lock().state = QueueState::reset(self.max);
     }
 
-    /// Whether the driver's settings can be used at all.
-    pub(crate) fn is_sane(s: &QueueState, max: u16) -> bool {
-        let packed = s.has(feature::RING_PACKED);
-        s.size != 0 && s.size <= max && (packed || s.size.is_power_of_two())
+    /// While paused, nothing is taken.
+    pub(crate) fn set_paused(&self, on: bool) {
+        self.inner.lock().paused = on;
     }
 
-    fn with<R>(&self, s: &mut QueueState, result: Result<R, Bad>) -> Option<R> {
-        match result {
-            Ok(r) => Some(r),
-            Err(Bad(why)) => {
-                trace::guest_error!("virtio: {why}");
-                s.broken = true;
-                self.irq.needs_reset();
-                None
-            }
+    /// Chains that are with the device.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.inner.lock().taken.len()
+    }
+
+    /// Waits until no chain of the present epoch is with the device. For devices that work on
+    /// threads of their own, from [`crate::VirtioDevice::stop_queue`] or when they are paused;
+    /// the calling thread must not be the one that gives chains back.
+    pub fn wait_idle(&self) {
+        let mut inner = self.inner.lock();
+        while !inner.taken.is_empty() {
+            self.returned.wait(&mut inner);
         }
+    }
+
+    fn checked<R>(&self, result: Result<R, Bad>) -> Option<R> {
+        result.map_err(|Bad(why)| self.irq.needs_reset(why)).ok()
     }
 
     /// Takes the next chain, if there is one.
     #[must_use]
-    pub fn pop(&self) -> Option<Chain> {
-        let mut s = self.state.lock();
-        if !s.enabled || s.broken || !Queue::is_sane(&s, self.max) {
+    pub fn pop(self: &Arc<Self>) -> Option<Chain> {
+        let mut inner = self.inner.lock();
+        let Inner { state, view, epoch, next_ticket, taken, paused } = &mut *inner;
+        if !state.enabled || *paused || self.irq.is_broken() || !state.is_sane(self.max) {
             return None;
         }
-        let result = if s.has(feature::RING_PACKED) {
-            Packed(&self.dma).pop(&mut s)
+        let result = if state.is_packed() {
+            packed::pop(view, state)
+        } else if taken.len() >= usize::from(state.size) {
+            Err(Bad("more chains are taken than the queue has entries"))
         } else {
-            Split(&self.dma).pop(&mut s)
+            split::pop(view, state)
         };
-        self.with(&mut s, result).flatten()
+        let buffers = self.checked(result).flatten()?;
+        let (id, entries) = (buffers.id, buffers.entries);
+        taken.push_back(Taken { ticket: *next_ticket, written: None, id, entries });
+        let chain = Chain::new(buffers, self.clone(), *epoch, *next_ticket);
+        *next_ticket += 1;
+        Some(chain)
+    }
+
+    /// Whether [`Queue::pop`] has nothing to take.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let Inner { state, view, .. } = &mut *inner;
+        if !state.enabled || self.irq.is_broken() || !state.is_sane(self.max) {
+            return true;
+        }
+        let found = if state.is_packed() {
+            packed::is_empty(view, state)
+        } else {
+            split::is_empty(view, state)
+        };
+        self.checked(found).unwrap_or(true)
     }
 
     /// Bytes that the next chain has room for; `None` when there is no chain.
     #[must_use]
-    pub fn next_room(&self) -> Option<usize> {
+    pub fn next_room(self: &Arc<Self>) -> Option<usize> {
         let chain = self.pop()?;
-        self.unpop(&chain);
-        Some(chain.writable_len())
+        let room = chain.writable_len();
+        self.unpop(chain);
+        Some(room)
     }
 
     /// Puts back the chain taken last, as if it had not been taken.
-    pub fn unpop(&self, chain: &Chain) {
-        let mut s = self.state.lock();
-        if !s.enabled {
-            return; // reset meanwhile
+    pub fn unpop(&self, mut chain: Chain) {
+        let mut inner = self.inner.lock();
+        let Inner { state, epoch, taken, .. } = &mut *inner;
+        let is_last = taken.back().is_some_and(|t| t.ticket == chain.ticket);
+        if chain.epoch == *epoch && is_last {
+            taken.pop_back();
+            if state.is_packed() {
+                packed::unpop(state, chain.entries());
+            } else {
+                state.avail = state.avail.wrapping_sub(1);
+            }
         }
-        if s.has(feature::RING_PACKED) {
-            Packed::unpop(&mut s, chain.entries);
-        } else {
-            s.avail = s.avail.wrapping_sub(1);
-        }
+        chain.settle();
+        self.returned.notify_all();
     }
 
-    /// Gives a chain back with the number of bytes written into it.
-    #[expect(clippy::needless_pass_by_value, reason = "a chain is given back once")]
-    pub fn push(&self, chain: Chain, written: usize) {
-        let mut s = self.state.lock();
-        if !s.enabled || s.broken {
+    /// Gives a chain back with the number of bytes written into it. A chain that was taken
+    /// before a reset is forgotten.
+    pub fn push(&self, mut chain: Chain, written: usize) {
+        let mut inner = self.inner.lock();
+        chain.settle();
+        let Inner { state, view, epoch, taken, .. } = &mut *inner;
+        if chain.epoch != *epoch || !state.enabled || self.irq.is_broken() {
             return;
         }
         let written = u32::try_from(written).unwrap_or(u32::MAX);
-        let result = if s.has(feature::RING_PACKED) {
-            Packed(&self.dma).push(&mut s, &chain, written)
-        } else {
-            Split(&self.dma).push(&mut s, chain.id, written)
-        };
-        self.with(&mut s, result);
-    }
-
-    /// Interrupts the driver if it wants to know about what was pushed.
-    pub fn signal(&self) {
-        let vector = {
-            let mut s = self.state.lock();
-            if !s.enabled || s.broken || s.unsignalled == 0 {
-                return;
+        let Some(at) = taken.iter().position(|t| t.ticket == chain.ticket) else { return };
+        let mut due = Vec::new();
+        if state.has(feature::IN_ORDER) {
+            if let Some(entry) = taken.get_mut(at) {
+                entry.written = Some(written);
             }
-            fence(Ordering::SeqCst);
-            let result = if s.has(feature::RING_PACKED) {
-                Packed(&self.dma).wants_signal(&mut s)
+            while let Some(entry) = taken.front().filter(|t| t.written.is_some()) {
+                due.push(*entry);
+                taken.pop_front();
+            }
+        } else if let Some(entry) = taken.remove(at) {
+            due.push(Taken { written: Some(written), ..entry });
+        }
+        for Taken { id, entries, written, .. } in due {
+            let written = written.unwrap_or(0);
+            let result = if state.is_packed() {
+                packed::push(view, state, (id, entries), written)
             } else {
-                Split(&self.dma).wants_signal(&mut s)
+                split::push(view, state, id, written)
             };
-            s.unsignalled = 0;
-            s.fresh = false;
-            match self.with(&mut s, result) {
-                Some(true) => s.vector,
-                _ => return,
+            if self.checked(result).is_none() {
+                break;
+            }
+        }
+        self.returned.notify_all();
+    }
+
+    /// A chain was dropped without being given back: the driver never sees it again.
+    pub(crate) fn forget(&self, epoch: u64, ticket: u64) {
+        let mut inner = self.inner.lock();
+        if inner.epoch == epoch {
+            inner.taken.retain(|t| t.ticket != ticket);
+        }
+        self.returned.notify_all();
+    }
+
+    /// Asks the driver to notify or not to (2.7.10, 2.8.10.1), for instance while the device
+    /// polls. After switching it on look again: `true` says that there is something to take.
+    pub fn set_notification(&self, on: bool) -> bool {
+        let mut inner = self.inner.lock();
+        let Inner { state, view, .. } = &mut *inner;
+        if !state.enabled || self.irq.is_broken() || !state.is_sane(self.max) {
+            return false;
+        }
+        state.quiet = !on;
+        let armed =
+            if state.is_packed() { packed::arm(view, state) } else { split::arm(view, state) };
+        fence(Ordering::SeqCst);
+        let empty = |view, state: &mut QueueState| {
+            if state.is_packed() {
+                packed::is_empty(view, state)
+            } else {
+                split::is_empty(view, state)
             }
         };
-        self.irq.queue(vector);
+        let result = armed.and_then(|()| empty(view, state));
+        on && self.checked(result).is_some_and(|empty| !empty)
     }
-}
 
-/// Adds the descriptors of an indirect table (2.7.5.3, 2.8.7).
-pub(crate) fn add_indirect(
-    dma: &Dma,
-    chain: &mut Chain,
-    table: Descriptor,
-    packed: bool,
-) -> Result<(), Bad> {
-    let count = u64::from(table.len) / 16;
-    if count == 0 || !u64::from(table.len).is_multiple_of(16) {
-        return Err(Bad("an indirect table has an odd length"));
-    }
-    let mut index = 0;
-    for _ in 0..=MAX_DESCRIPTORS {
-        let at = table.addr.wrapping_add(index * 16);
-        let d = if packed { Descriptor::packed(dma, at)? } else { Descriptor::split(dma, at)? };
-        if d.flags & INDIRECT != 0 {
-            return Err(Bad("an indirect table in an indirect table"));
+    /// Interrupts the driver if it wants to know about what was pushed. Call it without locks:
+    /// the driver decides which device an interrupt message reaches.
+    pub fn signal(&self) {
+        if let Some(vector) = self.due() {
+            self.irq.queue(vector);
         }
-        chain.add(d)?;
-        index = if packed {
-            index + 1
-        } else if d.flags & NEXT != 0 {
-            if u64::from(d.extra) >= count {
-                return Err(Bad("an indirect table's next is beyond its end"));
-            }
-            d.extra.into()
+        self.irq.tell_broken();
+    }
+
+    /// The vector to interrupt with, if the driver is to be interrupted.
+    fn due(&self) -> Option<u16> {
+        let mut inner = self.inner.lock();
+        let Inner { state, view, taken, .. } = &mut *inner;
+        if !state.enabled || self.irq.is_broken() || state.unsignalled == 0 {
+            return None;
+        }
+        fence(Ordering::SeqCst);
+        let result = if state.is_packed() {
+            packed::wants_signal(view, state)
         } else {
-            return Ok(());
+            split::wants_signal(view, state, taken.is_empty())
         };
-        if index >= count {
-            return Ok(());
-        }
+        state.unsignalled = 0;
+        state.fresh = false;
+        self.checked(result)?.then_some(state.vector)
     }
-    Err(Bad("an indirect table loops"))
-}
-
-pub(crate) fn put16(dma: &Dma, at: u64, value: u16) -> Result<(), Bad> {
-    mem::store(dma, at, 2, value.into())
 }

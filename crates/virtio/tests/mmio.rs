@@ -234,8 +234,7 @@ fn hostile_rings_break_the_queue_and_nothing_else() {
     b.put_ram(DESC + 16, &desc(u64::MAX - 1, 16, 2, 0));
     offer(&b, 0, 0);
     b.write32(0x50, 0);
-    assert_eq!(used(&b), 1, "a buffer that is not RAM carries nothing");
-    assert_eq!(b.get_ram(DEVICE + 8, 4), [0; 4]);
+    assert_eq!((used(&b), b.read32(0x70)), (0, 0x4f), "a buffer is not RAM");
 }
 
 #[test]

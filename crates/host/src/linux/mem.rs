@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// Size of a host page in bytes.
@@ -33,6 +35,33 @@ pub struct Mapping {
     ptr: NonNull<u8>,
     len: usize,
     fd: Option<OwnedFd>,
+    /// Byte of the descriptor's file at which the mapping begins.
+    offset: u64,
+    shared: bool,
+}
+
+/// How a memfd is made (memfd_create(2)).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memfd {
+    /// Forbid changes of its length.
+    pub seal: bool,
+    /// Use huge pages, of this size or (0) of the system's default size.
+    pub huge: Option<u64>,
+    /// See writes of others, and show them ours.
+    pub shared: bool,
+    /// Set swap space or huge pages aside.
+    pub reserve: bool,
+}
+
+/// Where pages are taken from (mbind(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// These nodes if possible.
+    Preferred,
+    /// These nodes only.
+    Bind,
+    /// These nodes in turn.
+    Interleave,
 }
 
 // SAFETY: a mapping is plain process memory, valid from every thread; all
@@ -49,7 +78,66 @@ impl Mapping {
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
         let ptr =
             unsafe { mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags)? };
-        Mapping::own(ptr, len, None)
+        Mapping::own(ptr, len, None, false)
+    }
+
+    /// Maps zeroed memory; `shared` with children, `reserve` with swap space set aside.
+    pub fn anonymous_with(len: usize, shared: bool, reserve: bool) -> io::Result<Mapping> {
+        let len = round_up(len)?;
+        let flags = Mapping::flags(shared, reserve);
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing.
+        let ptr =
+            unsafe { mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags)? };
+        Mapping::own(ptr, len, None, shared)
+    }
+
+    /// Maps a file from byte `offset` on, which must be a multiple of the page size. The memory is
+    /// always writable; writes reach the file only where it is `shared`.
+    pub fn file(
+        fd: OwnedFd,
+        offset: u64,
+        len: usize,
+        shared: bool,
+        reserve: bool,
+    ) -> io::Result<Mapping> {
+        let len = round_up(len)?;
+        let flags = Mapping::flags(shared, reserve);
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing here.
+        let ptr = unsafe {
+            mmap(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags, fd.as_fd(), offset)?
+        };
+        let mut map = Mapping::own(ptr, len, Some(fd), shared)?;
+        map.offset = offset;
+        Ok(map)
+    }
+
+    /// Maps a new memfd in one of its many forms.
+    pub fn memfd_with(name: &str, len: usize, how: Memfd) -> io::Result<Mapping> {
+        let mut flags = MemfdFlags::CLOEXEC;
+        if how.seal {
+            flags |= MemfdFlags::ALLOW_SEALING;
+        }
+        let mut len = round_up(len)?;
+        if let Some(size) = how.huge {
+            flags |= MemfdFlags::HUGETLB;
+            if size > 1 {
+                // Bits 26 to 31: log2 of the page size.
+                flags |= MemfdFlags::from_bits_retain(size.trailing_zeros() << 26);
+                let size = usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+                len = len.checked_next_multiple_of(size).ok_or(io::ErrorKind::InvalidInput)?;
+            }
+        }
+        let fd = memfd_create(name, flags)?;
+        ftruncate(&fd, len as u64)?;
+        if how.seal {
+            fcntl_add_seals(&fd, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        }
+        Mapping::file(fd, 0, len, how.shared, how.reserve)
+    }
+
+    fn flags(shared: bool, reserve: bool) -> MapFlags {
+        let kind = if shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
+        if reserve { kind } else { kind | MapFlags::NORESERVE }
     }
 
     /// Maps a new memfd, which other mappings or processes can share.
@@ -62,12 +150,95 @@ impl Mapping {
         let ptr = unsafe {
             mmap(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags, fd.as_fd(), 0)?
         };
-        Mapping::own(ptr, len, Some(fd))
+        Mapping::own(ptr, len, Some(fd), true)
     }
 
-    fn own(ptr: *mut c_void, len: usize, fd: Option<OwnedFd>) -> io::Result<Mapping> {
+    fn own(ptr: *mut c_void, len: usize, fd: Option<OwnedFd>, shared: bool) -> io::Result<Mapping> {
         let ptr = NonNull::new(ptr.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Mapping { ptr, len, fd })
+        Ok(Mapping { ptr, len, fd, offset: 0, shared })
+    }
+
+    /// The address of a range, if it lies in the mapping.
+    fn range(&self, at: usize, len: usize) -> io::Result<*mut c_void> {
+        let end = at.checked_add(len).filter(|end| *end <= self.len);
+        end.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.ptr().wrapping_add(at).cast())
+    }
+
+    /// Gives whole pages back to the system; they read as zeroes from then on.
+    ///
+    /// # Errors
+    /// The range is not in the mapping or not whole pages; it is a private mapping of a file,
+    /// whose pages would show the file again.
+    pub fn discard(&self, at: usize, len: usize) -> io::Result<()> {
+        let ptr = self.range(at, len)?;
+        if !at.is_multiple_of(page_size()) || !len.is_multiple_of(page_size()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match &self.fd {
+            Some(fd) if self.shared => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                Ok(fallocate(fd, flags, self.offset + at as u64, len as u64)?)
+            }
+            Some(_) => Err(io::ErrorKind::Unsupported.into()),
+            None => {
+                let how = if self.shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
+                // SAFETY: the range is ours; its users read raw bytes and may find zeroes.
+                Ok(unsafe { madvise(ptr, len, how)? })
+            }
+        }
+    }
+
+    /// Touches whole pages so that they exist.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn populate(&self, at: usize, len: usize) -> io::Result<()> {
+        let ptr = self.range(at, len)?;
+        // SAFETY: the range is ours and populating changes no contents.
+        Ok(unsafe { madvise(ptr, len, Advice::LinuxPopulateWrite)? })
+    }
+
+    /// Lets the kernel share equal pages, or not; failure is harmless and ignored.
+    pub fn advise_mergeable(&self, on: bool) {
+        let how = if on { Advice::LinuxMergeable } else { Advice::LinuxUnmergeable };
+        // SAFETY: the range is ours and the advice changes no contents.
+        let _ = unsafe { madvise(self.ptr().cast(), self.len, how) };
+    }
+
+    /// Says which nodes pages come from; node numbers below 1024.
+    ///
+    /// # Errors
+    /// What the system says, for instance that a node does not exist.
+    pub fn bind(&self, policy: Policy, nodes: &[u16]) -> io::Result<()> {
+        const BITS: u16 = 1024;
+        // mbind(2): pages that are there already are moved, or it fails.
+        const MPOL_MF_STRICT: libc::c_uint = 1;
+        const MPOL_MF_MOVE: libc::c_uint = 2;
+        let mut mask = [0u64; BITS as usize / 64];
+        for node in nodes {
+            let word = mask.get_mut(usize::from(*node) / 64).ok_or(io::ErrorKind::InvalidInput)?;
+            *word |= 1 << (node % 64);
+        }
+        let mode = match policy {
+            Policy::Preferred => libc::MPOL_PREFERRED,
+            Policy::Bind => libc::MPOL_BIND,
+            Policy::Interleave => libc::MPOL_INTERLEAVE,
+        };
+        // SAFETY: the range is ours, the mask has as many bits as are said, and the call changes
+        // no contents.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                self.ptr(),
+                self.len,
+                mode,
+                mask.as_ptr(),
+                libc::c_ulong::from(BITS) + 1,
+                MPOL_MF_STRICT | MPOL_MF_MOVE,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// First byte of the mapping.

@@ -2,6 +2,7 @@
 
 pub(crate) mod event;
 pub(crate) mod fd;
+pub(crate) mod iov;
 pub(crate) mod mem;
 pub(crate) mod poll;
 pub(crate) mod random;
