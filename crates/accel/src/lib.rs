@@ -117,6 +117,13 @@ pub trait GuestArch: Send + Sync {
     fn name(&self) -> &'static str;
     /// CPU models, in the order of `-cpu help`.
     fn models(&self) -> &'static [CpuModel];
+    /// Names and values of a model's properties once those asked for are applied, for
+    /// `query-cpu-model-expansion`; `None`: no such model.
+    fn expand(
+        &self,
+        model: &str,
+        props: &[(String, String)],
+    ) -> Option<qapi::Result<Vec<(&'static str, bool)>>>;
     /// Makes the CPUs. Errors name the unknown model or property and what would be right.
     fn new_cpus(&self, config: &CpuConfig) -> qapi::Result<CpuSet>;
 }

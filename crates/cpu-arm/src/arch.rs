@@ -89,6 +89,14 @@ impl GuestArch for AArch64 {
         MODELS
     }
 
+    fn expand(
+        &self,
+        model: &str,
+        props: &[(String, String)],
+    ) -> Option<qapi::Result<Vec<(&'static str, bool)>>> {
+        crate::expansion::expand(model, props)
+    }
+
     fn new_cpus(&self, config: &CpuConfig) -> qapi::Result<CpuSet> {
         let (features, model) = features_of(config)?;
         let features = Arc::new(features);

@@ -10,6 +10,7 @@ pub mod arch;
 pub mod cpu;
 pub mod decode;
 pub mod exception;
+mod expansion;
 pub mod features;
 pub mod fpsimd;
 pub mod helpers;

@@ -10,6 +10,7 @@ use vmm::{Vm, commands::execute};
 use crate::complete::{Completion, complete};
 use crate::output::Output;
 use crate::{
+    dump,
     editor::{Edit, Editor},
     info, objects,
 };
@@ -52,6 +53,12 @@ macro_rules! command {
 
 /// All commands, sorted.
 pub static COMMANDS: &[HumanCommand] = &[
+    command!(
+        "balloon",
+        "target",
+        "request VM to change its memory allocation (in MB)",
+        objects::balloon
+    ),
     command!("chardev-add", "args", "add chardev", chardev_add),
     command!("chardev-remove", "id", "remove chardev", |vm, id| {
         one(vm, "chardev-remove", "id", id)
@@ -86,6 +93,12 @@ pub static COMMANDS: &[HumanCommand] = &[
     command!("info", "[subcommand]", "show various information about the system state", info::run),
     command!("log", "item1[,...]", "activate logging of the specified items", objects::log),
     command!("logfile", "filename", "output logs to 'filename'", objects::logfile),
+    command!(
+        "memsave",
+        "addr size file",
+        "save to disk virtual memory dump starting at 'addr' of size 'size'",
+        |vm, text| objects::save_memory(vm, "memsave", text)
+    ),
     command!("nmi", "", "inject an NMI", |vm, _| plain(vm, "inject-nmi")),
     command!(
         "object_add",
@@ -98,7 +111,7 @@ pub static COMMANDS: &[HumanCommand] = &[
         "pmemsave",
         "addr size file",
         "save to disk physical memory dump starting at 'addr' of size 'size'",
-        objects::pmemsave
+        |vm, text| objects::save_memory(vm, "pmemsave", text)
     ),
     command!("print|p", "/fmt expr", "print expression value (no registers)", objects::print),
     command!("qom-get", "path property", "print QOM property", objects::qom_get),
@@ -130,6 +143,12 @@ pub static COMMANDS: &[HumanCommand] = &[
         "change watchdog action",
         |vm, action| one(vm, "watchdog-set-action", "action", action)
     ),
+    command!("x", "/fmt addr", "virtual memory dump starting at 'addr'", |vm, text| {
+        dump::dump(vm, text, dump::Space::Virtual)
+    }),
+    command!("xp", "/fmt addr", "physical memory dump starting at 'addr'", |vm, text| {
+        dump::dump(vm, text, dump::Space::Physical)
+    }),
 ];
 
 fn plain(vm: &Arc<Vm>, command: &str) -> String {

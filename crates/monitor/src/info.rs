@@ -22,10 +22,12 @@ macro_rules! info {
 }
 
 static INFOS: &[Info] = &[
+    info!("balloon", "", "show balloon information", |vm, _| objects::info_balloon(vm)),
     info!("chardev", "", "show the character devices", |vm, _| chardev(vm)),
     info!("cpus", "", "show infos for each CPU", |vm, _| cpus(vm)),
     info!("history", "", "show the command line history", |_, _| String::new()),
     info!("iothreads", "", "show iothreads", |vm, _| iothreads(vm)),
+    info!("jit", "", "show dynamic compiler info", |vm, _| jit(vm)),
     info!("kvm", "", "show KVM information", |vm, _| kvm(vm)),
     info!("memdev", "", "show memory backends", |vm, _| memdev(vm)),
     info!(
@@ -100,6 +102,10 @@ fn memdev(vm: &Vm) -> String {
 fn memory_size(vm: &Vm) -> String {
     let size = vm.machine().map_or(0, |machine| machine.ram_size);
     format!("base memory: {size}\nplugged memory: 0\n")
+}
+
+fn jit(vm: &Vm) -> String {
+    vm.execution().accel().map(|accel| accel.info()).unwrap_or_default()
 }
 
 fn roms(vm: &Vm) -> String {

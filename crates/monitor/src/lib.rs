@@ -11,6 +11,7 @@
 //! Sources: the QMP specification of QEMU's manual and transcripts of QEMU 10.0.2.
 
 mod complete;
+mod dump;
 mod editor;
 mod expression;
 mod hmp;

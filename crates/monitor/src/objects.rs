@@ -107,20 +107,40 @@ fn number(text: &str) -> Option<u64> {
     qapi::parse_int(text).and_then(|n| u64::try_from(n).ok())
 }
 
-/// `pmemsave`.
-pub(crate) fn pmemsave(vm: &Arc<Vm>, text: &str) -> String {
+/// `memsave` and `pmemsave`.
+pub(crate) fn save_memory(vm: &Arc<Vm>, command: &str, text: &str) -> String {
     let (address, rest) = split_line(text);
     let (size, name) = split_line(rest);
     let (Some(address), Some(size)) = (number(address), number(size)) else {
-        return "pmemsave: integer expected\nTry \"help pmemsave\" for more information\n".into();
+        return format!(
+            "{command}: integer expected\nTry \"help {command}\" for more information\n"
+        );
     };
-    let name = name.trim_matches('"');
     let args = [
         ("val", Value::Uint(address)),
         ("size", Value::Uint(size)),
-        ("filename", Value::from(name)),
+        ("filename", Value::from(name.trim_matches('"'))),
     ];
-    outcome(execute(vm, "pmemsave", Value::map(args)))
+    outcome(execute(vm, command, Value::map(args)))
+}
+
+/// `balloon`.
+pub(crate) fn balloon(vm: &Arc<Vm>, text: &str) -> String {
+    let Some(bytes) = qapi::parse_size(text, 1 << 20).and_then(|b| i64::try_from(b).ok()) else {
+        return "balloon: invalid size\nTry \"help balloon\" for more information\n".into();
+    };
+    outcome(execute(vm, "balloon", Value::map([("value", Value::Int(bytes))])))
+}
+
+/// `info balloon`.
+pub(crate) fn info_balloon(vm: &Arc<Vm>) -> String {
+    match execute(vm, "query-balloon", Value::empty()) {
+        Ok(info) => {
+            let actual = info.get("actual").and_then(Value::as_u64).unwrap_or(0);
+            format!("balloon: actual={}\n", actual >> 20)
+        }
+        Err(error) => outcome(Err(error)),
+    }
 }
 
 /// `sum`: the 16-bit sum of bytes of physical memory, rotated at each step.

@@ -21,6 +21,7 @@ pub(crate) fn listing(guest: &'static dyn GuestArch) -> Listing {
     let machines = catalog::MACHINES.iter().filter(runs).map(machine).collect();
     Listing {
         target: guest.name(),
+        guest: Some(guest),
         machines,
         cpus: guest.models().iter().map(cpu).collect(),
         accels: usable_accels(guest).map(|accel| accel.name()).collect(),

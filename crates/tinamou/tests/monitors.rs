@@ -197,7 +197,7 @@ fn wire_behaviour_is_the_peers() {
     let mut differences = Vec::new();
     let mut asked = "";
     for line in transcript.lines() {
-        let unescape = |text: &str| text.replace("\\r\\n", "\r\n").replace("\\n", "\n");
+        let unescape = |text: &str| text.replace("<CRLF>", "\r\n").replace("<LF>", "\n");
         if let Some(text) = line.strip_prefix("C: ") {
             asked = text;
             stream.write_all(unescape(text).as_bytes()).expect("written");

@@ -2,8 +2,10 @@
 //!
 //! One file per area; [`COMMANDS`] lists what exists, and only what works.
 
+mod balloon;
 mod chardev;
 mod control;
+mod cpu_model;
 mod devices;
 mod facts;
 mod fd;
@@ -98,6 +100,10 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<facts::QueryTpmTypes>(),
     Command::of::<facts::QueryYank>(),
     Command::of::<facts::Yank>(),
+    Command::of::<balloon::Balloon>(),
+    Command::of::<balloon::QueryBalloon>(),
+    Command::of::<cpu_model::QueryCpuModelExpansion>(),
+    Command::of::<memory::Memsave>(),
     Command::of::<memory::Pmemsave>(),
     Command::of::<memory::QueryMemdev>(),
     Command::of::<memory::QueryMemoryDevices>(),
@@ -117,6 +123,7 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<run::WatchdogSetAction>(),
 ];
 
+pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
 pub use qom::add_object;

@@ -88,6 +88,7 @@ impl From<Cause> for ShutdownCause {
 
 /// Every event with the type of its data, for the schema.
 pub static EVENTS: &[(&str, TypeRef)] = &[
+    ("BALLOON_CHANGE", crate::commands::BalloonInfo::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
     ("SHUTDOWN", CauseData::type_info),
     ("POWERDOWN", <()>::type_info),

@@ -8,6 +8,8 @@ use qapi::TypeRef;
 pub struct Listing {
     /// The guest architecture (`aarch64`).
     pub target: &'static str,
+    /// The guest architecture itself.
+    pub guest: Option<&'static dyn accel::GuestArch>,
     /// Machines.
     pub machines: Vec<MachineListing>,
     /// CPU models.

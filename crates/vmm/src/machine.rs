@@ -78,6 +78,11 @@ pub trait Execution: Send + Sync {
     /// The CPUs.
     fn cpus(&self) -> Vec<CpuSlot>;
 
+    /// The accelerator's side, if there are CPUs.
+    fn accel(&self) -> Option<Arc<dyn AccelVm>> {
+        None
+    }
+
     /// The registers of a stopped CPU as text.
     fn registers(&self, index: u32) -> Option<String>;
 
@@ -123,6 +128,9 @@ impl Execution for AccelExecution {
     fn cpus(&self) -> Vec<CpuSlot> {
         let process = i64::from(std::process::id());
         (0..).take(self.cpus.len()).map(|index| CpuSlot { index, thread_id: process }).collect()
+    }
+    fn accel(&self) -> Option<Arc<dyn AccelVm>> {
+        Some(self.vm.clone())
     }
     fn registers(&self, index: u32) -> Option<String> {
         self.vm.registers(usize::try_from(index).ok()?)

@@ -121,6 +121,18 @@ impl Vm {
 
     /// Everything of the command line exists; from now on devices are hot-plugged.
     pub fn set_ready(&self) {
+        if let Ok(balloon) = crate::commands::find_balloon(self) {
+            let (vm, handle) = (self.this.clone(), self.handle.clone());
+            balloon.on_change(Arc::new(move |actual| {
+                let vm = vm.clone();
+                handle.call(Box::new(move || {
+                    let data = crate::commands::BalloonInfo { actual }.to_value();
+                    if let Some(vm) = vm.upgrade() {
+                        vm.emit("BALLOON_CHANGE", Some(data));
+                    }
+                }));
+            }));
+        }
         self.ready.store(true, Ordering::Release);
     }
 
@@ -173,6 +185,20 @@ impl Vm {
         for sink in sinks {
             sink.event(&event);
         }
+    }
+
+    /// Runs `f` while no guest code runs.
+    pub fn while_stopped<T>(&self, f: impl FnOnce() -> T) -> T {
+        let execution = self.execution();
+        let running = self.state() == RunState::Running;
+        if running {
+            execution.stop();
+        }
+        let result = f();
+        if running {
+            execution.start();
+        }
+        result
     }
 
     /// Lets the guest run.

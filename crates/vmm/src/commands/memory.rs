@@ -131,6 +131,62 @@ impl QmpCommand for QueryMemoryDevices {
     }
 }
 
+/// Write memory as a CPU sees it into a file.
+#[derive(Qapi)]
+pub(super) struct Memsave {
+    /// First virtual address.
+    val: u64,
+    /// Bytes.
+    size: u64,
+    /// The file.
+    filename: String,
+    /// The CPU.
+    cpu_index: Option<u32>,
+}
+
+impl QmpCommand for Memsave {
+    const NAME: &'static str = "memsave";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        let cpu = self.cpu_index.unwrap_or(0);
+        let execution = vm.execution();
+        let known = execution.cpus().iter().any(|slot| slot.index == cpu);
+        let accel = execution.accel().filter(|_| known);
+        let accel = accel.ok_or_else(|| Error::expects("cpu-index", "a CPU number"))?;
+        let Self { val, size, filename, .. } = self;
+        vm.while_stopped(|| {
+            save(&filename, size, |done, part| {
+                let at = val.wrapping_add(done);
+                let cpu = usize::try_from(cpu).unwrap_or(0);
+                let read = accel.read_virtual(cpu, at, part);
+                let text =
+                    || Error::generic(format!("Invalid addr 0x{at:016x}/size {size} specified"));
+                if read { Ok(()) } else { Err(text()) }
+            })
+        })
+    }
+}
+
+/// Fills a file with `size` bytes that `read` gives for offsets.
+fn save(filename: &str, size: u64, read: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+    let fail = |error: std::io::Error| {
+        let text = error.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+        Error::generic(format!("Could not open '{filename}': {text}"))
+    };
+    let mut file = std::fs::File::create(filename).map_err(fail)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut done = 0;
+    while done < size {
+        let n = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
+        let Some(part) = buffer.get_mut(..n) else { break };
+        read(done, part)?;
+        file.write_all(part).map_err(fail)?;
+        done += n as u64;
+    }
+    Ok(())
+}
+
 /// Write physical memory into a file.
 #[derive(Qapi)]
 pub(super) struct Pmemsave {
@@ -148,25 +204,13 @@ impl QmpCommand for Pmemsave {
     fn run(self, vm: &Vm) -> Result<()> {
         let world = vm.machine().and_then(|machine| machine.world.as_ref());
         let world = world.ok_or_else(|| Error::generic("this machine has no memory"))?;
-        let fail = |error: std::io::Error| {
-            let text = error.to_string();
-            let text = text.split(" (os error").next().unwrap_or_default().to_owned();
-            Error::generic(format!("Could not open '{}': {text}", self.filename))
-        };
-        let mut file = std::fs::File::create(&self.filename).map_err(fail)?;
-        let mut buffer = vec![0; CHUNK];
-        let mut done = 0;
-        while done < self.size {
-            let n = usize::try_from(self.size - done).unwrap_or(CHUNK).min(CHUNK);
-            let Some(part) = buffer.get_mut(..n) else { break };
+        save(&self.filename, self.size, |done, part| {
             let at = self.val.wrapping_add(done);
             if world.memory.read(at, part, TxAttrs::default()).is_err() {
                 // What is not there reads as zero, as it does for the peer.
                 part.fill(0);
             }
-            file.write_all(part).map_err(fail)?;
-            done += n as u64;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
