@@ -42,6 +42,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("machine-arm", 4, "machine"),
     ("vmm", 4, ""),
     ("monitor", 4, ""),
+    ("gdbstub", 4, ""),
     ("catalog", 5, ""),
     ("tinamou", 6, ""),
     ("testbench", 2, ""),

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use cpu::SystemRegisters;
 use device::{IrqOut, IrqSink, RunControl};
 use evloop::Clock;
-use jit_ir::{JitCpu, Translator};
+pub use jit_ir::JitCpu;
+use jit_ir::Translator;
 use memory::AddressSpace;
 
 pub use debug::{DebugError, DebugSink, DebugStop, RunAs, WatchKind, Watchpoint};

@@ -314,6 +314,22 @@ impl JitCpu for ArmCpu {
         self.system.shared.power.lock().on
     }
 
+    fn debugger_registers(&mut self) -> cpu::debug::RegisterFile {
+        ArmCpu::debugger_registers(self)
+    }
+
+    fn debugger_read(&mut self, number: u32) -> Option<Vec<u8>> {
+        ArmCpu::debugger_read(self, number)
+    }
+
+    fn debugger_write(&mut self, number: u32, bytes: &[u8]) -> usize {
+        ArmCpu::debugger_write(self, number, bytes)
+    }
+
+    fn register_text(&mut self) -> String {
+        ArmCpu::register_text(self)
+    }
+
     fn as_any(&mut self) -> &mut dyn Any {
         self
     }

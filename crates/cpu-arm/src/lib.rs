@@ -13,6 +13,7 @@ pub mod exception;
 mod expansion;
 pub mod features;
 pub mod fpsimd;
+mod gdb;
 pub mod helpers;
 pub mod mmu;
 pub mod models;

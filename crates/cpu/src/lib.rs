@@ -5,6 +5,8 @@
 //!
 //! Not here: execution (`accel`, `accel-jit`), guest architectures (`cpu-*`).
 
+pub mod debug;
+
 /// The state of the accessing CPU that decides how a register behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SysRegCx {

@@ -158,6 +158,24 @@ pub trait JitCpu: Send {
     fn runnable(&mut self) -> bool {
         true
     }
+    /// Registers for a debugger.
+    fn debugger_registers(&mut self) -> cpu::debug::RegisterFile {
+        cpu::debug::RegisterFile::default()
+    }
+    /// The bytes of a register by its number there, least significant first.
+    fn debugger_read(&mut self, number: u32) -> Option<Vec<u8>> {
+        let _ = number;
+        None
+    }
+    /// Sets a register from the start of `bytes`; how many were taken, 0 if it cannot be set.
+    fn debugger_write(&mut self, number: u32, bytes: &[u8]) -> usize {
+        let _ = (number, bytes);
+        0
+    }
+    /// Text of `info registers`.
+    fn register_text(&mut self) -> String {
+        String::new()
+    }
     /// For the guest's own front end.
     fn as_any(&mut self) -> &mut dyn std::any::Any;
 }

@@ -7,6 +7,7 @@ use accel_qtest::{Irqs, Server, Session};
 use chardev::Chardevs;
 use device::{Cause, CharSource as _, Global, Globals, Request};
 use evloop::{Clock, EventLoop, Handle, Readiness};
+use gdbstub::Stub;
 use host::{Signal, SignalWatch};
 use monitor::{Hmp, Qmp};
 use qapi::{Source, Value, keyval::Dialect};
@@ -28,6 +29,7 @@ use crate::{
 struct Kept {
     qmp: Vec<Arc<Qmp>>,
     hmp: Vec<Arc<Hmp>>,
+    gdb: Vec<Arc<Stub>>,
     qtest: Vec<Arc<Server>>,
     /// Monitors behind a multiplexer come last, so that the serial port has the focus first.
     late: Vec<(Placed, MonitorKind)>,
@@ -175,6 +177,9 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
     }
+    for gdb in &settings.gdb {
+        start_gdb(vm, &mut kept, gdb)?;
+    }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
     }
@@ -293,6 +298,29 @@ fn add_monitor(vm: &Arc<Vm>, kept: &mut Kept, id: &str, kind: MonitorKind) -> qa
         MonitorKind::Human => kept.hmp.push(Hmp::start(vm, port, on_mux)),
         MonitorKind::Qmp { pretty } => kept.qmp.push(Qmp::start(vm, port, pretty)),
     }
+    Ok(())
+}
+
+/// `-gdb`: a server that waits for nobody, unless a character back end is named.
+fn start_gdb(vm: &Arc<Vm>, kept: &mut Kept, given: &Placed) -> Step<()> {
+    let place = given.place.as_str();
+    if given.value == "none" {
+        return Ok(());
+    }
+    if vm.execution().accel().is_none() {
+        return Err(Stop::at(
+            place,
+            "gdbstub: current accelerator doesn't support guest debugging",
+        ));
+    }
+    let mut given = given.clone();
+    if given.value.starts_with("tcp:") && !given.value.contains("server") {
+        given.value.push_str(",wait=off,nodelay=on,server=on");
+    }
+    let id = format!("gdb{}", kept.gdb.len());
+    let Some(id) = legacy_chardev(vm, kept, &id, &given)? else { return Ok(()) };
+    let port = vm.chardevs.port(&id).at(place)?;
+    kept.gdb.push(Stub::start(vm, port));
     Ok(())
 }
 

@@ -69,6 +69,12 @@ pub trait Execution: Send + Sync {
     /// Lets all CPUs run.
     fn start(&self);
 
+    /// Lets each CPU do as the plan says, by index; those beyond its end run.
+    fn start_as(&self, plan: &[accel::RunAs]) {
+        let _ = plan;
+        self.start();
+    }
+
     /// Stops all CPUs; returns when none runs guest code any more.
     fn stop(&self);
 
@@ -133,7 +139,14 @@ impl Execution for AccelExecution {
         Some(self.vm.clone())
     }
     fn registers(&self, index: u32) -> Option<String> {
-        self.vm.registers(usize::try_from(index).ok()?)
+        let mut text = String::new();
+        let known = self.vm.with_cpu(usize::try_from(index).ok()?, &mut |cpu| {
+            text = cpu.register_text();
+        });
+        known.then_some(text)
+    }
+    fn start_as(&self, plan: &[accel::RunAs]) {
+        self.vm.resume_as(plan);
     }
     fn shut_down(&self) {
         self.vm.shutdown();

@@ -18,6 +18,8 @@ pub enum RunState {
     InternalError,
     /// The guest panicked.
     GuestPanicked,
+    /// A debugger stopped it.
+    Debug,
 }
 
 impl RunState {
@@ -30,6 +32,7 @@ impl RunState {
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
             Self::GuestPanicked => "guest-panicked",
+            Self::Debug => "debug",
         }
     }
 

@@ -203,6 +203,11 @@ impl Vm {
 
     /// Lets the guest run.
     pub fn cont(&self) -> Result<()> {
+        self.cont_as(&[])
+    }
+
+    /// Lets the guest run with each CPU doing as the plan says, by index; those beyond run.
+    pub fn cont_as(&self, plan: &[accel::RunAs]) -> Result<()> {
         let state = self.state();
         if state.needs_reset() {
             return Err(Error::generic("Resetting the Virtual Machine is required"));
@@ -213,7 +218,11 @@ impl Vm {
         *self.state.lock() = RunState::Running;
         self.clock.start();
         self.emit("RESUME", None);
-        self.execution().start();
+        if plan.is_empty() {
+            self.execution().start();
+        } else {
+            self.execution().start_as(plan);
+        }
         Ok(())
     }
 

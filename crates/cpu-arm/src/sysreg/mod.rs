@@ -15,10 +15,10 @@ use std::sync::Arc;
 use jit_ir::HelperCx;
 
 pub use system_insns::{dc_zva, sys_insn};
-pub use table::{REGS, Reg, inline_slot};
+pub use table::{PLAIN, REGS, Reg, exists, inline_slot};
 
 use crate::state::ArmCpu;
-use table::{CONTEXT, IRQS, Plain, READ_ONLY, VM, exists, plain, redirect_e2h};
+use table::{CONTEXT, IRQS, Plain, READ_ONLY, VM, plain, redirect_e2h};
 
 /// Why an access is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
