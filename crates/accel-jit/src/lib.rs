@@ -228,7 +228,13 @@ impl AccelVm for JitVm {
         self.threads.resume_as(plan);
     }
     fn with_cpu(&self, cpu: usize, f: &mut dyn FnMut(&mut dyn JitCpu)) -> bool {
-        let done = self.threads.with(cpu, |v| v.cpu().map(f).is_some()).unwrap_or(false);
+        let done = self.threads.with(cpu, |v| {
+            let Some(cpu) = v.cpu() else { return false };
+            cpu.catch_up();
+            f(cpu);
+            true
+        });
+        let done = done.unwrap_or(false);
         // Whatever was changed: translations and stop addresses are looked up anew.
         if let Some(peer) = self.engine.peers.lock().get(cpu) {
             let all = jit_ir::TlbFlush { regimes: u32::MAX, ..Default::default() };

@@ -314,6 +314,12 @@ impl JitCpu for ArmCpu {
         self.system.shared.power.lock().on
     }
 
+    fn catch_up(&mut self) {
+        if self.system.shared.attention.load(Ordering::Acquire) {
+            self.attend();
+        }
+    }
+
     fn debugger_registers(&mut self) -> cpu::debug::RegisterFile {
         ArmCpu::debugger_registers(self)
     }

@@ -4,7 +4,7 @@
 //! "Overview" of the remote protocol.
 
 /// Longest data of a packet, announced in `qSupported`.
-pub const MAX_PACKET: usize = 0x4000;
+pub(crate) const MAX_PACKET: usize = 0x4000;
 
 const ESCAPE: u8 = b'}';
 const ESCAPED: u8 = 0x20;

@@ -158,6 +158,8 @@ pub trait JitCpu: Send {
     fn runnable(&mut self) -> bool {
         true
     }
+    /// Does now what was asked of it while it was stopped (a reset), so that its registers are true.
+    fn catch_up(&mut self) {}
     /// Registers for a debugger.
     fn debugger_registers(&mut self) -> cpu::debug::RegisterFile {
         cpu::debug::RegisterFile::default()
