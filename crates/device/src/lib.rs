@@ -22,7 +22,7 @@ mod reset;
 mod run;
 mod services;
 
-pub use abilities::{Balloon, BalloonStats, Entropy, SecretBytes};
+pub use abilities::{Balloon, BalloonStats, Entropy, RamSize, SecretBytes};
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
@@ -30,8 +30,8 @@ pub use evloop::{Clock, Timer};
 pub use firmware::FirmwareConfig;
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use memory::{
-    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Mmio, RamSlice, Region, Size,
-    TxAttrs,
+    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Mmio, RamSlice, Region,
+    Size, TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects};
 pub use plug::{Devices, Numbers, PlugBus, Unplug};

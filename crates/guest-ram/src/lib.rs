@@ -280,7 +280,8 @@ mod tests {
     #[test]
     fn discarded_pages_read_as_zeroes() {
         for shared in [false, true] {
-            let b = RamBlock::new("t", 0x3000, RamOptions { shared, ..Default::default() }).unwrap();
+            let b =
+                RamBlock::new("t", 0x3000, RamOptions { shared, ..Default::default() }).unwrap();
             b.fill(0, 0x3000, 0x55).unwrap();
             b.discard(0x1000, 0x1000).unwrap();
             assert_eq!(b.load(0xff8, 8), Ok(0x5555_5555_5555_5555));

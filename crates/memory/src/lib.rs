@@ -19,8 +19,8 @@ mod region;
 mod space;
 
 pub use dma::{Dma, DmaFault, DmaView, Plain};
-pub use guest_ram::{RamSlice, read_from, write_to};
 pub use flat::{FlatRange, FlatView, Kind, RamRange};
+pub use guest_ram::{RamSlice, read_from, write_to};
 pub use mmio::{Access, AccessRules, BusFault, Counters, Mmio, Size, TxAttrs};
 pub use mtree::{mtree, mtree_flat};
 pub use region::Region;

@@ -42,9 +42,8 @@ pub struct IoThread {
 }
 
 fn checked(name: &str, value: i64) -> Result<u64> {
-    u64::try_from(value).map_err(|_| {
-        Error::generic(format!("{name} value must be in range [0, {}]", i64::MAX))
-    })
+    u64::try_from(value)
+        .map_err(|_| Error::generic(format!("{name} value must be in range [0, {}]", i64::MAX)))
 }
 
 impl ObjectType for IoThread {

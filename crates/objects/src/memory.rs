@@ -218,9 +218,10 @@ fn populate(map: &Mapping, threads: u32) -> Result<()> {
         Error::generic(format!("preallocating memory failed: {}", host::reason(e)))
     };
     let parts = (0..map.len()).step_by(each.max(page));
-    let results: Vec<_> = evloop::scoped("prealloc", parts.map(|start| {
-        move || map.populate(start, each.min(map.len() - start))
-    }));
+    let results: Vec<_> = evloop::scoped(
+        "prealloc",
+        parts.map(|start| move || map.populate(start, each.min(map.len() - start))),
+    );
     results.into_iter().try_for_each(|r| r.map_err(|e| failed(&e)))
 }
 
@@ -395,7 +396,8 @@ impl FileProps {
             Error::generic(format!("can't open backing store {path} for guest RAM: {why}"))
         };
         let (offset, size) = (self.offset.0, self.common.size.0);
-        let end = offset.checked_add(size).ok_or_else(|| Error::expects("offset", "a size value"))?;
+        let end =
+            offset.checked_add(size).ok_or_else(|| Error::expects("offset", "a size value"))?;
         if path.is_dir() {
             let file = unnamed(path, id).map_err(failed)?;
             file.set_len(end).map_err(failed)?;

@@ -65,11 +65,10 @@ impl ObjectType for RngRandom {
 
     fn create(props: RandomProps, at: &mut ObjectBuild<'_>) -> qapi::Result<Arc<Self>> {
         let name = &props.filename;
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(host::O_NONBLOCK)
-            .open(name)
-            .map_err(|e| qapi::Error::generic(format!("Could not open '{name}': {}", host::reason(&e))))?;
+        let opened =
+            OpenOptions::new().read(true).custom_flags(host::O_NONBLOCK).open(name).map_err(
+                |e| qapi::Error::generic(format!("Could not open '{name}': {}", host::reason(&e))),
+            )?;
         let rng = Arc::new(RngRandom { file: Arc::new(opened), waiting: Arc::default() });
         at.offer::<Arc<dyn Entropy>>(rng.clone());
         Ok(rng)

@@ -89,8 +89,7 @@ fn read(name: &str) -> std::io::Result<Vec<u8>> {
 }
 
 fn decode(text: &[u8]) -> Result<Vec<u8>> {
-    base64::decode(text)
-        .ok_or_else(|| Error::generic("Base64 data contains invalid characters"))
+    base64::decode(text).ok_or_else(|| Error::generic("Base64 data contains invalid characters"))
 }
 
 /// The secret that the properties describe; `key` is what `keyid` names.

@@ -49,17 +49,20 @@ fn secrets_are_read_decoded_and_decrypted() {
 #[test]
 fn wrong_secrets_are_refused_in_the_peers_words() {
     let bad_base64 = "Base64 data contains invalid characters";
-    refused(&secret::CLASS, &[
-        ("", "Either 'file' or 'data' must be provided"),
-        ("data=a,file=b", "'file' and 'data' are mutually exclusive"),
-        ("data=YW*,format=base64", bad_base64),
-        ("data=a,keyid=k", "No secret with id 'k'"),
-        ("data=a,format=xx", "Parameter 'format' does not accept value 'xx'"),
-        (
-            "file=/nonexist",
-            "Unable to read /nonexist: Failed to open file “/nonexist”: No such file or directory",
-        ),
-    ]);
+    refused(
+        &secret::CLASS,
+        &[
+            ("", "Either 'file' or 'data' must be provided"),
+            ("data=a,file=b", "'file' and 'data' are mutually exclusive"),
+            ("data=YW*,format=base64", bad_base64),
+            ("data=a,keyid=k", "No secret with id 'k'"),
+            ("data=a,format=xx", "Parameter 'format' does not accept value 'xx'"),
+            (
+                "file=/nonexist",
+                "Unable to read /nonexist: Failed to open file “/nonexist”: No such file or directory",
+            ),
+        ],
+    );
     let all = Objects::default();
     add(&all, &secret::CLASS, "k", KEY).unwrap();
     add(&all, &secret::CLASS, "short", "data=a").unwrap();
@@ -158,12 +161,15 @@ fn an_io_thread_runs_calls_and_ends() {
     drop(held);
     all.remove("io0").unwrap();
     let range = "must be in range [0, 9223372036854775807]";
-    refused(&iothread::CLASS, &[
-        ("poll-max-ns=-1", &format!("poll-max-ns value {range}")),
-        ("aio-max-batch=-1", &format!("aio-max-batch value {range}")),
-        ("thread-pool-min=9,thread-pool-max=3", "bad thread-pool-min/thread-pool-max values"),
-        ("thread-pool-max=0", "bad thread-pool-min/thread-pool-max values"),
-    ]);
+    refused(
+        &iothread::CLASS,
+        &[
+            ("poll-max-ns=-1", &format!("poll-max-ns value {range}")),
+            ("aio-max-batch=-1", &format!("aio-max-batch value {range}")),
+            ("thread-pool-min=9,thread-pool-max=3", "bad thread-pool-min/thread-pool-max values"),
+            ("thread-pool-max=0", "bad thread-pool-min/thread-pool-max values"),
+        ],
+    );
 }
 
 fn block(all: &Objects, id: &str) -> Arc<RamBlock> {
@@ -230,48 +236,57 @@ fn files_are_memory() {
 
 #[test]
 fn wrong_memory_is_refused_in_the_peers_words() {
-    refused(&memory::RAM, &[
-        ("", "Parameter 'size' is missing"),
-        ("size=0", "property 'size' of memory-backend-ram doesn't take value '0'"),
-        ("size=abc", "Parameter 'size' expects a size value"),
-        ("size=1M,policy=bind", "host-nodes must be set for policy bind"),
-        (
-            "size=1M,host-nodes=0",
-            "host-nodes must be empty for policy default, or you should explicitly specify a \
+    refused(
+        &memory::RAM,
+        &[
+            ("", "Parameter 'size' is missing"),
+            ("size=0", "property 'size' of memory-backend-ram doesn't take value '0'"),
+            ("size=abc", "Parameter 'size' expects a size value"),
+            ("size=1M,policy=bind", "host-nodes must be set for policy bind"),
+            (
+                "size=1M,host-nodes=0",
+                "host-nodes must be empty for policy default, or you should explicitly specify a \
              policy other than default",
-        ),
-        ("size=1M,host-nodes=500,policy=bind", "Invalid host-nodes value: 500"),
-        (
-            "size=1M,prealloc-threads=0",
-            "property 'prealloc-threads' of memory-backend-ram doesn't take value '0'",
-        ),
-        ("size=1M,policy=foo", "Parameter 'policy' does not accept value 'foo'"),
-        ("size=1M,reserve=off,prealloc=on", "'prealloc=on' and 'reserve=off' are incompatible"),
-        ("size=999999G", "cannot set up guest memory 'm': Cannot allocate memory"),
-    ]);
-    refused(&memory::MEMFD, &[
-        ("size=1M,hugetlb=on,hugetlbsize=3M", "Hugepage size must be a power of 2"),
-        (
-            "size=1M,hugetlb=on,hugetlbsize=0",
-            "Property 'memory-backend-memfd.hugetlbsize' doesn't take value '0'",
-        ),
-    ]);
+            ),
+            ("size=1M,host-nodes=500,policy=bind", "Invalid host-nodes value: 500"),
+            (
+                "size=1M,prealloc-threads=0",
+                "property 'prealloc-threads' of memory-backend-ram doesn't take value '0'",
+            ),
+            ("size=1M,policy=foo", "Parameter 'policy' does not accept value 'foo'"),
+            ("size=1M,reserve=off,prealloc=on", "'prealloc=on' and 'reserve=off' are incompatible"),
+            ("size=999999G", "cannot set up guest memory 'm': Cannot allocate memory"),
+        ],
+    );
+    refused(
+        &memory::MEMFD,
+        &[
+            ("size=1M,hugetlb=on,hugetlbsize=3M", "Hugepage size must be a power of 2"),
+            (
+                "size=1M,hugetlb=on,hugetlbsize=0",
+                "Property 'memory-backend-memfd.hugetlbsize' doesn't take value '0'",
+            ),
+        ],
+    );
     let file = "size=1M,mem-path=/dev/zero";
-    refused(&memory::FILE, &[
-        ("size=1M", "Parameter 'mem-path' is missing"),
-        (
-            "size=1M,mem-path=/nonexist/foo",
-            "can't open backing store /nonexist/foo for guest RAM: No such file or directory",
-        ),
-        (&format!("{file},align=3"), "alignment 0x3 must be multiples of page size 0x1000"),
-        (
-            &format!("{file},readonly=on,share=on,rom=off"),
-            "property 'rom' = 'off' is incompatible with 'readonly' = 'on' and 'share' = 'on'",
-        ),
-        (
-            &format!("{file},rom=on"),
-            "property 'rom' = 'on' is not supported with 'readonly' = 'off'",
-        ),
-        (&format!("{file},pmem=on"), "persistent memory (pmem=on) is not supported"),
-    ]);
+    refused(
+        &memory::FILE,
+        &[
+            ("size=1M", "Parameter 'mem-path' is missing"),
+            (
+                "size=1M,mem-path=/nonexist/foo",
+                "can't open backing store /nonexist/foo for guest RAM: No such file or directory",
+            ),
+            (&format!("{file},align=3"), "alignment 0x3 must be multiples of page size 0x1000"),
+            (
+                &format!("{file},readonly=on,share=on,rom=off"),
+                "property 'rom' = 'off' is incompatible with 'readonly' = 'on' and 'share' = 'on'",
+            ),
+            (
+                &format!("{file},rom=on"),
+                "property 'rom' = 'on' is not supported with 'readonly' = 'off'",
+            ),
+            (&format!("{file},pmem=on"), "persistent memory (pmem=on) is not supported"),
+        ],
+    );
 }

@@ -213,6 +213,12 @@ impl Function {
         Region::mmio("msix", msix.region_len(), AccessRules::WORD32, msix)
     }
 
+    /// What its base address registers show, in order.
+    #[must_use]
+    pub fn regions(&self) -> Vec<Region> {
+        self.bars.iter().flatten().map(|bar| bar.region.clone()).collect()
+    }
+
     /// Access to guest memory, as far as the guest lets the function be bus master.
     #[must_use]
     pub fn dma(&self, space: &device::AddressSpace) -> Dma {

@@ -137,7 +137,11 @@ impl qapi::Qapi for Addr {
         if let Some(number) = value.as_i64() {
             let addr = u8::try_from(number).ok();
             let wrong = || Error::expects("", "a slot and function such as 06.0");
-            return if number == -1 { Ok(Addr(None)) } else { addr.map(|a| Addr(Some(a))).ok_or_else(wrong) };
+            return if number == -1 {
+                Ok(Addr(None))
+            } else {
+                addr.map(|a| Addr(Some(a))).ok_or_else(wrong)
+            };
         }
         let text = String::from_value(value, source)?;
         Addr::parse(&text).ok_or_else(|| Error::expects("", "a slot and function such as 06.0"))

@@ -211,6 +211,7 @@ impl Core {
             queue.change(|s| s.features = features);
         }
         self.irq.set_modern(features & feature::VERSION_1 != 0);
+        self.irq.set_live(true);
         self.device.start(features);
         // Legacy drivers may have filled queues before.
         self.notify_all();
@@ -239,6 +240,7 @@ impl Core {
     /// Resets everything; the transport's registers are its own matter.
     pub fn reset(&self) {
         let was = std::mem::take(&mut *self.regs.lock());
+        self.irq.set_live(false);
         for queue in &self.queues {
             queue.close();
         }
@@ -419,6 +421,7 @@ impl Saved for Core {
         }
         *self.regs.lock() = regs;
         self.irq.set_broken(broken);
+        self.irq.set_live(regs.status & DRIVER_OK != 0);
         self.irq.set_modern(regs.features & feature::VERSION_1 != 0);
         self.irq.set_generation(generation);
         self.irq.set_config_vector(config_vector);

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use derive::{Qapi, VmState};
 use device::{
-    Access, AccessRules, BoxFuture, Build, Bus, BusFault, Device, DeviceClass, DeviceType, Dma, IrqOut,
-    Migration, Mmio, PlugBus, Record, Region, Reset, Saved, Size,
+    Access, AccessRules, BoxFuture, Build, Bus, BusFault, Device, DeviceClass, DeviceType, Dma,
+    IrqOut, Migration, Mmio, PlugBus, Record, Region, Reset, Saved, Size,
 };
 use parking_lot::Mutex;
 

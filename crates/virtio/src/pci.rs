@@ -407,21 +407,30 @@ impl Parts<'_> {
                 *place = bar;
             }
         };
-        put(0, self.legacy.as_ref().map(|l| {
-            let len = legacy::len(config_len, self.msix.is_some());
-            io(Region::mmio("virtio-pci", len, rules, l))
-        }));
-        put(1, self.msix.as_ref().map(|msix| {
-            let region = Function::msix_region(msix);
-            Bar { region, io: false, wide: false, prefetch: false }
-        }));
+        put(
+            0,
+            self.legacy.as_ref().map(|l| {
+                let len = legacy::len(config_len, self.msix.is_some());
+                io(Region::mmio("virtio-pci", len, rules, l))
+            }),
+        );
+        put(
+            1,
+            self.msix.as_ref().map(|msix| {
+                let region = Function::msix_region(msix);
+                Bar { region, io: false, wide: false, prefetch: false }
+            }),
+        );
         let pio = self.pio.as_ref().map(|p| io(Region::mmio("virtio-pci-notify-pio", 4, rules, p)));
         put(PIO_BAR, pio);
         let len = if self.setup.transport.page_per_vq { LEN_PAGES } else { LEN };
-        put(MODERN_BAR, modern.then(|| {
-            let region = Region::weak_mmio("virtio-pci", len, rules, self.this.clone());
-            Bar { region, io: false, wide: true, prefetch: true }
-        }));
+        put(
+            MODERN_BAR,
+            modern.then(|| {
+                let region = Region::weak_mmio("virtio-pci", len, rules, self.this.clone());
+                Bar { region, io: false, wide: true, prefetch: true }
+            }),
+        );
         bars
     }
 

@@ -207,7 +207,7 @@ impl Queue {
     pub fn pop(self: &Arc<Self>) -> Option<Chain> {
         let mut inner = self.inner.lock();
         let Inner { state, view, epoch, next_ticket, taken, paused } = &mut *inner;
-        if !state.enabled || *paused || self.irq.is_broken() || !state.is_sane() {
+        if !state.enabled || *paused || !self.irq.is_usable() || !state.is_sane() {
             return None;
         }
         let result = if state.is_packed() {
@@ -230,11 +230,14 @@ impl Queue {
     pub fn is_empty(&self) -> bool {
         let mut inner = self.inner.lock();
         let Inner { state, view, .. } = &mut *inner;
-        if !state.enabled || self.irq.is_broken() || !state.is_sane() {
+        if !state.enabled || !self.irq.is_usable() || !state.is_sane() {
             return true;
         }
-        let found =
-            if state.is_packed() { packed::is_empty(view, state) } else { split::is_empty(view, state) };
+        let found = if state.is_packed() {
+            packed::is_empty(view, state)
+        } else {
+            split::is_empty(view, state)
+        };
         self.checked(found).unwrap_or(true)
     }
 
@@ -270,7 +273,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         chain.settle();
         let Inner { state, view, epoch, taken, .. } = &mut *inner;
-        if chain.epoch != *epoch || !state.enabled || self.irq.is_broken() {
+        if chain.epoch != *epoch || !state.enabled || !self.irq.is_usable() {
             return;
         }
         let written = u32::try_from(written).unwrap_or(u32::MAX);
@@ -315,7 +318,7 @@ impl Queue {
     pub fn set_notification(&self, on: bool) -> bool {
         let mut inner = self.inner.lock();
         let Inner { state, view, .. } = &mut *inner;
-        if !state.enabled || self.irq.is_broken() || !state.is_sane() {
+        if !state.enabled || !self.irq.is_usable() || !state.is_sane() {
             return false;
         }
         state.quiet = !on;
@@ -323,7 +326,11 @@ impl Queue {
             if state.is_packed() { packed::arm(view, state) } else { split::arm(view, state) };
         fence(Ordering::SeqCst);
         let empty = |view, state: &mut QueueState| {
-            if state.is_packed() { packed::is_empty(view, state) } else { split::is_empty(view, state) }
+            if state.is_packed() {
+                packed::is_empty(view, state)
+            } else {
+                split::is_empty(view, state)
+            }
         };
         let result = armed.and_then(|()| empty(view, state));
         on && self.checked(result).is_some_and(|empty| !empty)
@@ -342,7 +349,7 @@ impl Queue {
     fn due(&self) -> Option<u16> {
         let mut inner = self.inner.lock();
         let Inner { state, view, taken, .. } = &mut *inner;
-        if !state.enabled || self.irq.is_broken() || state.unsignalled == 0 {
+        if !state.enabled || !self.irq.is_usable() || state.unsignalled == 0 {
             return None;
         }
         fence(Ordering::SeqCst);

@@ -59,7 +59,11 @@ fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
 ///
 /// # Errors
 /// What the system says. At most [`MAX_SLICES`] slices are looked at.
-pub fn read_vectored(fd: BorrowedFd<'_>, slices: &[RawSlice], at: Option<u64>) -> io::Result<usize> {
+pub fn read_vectored(
+    fd: BorrowedFd<'_>,
+    slices: &[RawSlice],
+    at: Option<u64>,
+) -> io::Result<usize> {
     let (fd, first, n) = (fd.as_raw_fd(), slices.as_ptr().cast::<libc::iovec>(), count(slices));
     let at = at.map(offset).transpose()?;
     retry(|| match at {

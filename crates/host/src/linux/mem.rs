@@ -153,12 +153,7 @@ impl Mapping {
         Mapping::own(ptr, len, Some(fd), true)
     }
 
-    fn own(
-        ptr: *mut c_void,
-        len: usize,
-        fd: Option<OwnedFd>,
-        shared: bool,
-    ) -> io::Result<Mapping> {
+    fn own(ptr: *mut c_void, len: usize, fd: Option<OwnedFd>, shared: bool) -> io::Result<Mapping> {
         let ptr = NonNull::new(ptr.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { ptr, len, fd, offset: 0, shared })
     }
@@ -187,8 +182,7 @@ impl Mapping {
             }
             Some(_) => Err(io::ErrorKind::Unsupported.into()),
             None => {
-                let how =
-                    if self.shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
+                let how = if self.shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
                 // SAFETY: the range is ours; its users read raw bytes and may find zeroes.
                 Ok(unsafe { madvise(ptr, len, how)? })
             }

@@ -18,8 +18,7 @@ pub struct Modes {
 
 impl Modes {
     /// Both interfaces.
-    pub const TRANSITIONAL: Modes =
-        Modes { disable_legacy: OnOffAuto::Off, disable_modern: false };
+    pub const TRANSITIONAL: Modes = Modes { disable_legacy: OnOffAuto::Off, disable_modern: false };
     /// Only that of version 1.0 and later.
     pub const MODERN: Modes = Modes { disable_legacy: OnOffAuto::On, disable_modern: false };
 }
