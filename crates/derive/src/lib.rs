@@ -26,7 +26,8 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// Field attributes: `name = "…"`, `default = "…"` (text as a person writes it; a value of a
 /// different type is given by its text as well), `skip` (not a member, `Default`), `flatten`
-/// (its members lie here), `rest` (a `qapi::Value` that takes all other members), `features =
+/// (its members lie here; of several, the last takes what the
+/// others do not know), `rest` (a `qapi::Value` that takes all other members), `features =
 /// "deprecated unstable"`.
 #[proc_macro_derive(Qapi, attributes(qapi))]
 pub fn derive_qapi(input: TokenStream) -> TokenStream {

@@ -55,6 +55,8 @@ struct Parts {
     put: TokenStream,
     /// Takes all members that are left, so it comes last.
     last: bool,
+    /// For `flatten`: takes only the members it knows.
+    some: Option<TokenStream>,
 }
 
 fn field_parts(field: &Field, rule: Option<&str>) -> Result<Parts> {
@@ -64,7 +66,13 @@ fn field_parts(field: &Field, rule: Option<&str>) -> Result<Parts> {
     let ty = &field.ty;
     if attrs.skip {
         let take = quote!(let #ident = ::core::default::Default::default(););
-        return Ok(Parts { member: None, take, put: quote!(_ = &self.#ident;), last: false });
+        return Ok(Parts {
+            member: None,
+            take,
+            put: quote!(_ = &self.#ident;),
+            last: false,
+            some: None,
+        });
     }
     if attrs.rest {
         let take = quote! {
@@ -73,7 +81,7 @@ fn field_parts(field: &Field, rule: Option<&str>) -> Result<Parts> {
         let put = quote! {
             if let ::qapi::Value::Map(rest) = &self.#ident { members.extend(rest.iter().cloned()); }
         };
-        return Ok(Parts { member: None, take, put, last: true });
+        return Ok(Parts { member: None, take, put, last: true, some: None });
     }
     let name = match attrs.name {
         Some(name) => name,
@@ -117,7 +125,13 @@ fn field_parts(field: &Field, rule: Option<&str>) -> Result<Parts> {
             },
         )
     };
-    Ok(Parts { member: Some(member), take, put, last: flatten })
+    let some = flatten.then(|| {
+        quote! {
+            let #ident = <#ty as ::qapi::Qapi>::from_value(
+                ::qapi::take_known(&mut members, <#ty as ::qapi::Qapi>::type_info()), source)?;
+        }
+    });
+    Ok(Parts { member: Some(member), take, put, last: flatten, some })
 }
 
 fn expand_struct(input: &DeriveInput, data: &DataStruct) -> Result<TokenStream> {
@@ -136,8 +150,13 @@ fn expand_struct(input: &DeriveInput, data: &DataStruct) -> Result<TokenStream> 
     for field in &fields {
         parts.push(field_parts(field, rule)?);
     }
-    if parts.iter().filter(|part| part.last).count() > 1 {
-        return Err(syn::Error::new_spanned(&input.ident, "only one `flatten` or `rest`"));
+    // Of several, the last takes what is left, and those before it only what they know.
+    let lasts: Vec<usize> = (0..parts.len()).filter(|i| parts[*i].last).collect();
+    for index in lasts.iter().rev().skip(1) {
+        match parts[*index].some.take() {
+            Some(some) => parts[*index].take = some,
+            None => return Err(syn::Error::new_spanned(&input.ident, "`rest` comes last")),
+        }
     }
     let members = parts.iter().filter_map(|part| part.member.as_ref());
     let takes = parts.iter().filter(|p| !p.last).chain(parts.iter().filter(|p| p.last));

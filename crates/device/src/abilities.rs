@@ -42,6 +42,10 @@ pub struct BalloonStats {
     pub stats: Vec<(&'static str, u64)>,
 }
 
+/// Bytes of memory the machine was made with (`-m`); a service (`World::services`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamSize(pub u64);
+
 /// A memory balloon, for the monitor.
 pub trait Balloon: Send + Sync {
     /// Asks the guest to keep this many bytes of its memory and give the rest.

@@ -6,6 +6,8 @@
 //! type name.
 //! Sources: named in each file.
 
+pub mod edu;
 pub mod fw_cfg;
 pub mod gpio_key;
+pub mod pci_testdev;
 pub mod pl061;

@@ -65,7 +65,7 @@ impl DeviceType for Gpex {
             subsystem: (0x1af4, 0x1100),
             pin: 0,
         };
-        let common = Common { addr: None, multifunction: false };
+        let common = Common::of_board();
         let root = Arc::new(Function::new(&identity, &common, Vec::new(), &[], None));
         bus.add(0, &root);
         let device = Arc::new(Gpex { bus: bus.clone(), root, _hole: hole });

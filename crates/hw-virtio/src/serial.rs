@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, Weak};
 
 use derive::{Qapi, VmState};
-use device::{Build, Bus, Device, DeviceClass, DeviceType, Migration, PlugBus, Record, Reset};
+use device::{
+    Build, Bus, Device, DeviceClass, DeviceType, Migration, PlugBus, Record, Reset, Unplug,
+};
 use parking_lot::Mutex;
 use virtio::{Common, Port, Queue, VirtioDevice, VirtioId};
 
@@ -40,6 +42,7 @@ const PORT_LIMIT: u32 = 511;
 // 5.3.6.2: control messages.
 const DEVICE_READY: u16 = 0;
 const DEVICE_ADD: u16 = 1;
+const DEVICE_REMOVE: u16 = 2;
 const PORT_READY: u16 = 3;
 const CONSOLE_PORT: u16 = 4;
 const PORT_OPEN: u16 = 6;
@@ -83,7 +86,7 @@ impl DeviceType for VirtioSerial {
 
     fn create(props: Props, at: &mut Build<'_>) -> qapi::Result<Arc<Self>> {
         if props.max_ports == 0 {
-            return Err(qapi::Error::generic("max_ports must be at least 1"));
+            return Err(qapi::Error::generic("Maximum number of serial ports not specified"));
         }
         if props.max_ports > PORT_LIMIT {
             return Err(qapi::Error::generic(format!("maximum ports supported: {PORT_LIMIT}")));
@@ -148,11 +151,22 @@ impl PlugBus for VirtioSerial {
     }
 
     fn is_hotpluggable(&self) -> bool {
-        false
+        true
     }
 
-    fn unplug(&self, _: &Record) -> qapi::Result<device::Unplug> {
-        Err(qapi::Error::generic(format!("Bus '{}' does not support hotplugging", self.bus)))
+    fn unplug(&self, record: &Record) -> qapi::Result<Unplug> {
+        let port: Option<Arc<SerialPort>> = record.ability();
+        let port = port.ok_or_else(|| qapi::Error::generic("this is no virtio serial port"))?;
+        let number = {
+            let mut ports = self.ports.lock();
+            let at = ports.iter().position(|(_, known)| Arc::ptr_eq(known, &port));
+            let at = at.ok_or_else(|| qapi::Error::generic("the port is not plugged in"))?;
+            ports.remove(at).0
+        };
+        port.disconnect();
+        self.state.lock().open.retain(|open| *open != number);
+        self.send_control(number, DEVICE_REMOVE, 1, &[]);
+        Ok(Unplug::Done)
     }
 }
 
@@ -163,6 +177,10 @@ fn receive_queue(number: u32) -> usize {
 }
 
 impl VirtioSerial {
+    pub(crate) fn state(&self) -> &dyn device::Saved {
+        &self.state
+    }
+
     fn is_multiport(&self) -> bool {
         self.state.lock().features & MULTIPORT != 0
     }

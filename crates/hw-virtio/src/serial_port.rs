@@ -57,6 +57,12 @@ impl SerialPort {
         _ = self.place.set((serial, number));
     }
 
+    /// The port is off its bus: its back end has no front any more.
+    pub(crate) fn disconnect(&self) {
+        let nobody: Weak<SerialPort> = Weak::new();
+        self.chars.on_receive(nobody);
+    }
+
     pub(crate) fn is_console(&self) -> bool {
         self.console
     }

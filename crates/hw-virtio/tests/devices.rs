@@ -1,6 +1,9 @@
 //! Virtio devices behind the MMIO transport, from the driver's side.
 
-use device::DeviceClass;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use device::{Balloon, DeviceClass, Unplug};
 use hw_virtio::{balloon, rng, serial, serial_port};
 use qapi::{Source, keyval::Dialect};
 use testbench::{Bench, RAM_BASE};
@@ -137,18 +140,79 @@ fn ports_are_announced_opened_and_carry_data() {
     assert_eq!(b.chardev("c1").sent(), b"to the port");
     b.write8(0x108, b'!');
     assert!(b.chardev("c0").sent().ends_with(b"!"), "emergency write");
+    assert!(bus.is_hotpluggable());
+    assert_eq!(bus.unplug(&port).unwrap(), Unplug::Done);
+    assert_eq!(taken(&b, 2, 6).unwrap(), message(1, 2, 1), "the guest hears of it");
+    offer(&b, 5, 1, b"to nobody", 0);
+    assert_eq!(b.chardev("c1").sent(), b"");
+    assert!(bus.unplug(&port).is_err());
+    bus.plug(&build(&b, &serial_port::PORT, "nr=1,chardev=c2")).unwrap();
+    assert_eq!(taken(&b, 2, 7).unwrap(), message(1, 1, 1), "the number is free again");
 }
 
 #[test]
 fn the_balloon_takes_pages_and_keeps_its_numbers() {
     let (b, r) = bench(&balloon::CLASS, "");
     start(&b, 0, &[0, 1]);
-    r.downcast::<balloon::VirtioBalloon>().unwrap().set_target(256);
-    assert_eq!((b.read32(0x100), b.read32(0x60) & 2), (256, 2));
-    offer(&b, 0, 0, &[1, 0, 0, 0], 0);
+    let control: Arc<dyn Balloon> = r.ability().unwrap();
+    let heard = Arc::new(AtomicU64::new(0));
+    let h = heard.clone();
+    control.on_change(Arc::new(move |bytes| h.store(bytes, Ordering::SeqCst)));
+    control.set_target((1 << 20) - 64 * 4096);
+    assert_eq!((b.read32(0x100), b.read32(0x60) & 2), (64, 2));
+    // Two neighbours and one beyond RAM.
+    let first = u32::try_from((RAM_BASE + 0xe_0000) >> 12).unwrap();
+    b.put_ram(0xe_0000, &[7; 0x3000]);
+    let pages: Vec<u8> =
+        [first + 1, first, u32::MAX].iter().flat_map(|page| page.to_le_bytes()).collect();
+    offer(&b, 0, 0, &pages, 0);
     assert_eq!(taken(&b, 0, 0).unwrap(), b"");
-    b.write32(0x104, 1);
-    assert_eq!(b.read32(0x104), 1);
-    b.write32(0x70, 0);
-    assert_eq!(b.read32(0x104), 0);
+    assert!(b.get_ram(0xe_0000, 0x2000).iter().all(|byte| *byte == 0), "given back");
+    assert_eq!(b.get_ram(0xe_2000, 1), [7], "the page behind stays");
+    b.write32(0x104, 2);
+    assert_eq!((b.read32(0x104), control.actual()), (2, (1 << 20) - 8192));
+    assert_eq!(heard.load(Ordering::SeqCst), (1 << 20) - 8192);
+}
+
+#[test]
+fn statistics_are_asked_for_and_kept() {
+    let (b, r) = bench(&balloon::CLASS, "guest-stats-polling-interval=2");
+    let control: Arc<dyn Balloon> = r.ability().unwrap();
+    assert_eq!((control.polling_interval(), control.stats().last_update), (2, 0));
+    start(&b, 2, &[0, 1, 2]);
+    b.set_wall(1000);
+    let mut stats = vec![4, 0];
+    stats.extend(5_000_000u64.to_le_bytes());
+    stats.extend([0xff, 0xff, 1, 1, 1, 1, 1, 1, 1, 1]);
+    offer(&b, 2, 0, &stats, 0);
+    assert_eq!(taken(&b, 2, 0), None, "the buffer stays until new numbers are wanted");
+    let said = control.stats();
+    assert_eq!(said.last_update, 1000);
+    assert_eq!((said.stats[4], said.stats[5].1), (("stat-free-memory", 5_000_000), u64::MAX));
+    b.advance(2_000_000_000);
+    assert!(taken(&b, 2, 0).is_some(), "asked for again");
+    offer(&b, 2, 1, &stats, 0);
+    assert_eq!(control.stats().last_update, 1002);
+    assert!(control.set_polling_interval(-1).is_err());
+    control.set_polling_interval(0).unwrap();
+}
+
+#[test]
+fn reported_pages_are_given_back_and_only_one_balloon_is_made() {
+    let (b, _r) = bench(&balloon::CLASS, "free-page-reporting=on");
+    start(&b, 1 << 5, &[0, 1, 2, 3]);
+    let base = 3 * STEP + BUFFER;
+    b.put_ram(base, &[9; 0x2000]);
+    offer(&b, 3, 0, &[], 0x1000);
+    assert_eq!((b.get_ram(base, 1), b.get_ram(base + 0x1000, 1)), (vec![0], vec![9]));
+    let again = balloon::CLASS.build("b", qapi::Value::empty(), Source::Json, b.world());
+    assert_eq!(again.err().unwrap().desc, "Only one balloon device is supported");
+    for (wrong, text) in [
+        ("free-page-hint=on", "'free-page-hint' requires 'iothread' to be set"),
+        ("guest-stats=1", "Property 'virtio-balloon-device.guest-stats' is not writable"),
+        ("guest-stats-polling-interval=-1", "timer value must be greater than zero"),
+        ("iothread=foo", "Device 'foo' not found"),
+    ] {
+        assert_eq!(Bench::try_of(&balloon::CLASS, wrong).err().unwrap().desc, text);
+    }
 }

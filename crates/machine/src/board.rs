@@ -110,6 +110,9 @@ impl<'a> Board<'a> {
             qapi::Error::generic(format!("cannot set up guest memory '{name}': {e}"))
         })?;
         self.system.map(base, &Region::ram(name, block), 0);
+        if self.world.services.find::<device::RamSize>().is_none() {
+            self.world.services.add(device::RamSize(size));
+        }
         Ok(())
     }
 

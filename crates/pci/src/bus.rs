@@ -97,7 +97,7 @@ impl PciBus {
 
     fn choose(&self, function: &Function) -> qapi::Result<u8> {
         let functions = self.functions.lock();
-        let Some(addr) = &function.addr else {
+        let Some(devfn) = function.addr else {
             let free = (0..32u8)
                 .map(|slot| slot << 3)
                 .find(|devfn| !functions.keys().any(|used| used >> 3 == devfn >> 3));
@@ -105,22 +105,18 @@ impl PciBus {
                 qapi::Error::generic("PCI: no slot/function available, all in use or reserved")
             });
         };
-        let wrong = || qapi::Error::expects("addr", "a slot and function such as 06.0");
-        let (slot, number) = addr.split_once('.').unwrap_or((addr, "0"));
-        let slot = u8::from_str_radix(slot, 16).map_err(|_| wrong())?;
-        let number = u8::from_str_radix(number, 16).map_err(|_| wrong())?;
-        if slot > 31 || number > 7 {
-            return Err(wrong());
-        }
-        let devfn = slot << 3 | number;
-        if functions.contains_key(&devfn) {
+        let (slot, number) = (devfn >> 3, devfn & 7);
+        if let Some(other) = functions.get(&devfn) {
             return Err(qapi::Error::generic(format!(
-                "PCI: slot {slot} function {number} not available, in use"
+                "PCI: slot {slot} function {number} not available for {}, in use by {},id={}",
+                function.name(),
+                other.name(),
+                other.id()
             )));
         }
         if number > 0 && functions.get(&(slot << 3)).is_some_and(|first| !first.multifunction) {
             return Err(qapi::Error::generic(format!(
-                "PCI: {slot:x}.0 indicates its device is not a multifunction device"
+                "PCI: single function device can't be populated in function {slot:x}.{number}"
             )));
         }
         Ok(devfn)
@@ -148,6 +144,7 @@ impl PlugBus for PciBus {
     fn plug(&self, record: &Record) -> qapi::Result<()> {
         let function: Option<Arc<Function>> = record.ability();
         let function = function.ok_or_else(|| qapi::Error::generic("this is no PCI device"))?;
+        function.name_it(record.class.name, &record.id);
         let devfn = self.choose(&function)?;
         self.add(devfn, &function);
         Ok(())

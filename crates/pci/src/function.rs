@@ -1,18 +1,18 @@
 //! One PCI function: configuration space, base address regions, interrupts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use derive::VmState;
-use device::{AccessRules, Dma, Region, TxAttrs};
+use device::{AccessRules, Dma, Region, Size, TxAttrs};
 use parking_lot::Mutex;
 use vmstate::{LoadError, Saved, StateReader, StateSchema, StateWriter, VmState};
 
 use crate::bus::{Host, Pin};
 use crate::msix::{self, Msix};
 
-/// Bytes of (express) configuration space.
-const SPACE: usize = 4096;
+/// Bytes of configuration space of a conventional function.
+const SPACE: usize = 256;
 
 // PCI 3.0, 6.1: the header.
 const COMMAND: usize = 0x04;
@@ -27,7 +27,14 @@ const COMMAND_NO_INTX: u16 = 1 << 10;
 /// 6.2.3: an interrupt is asserted; there are capabilities.
 const STATUS_INTX: u8 = 1 << 3;
 const STATUS_CAPABILITIES: u8 = 1 << 4;
+const CAP_MSI: u8 = 0x05;
 const CAP_MSIX: u8 = 0x11;
+// 6.8.1, with 64-bit addresses: control, address, data behind the capability's start.
+const MSI_CONTROL: usize = 2;
+const MSI_ADDRESS: usize = 4;
+const MSI_DATA: usize = 12;
+const MSI_ENABLE: u16 = 1;
+const MSI_64: u8 = 1 << 7;
 
 /// Who a function says it is.
 #[derive(Clone, Copy, Debug)]
@@ -79,10 +86,18 @@ struct Place {
     pin: Pin,
 }
 
+/// Behaviour behind four bytes of configuration space, such as a window to elsewhere.
+pub trait ConfigHook: Send + Sync {
+    /// The bytes are about to be read: what they say.
+    fn read(&self) -> u32;
+    /// The bytes were written.
+    fn written(&self, value: u32);
+}
+
 /// A PCI function.
 pub struct Function {
-    /// `addr=` as the user gave it.
-    pub addr: Option<String>,
+    /// Device and function number the user asked for.
+    pub addr: Option<u8>,
     /// `multifunction=`.
     pub multifunction: bool,
     config: Mutex<Config>,
@@ -90,6 +105,11 @@ pub struct Function {
     /// Where each region is mapped now. Taken before the map's own locks.
     mapped: Mutex<Vec<Option<u64>>>,
     msix: Option<(Arc<Msix>, usize)>,
+    /// Where the MSI capability is.
+    msi: OnceLock<usize>,
+    hook: OnceLock<(usize, Weak<dyn ConfigHook>)>,
+    /// Class and id of the device, for messages.
+    names: OnceLock<(&'static str, String)>,
     place: OnceLock<Place>,
     master: Arc<AtomicBool>,
 }
@@ -115,6 +135,7 @@ impl Config {
         let next = self.bytes.get(CAPABILITIES).copied().unwrap_or(0);
         put(&mut self.bytes, at, &[id, next]);
         put(&mut self.bytes, at + 2, body);
+        put(&mut self.mask, at, &vec![0; body.len() + 2]);
         put(&mut self.bytes, CAPABILITIES, &[self.free]);
         put(&mut self.bytes, STATUS, &[STATUS_CAPABILITIES]);
         let end = (at + 2 + body.len()).next_multiple_of(4);
@@ -145,9 +166,11 @@ impl Function {
         put(&mut c.bytes, 0x2c, &identity.subsystem.0.to_le_bytes());
         put(&mut c.bytes, 0x2e, &identity.subsystem.1.to_le_bytes());
         put(&mut c.bytes, INTERRUPT_PIN, &[identity.pin]);
-        put(&mut c.mask, COMMAND, &0x0547u16.to_le_bytes());
+        put(&mut c.mask, COMMAND, &0x0507u16.to_le_bytes());
         put(&mut c.mask, 0x0c, &[0xff]);
         put(&mut c.mask, 0x3c, &[0xff]);
+        // What belongs to no capability can be written, as at the peer.
+        c.mask.iter_mut().skip(0x40).for_each(|mask| *mask = 0xff);
         for (index, bar) in bars.iter().enumerate() {
             let Some(bar) = bar else { continue };
             let at = BARS + 4 * index;
@@ -170,12 +193,15 @@ impl Function {
             (msix, at)
         });
         Function {
-            addr: common.addr.clone(),
+            addr: common.addr.0,
             multifunction: common.multifunction,
             config: Mutex::new(c),
             mapped: Mutex::new(vec![None; bars.len()]),
             bars,
             msix,
+            msi: OnceLock::new(),
+            hook: OnceLock::new(),
+            names: OnceLock::new(),
             place: OnceLock::new(),
             master: Arc::default(),
         }
@@ -184,7 +210,13 @@ impl Function {
     /// A region for the MSI-X table and pending bits.
     #[must_use]
     pub fn msix_region(msix: &Arc<Msix>) -> Region {
-        Region::mmio("msix", 0x1000, AccessRules::WORD32, msix)
+        Region::mmio("msix", msix.region_len(), AccessRules::WORD32, msix)
+    }
+
+    /// What its base address registers show, in order.
+    #[must_use]
+    pub fn regions(&self) -> Vec<Region> {
+        self.bars.iter().flatten().map(|bar| bar.region.clone()).collect()
     }
 
     /// Access to guest memory, as far as the guest lets the function be bus master.
@@ -200,6 +232,96 @@ impl Function {
         _ = self.place.set(Place { host: host.clone(), pin });
     }
 
+    /// Adds an MSI capability with one vector and 64-bit addresses; before anything is mapped.
+    pub fn add_msi(&self) {
+        let mut config = self.config.lock();
+        let at = config.capability(CAP_MSI, &[MSI_64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let address = [0xff; 7];
+        put(&mut config.mask, at + MSI_CONTROL, &[1, 0, 0xfc]);
+        put(&mut config.mask, at + MSI_ADDRESS + 1, &address);
+        put(&mut config.mask, at + MSI_DATA, &[0xff; 2]);
+        _ = self.msi.set(at);
+    }
+
+    /// Whether the guest switched MSI on.
+    #[must_use]
+    pub fn is_msi_enabled(&self) -> bool {
+        let config = self.config.lock();
+        self.msi.get().is_some_and(|at| config.get16(at + MSI_CONTROL) & MSI_ENABLE != 0)
+    }
+
+    /// Sends the MSI message, if it is switched on. Call it without locks.
+    pub fn send_msi(&self) {
+        let Some(at) = self.msi.get().filter(|_| self.is_msi_enabled()) else { return };
+        let (addr, data) = {
+            let config = self.config.lock();
+            let high = u64::from(config.get32(at + MSI_ADDRESS + 4)) << 32;
+            (high | u64::from(config.get32(at + MSI_ADDRESS)), config.get16(at + MSI_DATA))
+        };
+        if let Some(place) = self.place.get().filter(|_| self.master.load(Ordering::Acquire)) {
+            let memory = &place.host.memory;
+            _ = memory.write_uint(addr & !3, Size::B4, data.into(), TxAttrs::default());
+        }
+    }
+
+    /// Puts behaviour behind four bytes of configuration space at `at`.
+    pub fn hook(&self, at: usize, hook: Weak<dyn ConfigHook>) {
+        put(&mut self.config.lock().mask, at, &[0xff; 4]);
+        _ = self.hook.set((at, hook));
+    }
+
+    /// Makes bytes of configuration space writable that no rule above does.
+    pub fn allow_writes(&self, at: usize, mask: &[u8]) {
+        put(&mut self.config.lock().mask, at, mask);
+    }
+
+    /// A little-endian word of configuration space.
+    #[must_use]
+    pub fn config32(&self, at: usize) -> u32 {
+        self.config.lock().get32(at)
+    }
+
+    /// Where the first capability of an id is that `f` likes.
+    #[must_use]
+    pub fn capability(&self, id: u8, f: impl Fn(&[u8]) -> bool) -> Option<usize> {
+        let config = self.config.lock();
+        let mut at = usize::from(*config.bytes.get(CAPABILITIES)?);
+        for _ in 0..48 {
+            let bytes = config.bytes.get(at..).filter(|_| at != 0)?;
+            if bytes.first() == Some(&id) && f(bytes) {
+                return Some(at);
+            }
+            at = usize::from(*bytes.get(1)?);
+        }
+        None
+    }
+
+    /// Lets the function be bus master, as old drivers forget to.
+    pub fn force_master(&self) {
+        if let Some(byte) = self.config.lock().bytes.get_mut(COMMAND) {
+            *byte |= 4;
+        }
+        self.update();
+    }
+
+    pub(crate) fn name_it(&self, class: &'static str, id: &str) {
+        _ = self.names.set((class, id.to_owned()));
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.names.get().map_or("the host bridge", |names| names.0)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.names.get().map_or("(null)", |names| &names.1)
+    }
+
+    fn hooked(&self, at: usize, size: usize) -> Option<(usize, Arc<dyn ConfigHook>)> {
+        let (place, hook) = self.hook.get()?;
+        let touches = at < place + 4 && *place < at.saturating_add(size);
+        if touches { Some((*place, hook.upgrade()?)) } else { None }
+    }
+
     pub(crate) fn pin(&self) -> u8 {
         self.config.lock().bytes.get(INTERRUPT_PIN).copied().unwrap_or(0)
     }
@@ -207,9 +329,13 @@ impl Function {
     /// Reads configuration space.
     #[must_use]
     pub fn read(&self, at: usize, size: usize) -> u32 {
+        if let Some((place, hook)) = self.hooked(at, size) {
+            let value = hook.read();
+            put(&mut self.config.lock().bytes, place, &value.to_le_bytes());
+        }
         let config = self.config.lock();
-        let bytes = config.bytes.iter().skip(at).take(size.min(4)).rev();
-        bytes.fold(0, |value, byte| value << 8 | u32::from(*byte))
+        let byte = |at: usize| config.bytes.get(at).copied().unwrap_or(0xff);
+        (0..size.min(4)).rev().fold(0, |value, i| value << 8 | u32::from(byte(at + i)))
     }
 
     /// Writes configuration space.
@@ -221,6 +347,9 @@ impl Function {
             for ((byte, mask), new) in cells.zip(value.to_le_bytes()) {
                 *byte = (*byte & !mask) | (new & mask);
             }
+        }
+        if let Some((place, hook)) = self.hooked(at, size) {
+            hook.written(self.config32(place));
         }
         self.update();
     }
@@ -246,14 +375,16 @@ impl Function {
         let low = u64::from(config.get32(at));
         if bar.io {
             let base = low & !3;
-            let fits = base != 0 && base.saturating_add(bar.region.len()) <= 0x1_0000;
+            // Address 0 is one like others on this host (`allow 0 address` of the peer).
+            let fits = base.saturating_add(bar.region.len()) <= 0x1_0000;
             return Some(base).filter(|_| fits && command & COMMAND_IO != 0);
         }
         let high = if bar.wide { u64::from(config.get32(at + 4)) << 32 } else { 0 };
         let base = (low & !15) | high;
-        let fits = base != 0 && base.checked_add(bar.region.len()).is_some();
-        let is_sizing = base == !bar.region.len().wrapping_sub(1);
-        Some(base).filter(|_| fits && !is_sizing && command & COMMAND_MEMORY != 0)
+        let limit = if bar.wide { u64::MAX } else { u32::MAX.into() };
+        let last = base.checked_add(bar.region.len() - 1);
+        let fits = last.is_some_and(|last| last < limit);
+        Some(base).filter(|_| fits && command & COMMAND_MEMORY != 0)
     }
 
     fn map_bars(&self, command: u16) {

@@ -4,25 +4,16 @@
 //! address regions as the guest moves them, and sends interrupts by MSI-X or INTx.
 //! A [`PciBus`] finds functions by device and function number and joins their
 //! interrupt pins. Host bridges give a bus its windows. Not here: bridges and
-//! express ports, MSI (only MSI-X), hotplug.
+//! express ports and their capabilities (functions sit on the root bus and are
+//! conventional there), expansion ROMs, hotplug.
 //! Sources: PCI Local Bus 3.0 and PCI Express Base specifications.
 
 mod bus;
 mod function;
 mod msix;
+mod props;
 
 pub use bus::{Host, PciBus};
-pub use function::{Bar, Function, Identity};
+pub use function::{Bar, ConfigHook, Function, Identity};
 pub use msix::Msix;
-
-use derive::Qapi;
-
-/// Properties that every PCI device has.
-#[derive(Clone, Debug, Qapi)]
-pub struct Common {
-    /// Slot and optional function number, example: 06.0 or 06
-    pub addr: Option<String>,
-    /// Whether the device has other functions
-    #[qapi(default = false)]
-    pub multifunction: bool,
-}
+pub use props::{Addr, BusNumber, Common};

@@ -108,7 +108,15 @@ impl Msix {
     /// Offset of the pending bits behind the table in its region.
     #[must_use]
     pub fn pending_offset(&self) -> u32 {
-        (u32::from(self.vectors) * 16).next_multiple_of(2048)
+        // In the upper half of 4 KiB where that is possible, else right behind the table.
+        (u32::from(self.vectors) * 16).max(2048)
+    }
+
+    /// Bytes of the region for table and pending bits.
+    #[must_use]
+    pub fn region_len(&self) -> u64 {
+        let bits = u64::from(self.vectors).next_multiple_of(64) / 8;
+        (u64::from(self.pending_offset()) + bits).next_power_of_two().max(0x1000)
     }
 }
 

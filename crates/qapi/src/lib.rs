@@ -24,5 +24,5 @@ pub use error::{Class, Error, Result};
 pub use help::{member_lines, option_lines};
 pub use info::{Kind, Member, TypeInfo, TypeRef, Variant};
 pub use number::{Size, parse_int, parse_size};
-pub use typed::{Array, Qapi, take_member};
+pub use typed::{Array, Qapi, take_known, take_member};
 pub use value::{Source, Value};

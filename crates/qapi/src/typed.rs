@@ -42,6 +42,11 @@ pub fn take_member<T: Qapi>(
     }
 }
 
+/// Takes the members that a type knows out of `members`, as an object. Used by the derive.
+pub fn take_known(members: &mut Vec<(String, Value)>, info: &TypeInfo) -> Value {
+    Value::Map(members.extract_if(.., |(name, _)| info.has_member(name)).collect())
+}
+
 impl Qapi for () {
     fn type_info() -> &'static TypeInfo {
         static INFO: TypeInfo = TypeInfo { name: "q_empty", doc: "", kind: Kind::Struct(&[]) };

@@ -9,6 +9,7 @@
 
 mod chars;
 mod lines;
+mod pci;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -21,6 +22,7 @@ use qapi::{Source, Value};
 
 pub use chars::FakeChar;
 pub use lines::Lines;
+pub use pci::{PCI_IO, PCI_MMIO, PciSlot};
 
 /// Address distance between the register banks of the device.
 pub const BANK: u64 = 1 << 32;
@@ -83,6 +85,8 @@ impl Bench {
         let run = Arc::new(Run::default());
         let wall = Arc::new(AtomicI64::new(0));
         let clock = Clock::manual();
+        let services = device::Services::default();
+        services.add(device::RamSize(RAM_SIZE));
         let (base, ticking) = (wall.clone(), clock.clone());
         let world = World {
             memory: AddressSpace::new("memory", &root),
@@ -93,10 +97,14 @@ impl Bench {
             run: run.clone(),
             chardevs: chars.clone(),
             objects: Arc::default(),
-            services: device::Services::default(),
+            services,
             numbers: device::Numbers::default(),
         };
-        let record = class.build("dut", props, source, &world)?;
+        let mut record = class.build("dut", props, source, &world)?;
+        if let Some(function) = record.ability::<Arc<::pci::Function>>() {
+            // What a PCI function has is a bank here, too, wherever the guest would put it.
+            record.regions.extend(function.regions());
+        }
         for (bank, region) in (0u64..).zip(&record.regions) {
             root.map(bank * BANK, region, 0);
         }

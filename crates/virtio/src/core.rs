@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use vmstate::{LoadError, Saved, StateReader, StateSchema, StateWriter, VmState};
 
 use crate::irq::{Irq, Wires};
-use crate::queue::{Queue, QueueState};
+use crate::queue::{MAX_SIZE, Queue, QueueState};
 use crate::{NO_VECTOR, VirtioDevice, feature};
 
 // 2.1: device status.
@@ -200,14 +200,10 @@ impl Core {
         }
     }
 
-    /// 2.2.2, 6.1: what a driver must accept, or it may not go on.
+    /// 6.1: what a driver must accept, or it may not go on.
     fn agrees(&self, features: u64) -> bool {
         let platform = self.device.features() & feature::ACCESS_PLATFORM;
-        let version = match self.interface {
-            Interface::Legacy => 0,
-            Interface::Transitional | Interface::Modern => feature::VERSION_1,
-        };
-        features & (platform | version) == platform | version
+        features & platform == platform
     }
 
     fn begin(&self, features: u64) {
@@ -215,6 +211,7 @@ impl Core {
             queue.change(|s| s.features = features);
         }
         self.irq.set_modern(features & feature::VERSION_1 != 0);
+        self.irq.set_live(true);
         self.device.start(features);
         // Legacy drivers may have filled queues before.
         self.notify_all();
@@ -243,6 +240,7 @@ impl Core {
     /// Resets everything; the transport's registers are its own matter.
     pub fn reset(&self) {
         let was = std::mem::take(&mut *self.regs.lock());
+        self.irq.set_live(false);
         for queue in &self.queues {
             queue.close();
         }
@@ -317,14 +315,22 @@ impl Core {
         }
     }
 
+    /// Sets a queue's size; what is not from 1 to [`MAX_SIZE`] is ignored, as at the peer.
+    pub fn set_size(&self, index: u16, size: u16) {
+        if (1..=MAX_SIZE).contains(&size) {
+            self.set_up(index, |s| s.size = size);
+        } else {
+            trace::guest_error!("virtio: queue size {size}");
+        }
+    }
+
     /// Switches a queue on.
     pub fn enable(&self, index: u16) {
         let features = self.accepted();
         let Some(queue) = self.queue(index) else { return };
-        let max = queue.max();
         queue.change(|s| {
             s.features = features;
-            if s.is_sane(max) {
+            if s.is_sane() {
                 s.enabled = true;
             } else {
                 trace::guest_error!("virtio: queue {index} has a bad size {}", s.size);
@@ -407,14 +413,15 @@ impl Saved for Core {
         }
         let offered = self.features() | u64::from(self.legacy_features());
         let fits = |(q, s): (&Arc<Queue>, &QueueState)| {
-            let sane = !s.enabled || (s.is_sane(q.max()) && s.is_consistent());
-            s.size <= q.max() && sane && s.features & !offered == 0
+            let sane = !s.enabled || (s.is_sane() && s.is_consistent());
+            s.size <= MAX_SIZE.max(q.max()) && sane && s.features & !offered == 0
         };
         if !self.queues.iter().zip(&queues).all(fits) || regs.features & !offered != 0 {
             return Err(LoadError::Invalid("queues or features this device does not have"));
         }
         *self.regs.lock() = regs;
         self.irq.set_broken(broken);
+        self.irq.set_live(regs.status & DRIVER_OK != 0);
         self.irq.set_modern(regs.features & feature::VERSION_1 != 0);
         self.irq.set_generation(generation);
         self.irq.set_config_vector(config_vector);

@@ -29,6 +29,8 @@ pub(crate) struct Irq {
     broken: AtomicBool,
     /// The driver has not been told of it.
     untold: AtomicBool,
+    /// The driver said DRIVER_OK: before that, queues give nothing (3.1.1).
+    live: AtomicBool,
     /// VERSION_1 was negotiated: only then the driver hears that a reset is needed.
     modern: AtomicBool,
     /// Counts changes of the configuration (2.5.1).
@@ -79,6 +81,15 @@ impl Irq {
         {
             self.config();
         }
+    }
+
+    /// Whether queues may be used at all.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.live.load(Ordering::Acquire) && !self.is_broken()
+    }
+
+    pub(crate) fn set_live(&self, on: bool) {
+        self.live.store(on, Ordering::Release);
     }
 
     pub(crate) fn set_modern(&self, on: bool) {

@@ -28,8 +28,8 @@ pub use crate::core::{Core, Interface, Port};
 pub use chain::{Chain, pieces};
 pub use irq::Wires;
 pub use kick::Kick;
-pub use props::Common;
-pub use queue::{NO_VECTOR, Queue, QueueState};
+pub use props::{Common, OnOffAuto};
+pub use queue::{MAX_SIZE, NO_VECTOR, Queue, QueueState};
 
 /// Feature bits that belong to no device type (section 6, and 6.3 for legacy).
 pub mod feature {

@@ -14,7 +14,7 @@ use device::{
 use parking_lot::Mutex;
 
 use crate::irq::Wires;
-use crate::{Core, Interface, Offer};
+use crate::{Core, Interface, MAX_SIZE, Offer};
 
 /// The class for the catalog.
 pub static CLASS: DeviceClass = DeviceClass::of::<VirtioMmio>();
@@ -176,12 +176,13 @@ impl VirtioMmio {
                 1 => low(core.features() >> 32),
                 _ => 0,
             },
-            QUEUE_NUM_MAX => queue.map_or(0, |q| q.max().into()),
+            // The peer's answer for every queue; a driver may give it as many entries.
+            QUEUE_NUM_MAX => queue.map_or(0, |_| MAX_SIZE.into()),
             QUEUE_PFN if self.legacy => low(state().desc.checked_shr(regs.page_shift).unwrap_or(0)),
             QUEUE_READY if !self.legacy => state().enabled.into(),
             INTERRUPT_STATUS => core.isr().into(),
             STATUS => core.status().into(),
-            SHM_LEN_LOW..=SHM_BASE_HIGH if !self.legacy => u32::MAX,
+            SHM_LEN_LOW..=SHM_BASE_HIGH => u32::MAX,
             QUEUE_RESET if !self.legacy => 0,
             CONFIG_GENERATION if !self.legacy => core.generation().into(),
             QUEUE_PFN | QUEUE_READY => bad("another version's"),
@@ -212,10 +213,11 @@ impl VirtioMmio {
                     _ => {}
                 }
             }
-            QUEUE_NUM => core.set_up(queue, |s| s.size = half),
+            QUEUE_NUM => core.set_size(queue, half),
             QUEUE_PFN if self.legacy => {
-                let regs = regs.clone();
-                set_pfn(core, &regs, value);
+                let copy = regs.clone();
+                drop(regs);
+                if value == 0 { self.set_status(core, 0) } else { set_pfn(core, &copy, value) }
             }
             QUEUE_READY if !self.legacy => {
                 drop(regs);
@@ -252,12 +254,8 @@ fn low(value: u64) -> u32 {
     u32::try_from(value & 0xffff_ffff).unwrap_or(0)
 }
 
-/// 2.7.2: the legacy layout of a queue behind its page number; page 0 switches it off.
+/// 2.7.2: the legacy layout of a queue behind its page number.
 fn set_pfn(core: &Core, regs: &Regs, pfn: u32) {
-    if pfn == 0 {
-        core.reset_queue(regs.queue_sel);
-        return;
-    }
     let align = u64::from(regs.align).max(1);
     core.set_up(regs.queue_sel, |s| {
         legacy_layout(s, u64::from(pfn).wrapping_shl(regs.page_shift), align);

@@ -1,32 +1,47 @@
-//! Virtio over PCI (virtio 1.3, section 4.1), the modern interface.
+//! Virtio over PCI (virtio 1.3, section 4.1): modern, legacy and both at once.
 //!
-//! The layout is the peer's: MSI-X in region 1; region 4 holds the common, ISR,
-//! device and notification structures, 4 KiB each. Not modelled: the legacy
-//! interface (so devices have the modern ids, as with `disable-legacy=on`), the
-//! configuration access capability's window (4.1.4.9 reads zeroes), ATS, AER.
+//! The layout is the peer's: the legacy interface in I/O region 0, MSI-X in region 1, with
+//! `modern-pio-notify` notifications in I/O region 2; region 4 holds the common, ISR, device and
+//! notification structures. Functions are on the root bus, where they are conventional and
+//! `disable-legacy=auto` means transitional, as at the peer; so `ats`, `aer` and `x-pcie-*`, which
+//! are for express functions, have no effect on either side. Not modelled: shared memory.
+
+mod legacy;
+mod props;
 
 use std::sync::{Arc, OnceLock, Weak};
 
 use derive::VmState;
 use device::{Access, AccessRules, AddressSpace, Build, BusFault, Mmio, Region, Saved, Size};
 use parking_lot::Mutex;
-use pci::{Bar, Function, Identity, Msix};
+use pci::{Bar, ConfigHook, Function, Identity, Msix};
 use vmstate::Migration;
 
 use crate::irq::Wires;
-use crate::{Core, NO_VECTOR, VirtioDevice};
+use crate::{Core, Interface, NO_VECTOR, OnOffAuto, VirtioDevice};
+
+pub use legacy::{Legacy, PioNotify};
+pub use props::{Modes, Transport};
 
 /// What the properties of a virtio device on PCI say about the transport.
 #[derive(Clone, Debug)]
-pub struct Common {
+pub struct Setup {
+    /// Name of the device, for messages.
+    pub name: &'static str,
+    /// PCI class.
+    pub class: (u8, u8, u8),
     /// Number of MSI-X vectors; `u32::MAX` for one more than there are queues.
     pub vectors: u32,
     /// What they say about PCI.
     pub pci: pci::Common,
+    /// What they say about the transport.
+    pub transport: Transport,
+    /// Which interfaces are shown.
+    pub modes: Modes,
 }
 
-/// Most MSI-X vectors that fit into region 1.
-const MAX_VECTORS: u32 = 128;
+/// Most MSI-X vectors (PCI 3.0, 6.8.2.3).
+const MAX_VECTORS: u32 = 2048;
 
 // Offsets in region 4.
 const ISR: u64 = 0x1000;
@@ -36,6 +51,14 @@ const WINDOW: u32 = 0x1000;
 const LEN: u64 = 0x4000;
 /// Bytes between the notification addresses of queues.
 const NOTIFY_STEP: u32 = 4;
+/// The same with a page for each of 1024 queues, and the length of the region then.
+const PAGE: u32 = 0x1000;
+const LEN_PAGES: u64 = 0x80_0000;
+const VENDOR_SPECIFIC: u8 = 9;
+const MODERN_BAR: u8 = 4;
+const PIO_BAR: u8 = 2;
+/// 4.1.4: kinds of structures.
+const CFG_ACCESS: u8 = 5;
 
 // 4.1.4.3: the common structure.
 const DEVICE_FEATURE_SELECT: u64 = 0x00;
@@ -68,45 +91,94 @@ pub struct VirtioPci {
     core: OnceLock<Arc<Core>>,
     function: Arc<Function>,
     msix: Option<Arc<Msix>>,
+    modes: (bool, bool),
+    step: u32,
+    /// Where the capability for access through configuration space is.
+    window: OnceLock<usize>,
+    _legacy: Option<Arc<Legacy>>,
+    _pio: Option<Arc<PioNotify>>,
     regs: Mutex<Regs>,
 }
 
 /// A capability that points at a structure (4.1.4), without its id and link.
-fn pointer(kind: u8, offset: u64, extra: Option<u32>) -> (u8, Vec<u8>) {
-    const VENDOR_SPECIFIC: u8 = 9;
-    let len = if extra.is_some() { 20 } else { 16 };
-    let bar = 4;
-    let mut body = vec![len, kind, bar, 0, 0, 0];
+fn pointer(kind: u8, bar: u8, offset: u64, len: u32, extra: Option<u32>) -> (u8, Vec<u8>) {
+    let size = if extra.is_some() { 20 } else { 16 };
+    let mut body = vec![size, kind, bar, 0, 0, 0];
     body.extend(u32::try_from(offset).unwrap_or(0).to_le_bytes());
-    body.extend(WINDOW.to_le_bytes());
+    body.extend(len.to_le_bytes());
     body.extend(extra.iter().flat_map(|word| word.to_le_bytes()));
     (VENDOR_SPECIFIC, body)
 }
 
+impl Setup {
+    /// Legacy and modern interface.
+    fn modes(&self) -> qapi::Result<(bool, bool)> {
+        // On the root bus "auto" is off; there are no other buses.
+        let legacy = self.modes.disable_legacy != OnOffAuto::On;
+        let modern = !self.modes.disable_modern;
+        if !legacy && !modern {
+            return Err(qapi::Error::generic(
+                "device cannot work as neither modern nor legacy mode is enabled",
+            )
+            .with_hint("Set either disable-modern or disable-legacy to off"));
+        }
+        Ok((legacy, modern))
+    }
+
+    fn vectors(&self, queues: usize) -> u32 {
+        match self.vectors {
+            u32::MAX => u32::try_from(queues).unwrap_or(MAX_VECTORS).saturating_add(1),
+            given => given,
+        }
+    }
+}
+
 impl VirtioPci {
-    /// Puts a device on PCI; `class` is its PCI class.
+    /// Puts a device on PCI.
+    ///
+    /// # Errors
+    /// What the properties say does not go together.
     pub fn new(
         device: Arc<dyn VirtioDevice>,
-        common: &Common,
-        class: (u8, u8, u8),
+        setup: &Setup,
         at: &mut Build<'_>,
     ) -> qapi::Result<Arc<VirtioPci>> {
-        let queues = u32::try_from(device.queue_sizes().len()).unwrap_or(u32::MAX);
-        let vectors = match common.vectors {
-            u32::MAX => queues.saturating_add(1).min(MAX_VECTORS),
-            given => given,
-        };
-        if vectors > MAX_VECTORS {
-            let range = format!("a number from 0 to {MAX_VECTORS}");
-            return Err(qapi::Error::expects("vectors", &range));
+        setup.pci.check(setup.name)?;
+        setup.transport.check()?;
+        let modes = setup.modes()?;
+        if modes.0 && device.features() & crate::feature::ACCESS_PLATFORM != 0 {
+            return Err(qapi::Error::generic(
+                "VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor transitional device",
+            ));
         }
-        let count = u16::try_from(vectors).ok().filter(|n| *n > 0);
-        let msix = count.map(Msix::new);
         let id = device.id().0;
+        if modes.0 && legacy_id(id).is_none() {
+            return Err(qapi::Error::generic("device is modern-only, use disable-legacy=on"));
+        }
+        let count = setup.vectors(device.queue_sizes().len());
+        let count = u16::try_from(count).ok().filter(|n| (1..=MAX_VECTORS).contains(&(*n).into()));
+        if setup.vectors != 0 && count.is_none() {
+            // The peer goes on without MSI-X.
+            trace::guest_error!("{}: unable to init msix vectors to {}", setup.name, setup.vectors);
+        }
+        let msix = count.map(Msix::new);
         let space = at.world().memory.clone();
         let transport = Arc::new_cyclic(|this: &Weak<VirtioPci>| {
-            let function = Arc::new(function(this, common, (id, class), msix.as_ref()));
-            VirtioPci { core: OnceLock::new(), function, msix, regs: Mutex::default() }
+            let legacy = modes.0.then(|| Arc::new(Legacy::new(this.clone())));
+            let pio = setup.transport.pio_notify && modes.1;
+            let pio = pio.then(|| Arc::new(PioNotify::new(this.clone())));
+            let parts = Parts { this, setup, msix: &msix, legacy: &legacy, pio: &pio };
+            VirtioPci {
+                core: OnceLock::new(),
+                function: Arc::new(parts.function(&*device, modes)),
+                msix: msix.clone(),
+                modes,
+                step: parts.step(),
+                window: OnceLock::new(),
+                _legacy: legacy,
+                _pio: pio,
+                regs: Mutex::default(),
+            }
         });
         transport.start(device, &space);
         at.offer::<Arc<Function>>(transport.function.clone());
@@ -116,7 +188,74 @@ impl VirtioPci {
     fn start(self: &Arc<Self>, device: Arc<dyn VirtioDevice>, space: &AddressSpace) {
         let wires: Weak<VirtioPci> = Arc::downgrade(self);
         let dma = self.function.dma(space);
-        _ = self.core.set(Core::new(device, &dma, crate::Interface::Modern, wires));
+        let interface = match self.modes {
+            (true, false) => Interface::Legacy,
+            (true, true) => Interface::Transitional,
+            _ => Interface::Modern,
+        };
+        _ = self.core.set(Core::new(device, &dma, interface, wires));
+        let is_window = |bytes: &[u8]| bytes.get(3) == Some(&CFG_ACCESS);
+        if let Some(at) = self.function.capability(VENDOR_SPECIFIC, is_window) {
+            _ = self.window.set(at);
+            self.function.allow_writes(at + 4, &[0xff]);
+            self.function.allow_writes(at + 8, &[0xff; 12]);
+            let hook: Weak<VirtioPci> = Arc::downgrade(self);
+            self.function.hook(at + 16, hook);
+        }
+    }
+
+    pub(crate) fn core(&self) -> Option<&Arc<Core>> {
+        self.core.get()
+    }
+
+    pub(crate) fn has_messages(&self) -> bool {
+        self.msix.as_ref().is_some_and(|m| m.is_enabled())
+    }
+
+    pub(crate) fn queue_sel(&self) -> u16 {
+        self.regs.lock().queue_sel
+    }
+
+    pub(crate) fn select(&self, queue: u16) {
+        self.regs.lock().queue_sel = queue;
+    }
+
+    /// The driver writes the status; zero resets the transport's registers, too.
+    pub(crate) fn set_status(&self, core: &Core, value: u8) {
+        if value == 0 {
+            *self.regs.lock() = Regs::default();
+        }
+        core.set_status(value);
+    }
+
+    /// Old Linux drives legacy devices without making them bus masters.
+    pub(crate) fn master(&self) {
+        self.function.force_master();
+    }
+
+    /// What the capability of 4.1.4.9 points at: offset in region 4, and size.
+    fn aim(&self) -> Option<Access> {
+        let at = *self.window.get()?;
+        let bar = self.function.config32(at + 4).to_le_bytes()[0];
+        let offset = u64::from(self.function.config32(at + 8));
+        let size = Size::from_bytes(self.function.config32(at + 12).into())?;
+        let fits = offset.is_multiple_of(size.bytes()) && offset < LEN_PAGES;
+        let fits = fits && size <= Size::B4 && bar == MODERN_BAR;
+        fits.then(|| Access { offset, size, attrs: device::TxAttrs::default() })
+    }
+
+    /// Finishes or parks what is under way.
+    pub async fn pause(&self) {
+        if let Some(core) = self.core.get() {
+            core.pause().await;
+        }
+    }
+
+    /// Undoes [`VirtioPci::pause`].
+    pub fn resume(&self) {
+        if let Some(core) = self.core.get() {
+            core.resume();
+        }
     }
 
     /// Resets transport and device.
@@ -146,7 +285,7 @@ impl VirtioPci {
         Migration::Parts(parts)
     }
 
-    fn vector(&self, value: u16) -> u16 {
+    pub(crate) fn vector(&self, value: u16) -> u16 {
         let exists = self.msix.as_ref().is_some_and(|m| value < m.vectors());
         if exists { value } else { NO_VECTOR }
     }
@@ -168,12 +307,13 @@ impl VirtioPci {
             CONFIG_VECTOR => core.config_vector().into(),
             NUM_QUEUES => u32::try_from(core.queue_count()).unwrap_or(0),
             STATUS => core.status().into(),
-            GENERATION | QUEUE_RESET => 0,
+            GENERATION => core.generation().into(),
+            QUEUE_RESET => 0,
             QUEUE_SELECT => regs.queue_sel.into(),
             QUEUE_SIZE => state().size.into(),
-            QUEUE_VECTOR => queue.map_or(NO_VECTOR, |q| q.state().vector).into(),
+            QUEUE_VECTOR => queue.map_or(0, |q| q.state().vector).into(),
             QUEUE_ENABLE => state().enabled.into(),
-            QUEUE_NOTIFY_OFF => regs.queue_sel.into(),
+            QUEUE_NOTIFY_OFF => queue.map_or(0, |_| regs.queue_sel.into()),
             QUEUE_AREAS..=QUEUE_AREAS_LAST => {
                 let s = state();
                 let area = match at & !7 {
@@ -200,14 +340,9 @@ impl VirtioPci {
                 }
             }
             CONFIG_VECTOR => core.set_config_vector(self.vector(half)),
-            STATUS => {
-                if value == 0 {
-                    *self.regs.lock() = Regs::default();
-                }
-                core.set_status(value.to_le_bytes()[0]);
-            }
+            STATUS => self.set_status(core, value.to_le_bytes()[0]),
             QUEUE_SELECT => self.regs.lock().queue_sel = half,
-            QUEUE_SIZE => core.set_up(queue, |s| s.size = half),
+            QUEUE_SIZE => core.set_size(queue, half),
             QUEUE_VECTOR => {
                 let vector = self.vector(half);
                 if let Some(queue) = core.queue(queue) {
@@ -230,44 +365,128 @@ impl VirtioPci {
     }
 }
 
-fn function(
-    this: &Weak<VirtioPci>,
-    common: &Common,
-    (id, class): (u16, (u8, u8, u8)),
-    msix: Option<&Arc<Msix>>,
-) -> Function {
-    const FIRST_MODERN: u16 = 0x1040;
-    const VENDOR: u16 = 0x1af4;
-    let rules = AccessRules {
-        valid: (Size::B1, Size::B8),
-        handled: (Size::B1, Size::B4),
-        unaligned: false,
-        big_endian: false,
-    };
-    let region = Region::weak_mmio("virtio-pci", LEN, rules, this.clone());
-    let mut bars: Vec<Option<Bar>> = (0..6).map(|_| None).collect();
-    if let (Some(bar), Some(msix)) = (bars.get_mut(1), msix) {
-        let region = Function::msix_region(msix);
-        *bar = Some(Bar { region, io: false, wide: false, prefetch: false });
+/// The device id of section 4.1.2.1 that legacy drivers know a type by.
+fn legacy_id(id: u16) -> Option<u16> {
+    Some(match id {
+        1 => 0x1000,
+        2 => 0x1001,
+        3 => 0x1003,
+        4 => 0x1005,
+        5 => 0x1002,
+        8 => 0x1004,
+        9 => 0x1009,
+        _ => return None,
+    })
+}
+
+/// What a function is made of.
+struct Parts<'a> {
+    this: &'a Weak<VirtioPci>,
+    setup: &'a Setup,
+    msix: &'a Option<Arc<Msix>>,
+    legacy: &'a Option<Arc<Legacy>>,
+    pio: &'a Option<Arc<PioNotify>>,
+}
+
+impl Parts<'_> {
+    fn step(&self) -> u32 {
+        if self.setup.transport.page_per_vq { PAGE } else { NOTIFY_STEP }
     }
-    if let Some(bar) = bars.get_mut(4) {
-        *bar = Some(Bar { region, io: false, wide: true, prefetch: true });
+
+    fn bars(&self, config_len: usize, modern: bool) -> Vec<Option<Bar>> {
+        let rules = AccessRules {
+            valid: (Size::B1, Size::B8),
+            handled: (Size::B1, Size::B4),
+            unaligned: false,
+            big_endian: false,
+        };
+        let io = |region| Bar { region, io: true, wide: false, prefetch: false };
+        let mut bars: Vec<Option<Bar>> = (0..6).map(|_| None).collect();
+        let mut put = |index: u8, bar: Option<Bar>| {
+            if let Some(place) = bars.get_mut(usize::from(index)) {
+                *place = bar;
+            }
+        };
+        put(
+            0,
+            self.legacy.as_ref().map(|l| {
+                let len = legacy::len(config_len, self.msix.is_some());
+                io(Region::mmio("virtio-pci", len, rules, l))
+            }),
+        );
+        put(
+            1,
+            self.msix.as_ref().map(|msix| {
+                let region = Function::msix_region(msix);
+                Bar { region, io: false, wide: false, prefetch: false }
+            }),
+        );
+        let pio = self.pio.as_ref().map(|p| io(Region::mmio("virtio-pci-notify-pio", 4, rules, p)));
+        put(PIO_BAR, pio);
+        let len = if self.setup.transport.page_per_vq { LEN_PAGES } else { LEN };
+        put(
+            MODERN_BAR,
+            modern.then(|| {
+                let region = Region::weak_mmio("virtio-pci", len, rules, self.this.clone());
+                Bar { region, io: false, wide: true, prefetch: true }
+            }),
+        );
+        bars
     }
-    let identity = Identity {
-        id: (VENDOR, FIRST_MODERN.wrapping_add(id)),
-        revision: 1,
-        class,
-        subsystem: (VENDOR, 0x1100),
-        pin: 1,
-    };
-    let capabilities = [
-        pointer(1, 0, None),
-        pointer(3, ISR, None),
-        pointer(4, DEVICE, None),
-        pointer(2, NOTIFY, Some(NOTIFY_STEP)),
-    ];
-    let msix = msix.map(|m| (m.clone(), 1));
-    Function::new(&identity, &common.pci, bars, &capabilities, msix)
+
+    fn function(&self, device: &dyn VirtioDevice, (legacy, modern): (bool, bool)) -> Function {
+        const FIRST_MODERN: u16 = 0x1040;
+        const VENDOR: u16 = 0x1af4;
+        let id = device.id().0;
+        let identity = match legacy_id(id).filter(|_| legacy) {
+            // 4.1.2.1: the subsystem is the type, the revision 0.
+            Some(old) => Identity {
+                id: (VENDOR, old),
+                revision: 0,
+                class: self.setup.class,
+                subsystem: (VENDOR, id),
+                pin: 1,
+            },
+            None => Identity {
+                id: (VENDOR, FIRST_MODERN.wrapping_add(id)),
+                revision: 1,
+                class: self.setup.class,
+                subsystem: (VENDOR, 0x1100),
+                pin: 1,
+            },
+        };
+        let step = self.step();
+        let notify = if step == PAGE { PAGE * u32::from(crate::MAX_SIZE) } else { WINDOW };
+        let mut capabilities = Vec::new();
+        if modern {
+            capabilities.extend([
+                pointer(1, MODERN_BAR, 0, WINDOW, None),
+                pointer(3, MODERN_BAR, ISR, WINDOW, None),
+                pointer(4, MODERN_BAR, DEVICE, WINDOW, None),
+                pointer(2, MODERN_BAR, NOTIFY, notify, Some(step)),
+            ]);
+            if self.pio.is_some() {
+                capabilities.push(pointer(2, PIO_BAR, 0, 4, Some(0)));
+            }
+            capabilities.push(pointer(CFG_ACCESS, 0, 0, 0, Some(0)));
+        }
+        let bars = self.bars(device.config().len(), modern);
+        let msix = self.msix.as_ref().map(|m| (m.clone(), 1));
+        Function::new(&identity, &self.setup.pci, bars, &capabilities, msix)
+    }
+}
+
+impl ConfigHook for VirtioPci {
+    fn read(&self) -> u32 {
+        let value = self.aim().and_then(|at| Mmio::read(self, at).ok());
+        value.map_or(0, low)
+    }
+
+    fn written(&self, value: u32) {
+        if let Some(at) = self.aim() {
+            _ = Mmio::write(self, at, u64::from(value) & at.size.mask());
+        }
+    }
 }
 
 fn low(value: u64) -> u32 {
@@ -306,7 +525,7 @@ impl Mmio for VirtioPci {
             ..ISR => self.common_write(core, at.offset, low(value)),
             DEVICE..NOTIFY => core.config_write(at.offset - DEVICE, at.size.bytes(), value),
             NOTIFY.. => {
-                let queue = (at.offset - NOTIFY) / u64::from(NOTIFY_STEP);
+                let queue = (at.offset - NOTIFY) / u64::from(self.step);
                 core.notify(u16::try_from(queue).unwrap_or(u16::MAX));
             }
             _ => {}

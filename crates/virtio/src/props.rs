@@ -4,6 +4,17 @@ use derive::Qapi;
 
 use crate::feature;
 
+/// On, off, or as the circumstances say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
+pub enum OnOffAuto {
+    /// On.
+    On,
+    /// Off.
+    Off,
+    /// As the circumstances say.
+    Auto,
+}
+
 /// Properties that every virtio device has; names and defaults are the peer's.
 #[derive(Clone, Debug, Qapi)]
 pub struct Common {

@@ -21,6 +21,9 @@ use crate::irq::Irq;
 use crate::mem::Bad;
 use crate::{packed, split};
 
+/// Most entries that a driver can give any queue, as at the peer.
+pub const MAX_SIZE: u16 = 1024;
+
 /// No MSI-X vector.
 pub const NO_VECTOR: u16 = 0xffff;
 
@@ -81,9 +84,9 @@ impl QueueState {
     }
 
     /// Whether the driver's settings can be used at all.
-    pub(crate) fn is_sane(&self, max: u16) -> bool {
+    pub(crate) fn is_sane(&self) -> bool {
         // 2.7: the size of a split ring is a power of two.
-        self.size != 0 && self.size <= max && (self.is_packed() || self.size.is_power_of_two())
+        self.size != 0 && self.size <= MAX_SIZE && (self.is_packed() || self.size.is_power_of_two())
     }
 
     /// Whether loaded positions make sense together.
@@ -137,7 +140,7 @@ impl Queue {
         Arc::new(Queue { max, irq, inner: Mutex::new(inner), returned: Condvar::new() })
     }
 
-    /// Most entries.
+    /// Entries after a reset.
     #[must_use]
     pub fn max(&self) -> u16 {
         self.max
@@ -204,7 +207,7 @@ impl Queue {
     pub fn pop(self: &Arc<Self>) -> Option<Chain> {
         let mut inner = self.inner.lock();
         let Inner { state, view, epoch, next_ticket, taken, paused } = &mut *inner;
-        if !state.enabled || *paused || self.irq.is_broken() || !state.is_sane(self.max) {
+        if !state.enabled || *paused || !self.irq.is_usable() || !state.is_sane() {
             return None;
         }
         let result = if state.is_packed() {
@@ -227,7 +230,7 @@ impl Queue {
     pub fn is_empty(&self) -> bool {
         let mut inner = self.inner.lock();
         let Inner { state, view, .. } = &mut *inner;
-        if !state.enabled || self.irq.is_broken() || !state.is_sane(self.max) {
+        if !state.enabled || !self.irq.is_usable() || !state.is_sane() {
             return true;
         }
         let found = if state.is_packed() {
@@ -270,7 +273,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         chain.settle();
         let Inner { state, view, epoch, taken, .. } = &mut *inner;
-        if chain.epoch != *epoch || !state.enabled || self.irq.is_broken() {
+        if chain.epoch != *epoch || !state.enabled || !self.irq.is_usable() {
             return;
         }
         let written = u32::try_from(written).unwrap_or(u32::MAX);
@@ -315,7 +318,7 @@ impl Queue {
     pub fn set_notification(&self, on: bool) -> bool {
         let mut inner = self.inner.lock();
         let Inner { state, view, .. } = &mut *inner;
-        if !state.enabled || self.irq.is_broken() || !state.is_sane(self.max) {
+        if !state.enabled || !self.irq.is_usable() || !state.is_sane() {
             return false;
         }
         state.quiet = !on;
@@ -346,7 +349,7 @@ impl Queue {
     fn due(&self) -> Option<u16> {
         let mut inner = self.inner.lock();
         let Inner { state, view, taken, .. } = &mut *inner;
-        if !state.enabled || self.irq.is_broken() || state.unsignalled == 0 {
+        if !state.enabled || !self.irq.is_usable() || state.unsignalled == 0 {
             return None;
         }
         fence(Ordering::SeqCst);

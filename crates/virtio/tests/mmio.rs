@@ -182,7 +182,7 @@ fn legacy_interface_uses_page_numbers() {
     b.write32(0x70, 0);
     b.write32(0x70, 3);
     b.write32(0x30, 0);
-    assert_eq!((b.read32(0x34), b.read32(0x40)), (8, 0));
+    assert_eq!((b.read32(0x34), b.read32(0x40)), (1024, 0), "the most a queue can have");
     b.write32(0x38, 8);
     b.write32(0x3c, 4096);
     let page = u32::try_from((RAM_BASE + DESC) >> 12).unwrap();
