@@ -8,4 +8,5 @@
 
 pub mod fw_cfg;
 pub mod gpio_key;
+pub mod gpio_pwr;
 pub mod pl061;

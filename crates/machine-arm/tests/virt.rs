@@ -19,15 +19,17 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2m::CLASS,
     &hw_misc::fw_cfg::CLASS,
     &hw_misc::gpio_key::CLASS,
+    &hw_misc::gpio_pwr::CLASS,
     &hw_misc::pl061::CLASS,
     &hw_pcihost::gpex::CLASS,
+    &hw_storage::pflash_cfi01::CLASS,
     &hw_timer::pl031::CLASS,
     &hw_virtio::rng::CLASS,
     &virtio::mmio::CLASS,
 ];
 static CATALOG: Catalog = Catalog {
     devices: DEVICES,
-    machines: &[&CLASS, &machine::NONE],
+    machines: &[&machine::NONE],
     guests: &[&cpu_arm::arch::ARCH],
 };
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{Boot, CpuConfig, CpuHandle, CpuSet, FirmwareCalls};
-use device::{IrqController, Record, Reset, ResetTree, World};
+use device::{Held, IrqController, Record, Reset, ResetTree, World};
 use guest_ram::{RamBlock, RamOptions};
 use memory::{AddressSpace, Region};
 use qapi::{Source, Value};
@@ -61,6 +61,8 @@ pub struct Board<'a> {
     pub world: World,
     /// Root of the physical address space.
     pub system: Region,
+    /// What the secure world sees besides.
+    secure: Option<Region>,
     catalog: &'a Catalog,
     records: Vec<Record>,
     cpus: Option<CpuSet>,
@@ -68,6 +70,13 @@ pub struct Board<'a> {
     blobs: Vec<(u64, Vec<u8>)>,
     dtb: Option<Vec<u8>>,
     powerdown: Option<PowerButton>,
+    held: Vec<Held<Arc<RamBlock>>>,
+}
+
+fn allocate(name: &str, size: u64) -> qapi::Result<Arc<RamBlock>> {
+    let options = RamOptions { huge: true, ..RamOptions::default() };
+    RamBlock::new(name, size, options)
+        .map_err(|e| qapi::Error::generic(format!("cannot set up guest memory '{name}': {e}")))
 }
 
 impl<'a> Board<'a> {
@@ -87,6 +96,7 @@ impl<'a> Board<'a> {
             config,
             world,
             system,
+            secure: None,
             catalog,
             records: Vec::new(),
             cpus: None,
@@ -94,17 +104,58 @@ impl<'a> Board<'a> {
             blobs: Vec::new(),
             dtb: None,
             powerdown: None,
+            held: Vec::new(),
         }
     }
 
     /// Creates RAM and maps it.
     pub fn ram(&mut self, name: &str, base: u64, size: u64) -> qapi::Result<()> {
-        let options = RamOptions { huge: true, ..RamOptions::default() };
-        let block = RamBlock::new(name, size, options).map_err(|e| {
-            qapi::Error::generic(format!("cannot set up guest memory '{name}': {e}"))
-        })?;
+        let block = match self.config.memory_backend.as_deref() {
+            None => allocate(name, size)?,
+            Some(id) => {
+                let held = self.world.objects.hold::<Arc<RamBlock>>(
+                    "memory-backend",
+                    id,
+                    "memory-backend",
+                )?;
+                let block = Arc::clone(&held);
+                self.held.push(held);
+                block
+            }
+        };
         self.system.map(base, &Region::ram(name, block), 0);
         Ok(())
+    }
+
+    /// Makes an address space of the secure world: all that others see, and more.
+    pub fn add_secure_space(&mut self) {
+        let root = Region::root("secure-memory");
+        root.map(0, &self.system, -1);
+        self.secure = Some(root);
+    }
+
+    /// Where devices of the secure world are mapped.
+    #[must_use]
+    pub fn secure_root(&self) -> &Region {
+        self.secure.as_ref().unwrap_or(&self.system)
+    }
+
+    /// Creates RAM of the secure world.
+    pub fn secure_ram(&mut self, name: &str, base: u64, size: u64) -> qapi::Result<()> {
+        let block = allocate(name, size)?;
+        self.secure_root().map(base, &Region::ram(name, block), 0);
+        Ok(())
+    }
+
+    /// As [`Board::place`], for the secure world.
+    pub fn place_secure(
+        &mut self,
+        slot: &Slot,
+        props: Value,
+        irqs: &dyn IrqController,
+    ) -> qapi::Result<()> {
+        let root = self.secure_root().clone();
+        self.place_in(&root, slot, props, irqs)
     }
 
     /// Whether a device type exists.
@@ -136,9 +187,20 @@ impl<'a> Board<'a> {
         props: Value,
         irqs: &dyn IrqController,
     ) -> qapi::Result<()> {
+        let root = self.system.clone();
+        self.place_in(&root, slot, props, irqs)
+    }
+
+    fn place_in(
+        &mut self,
+        root: &Region,
+        slot: &Slot,
+        props: Value,
+        irqs: &dyn IrqController,
+    ) -> qapi::Result<()> {
         self.device(slot.class, slot.name, props)?;
         let bases: Vec<u64> = slot.banks.iter().map(|b| slot.base + b).collect();
-        self.map_banks(slot.name, &bases)?;
+        self.map_banks_in(root, slot.name, &bases)?;
         let out = self.record(slot.name).and_then(|r| r.irq_outs.first());
         if let (Some(irq), Some((_, out))) = (slot.irq, out) {
             out.connect(irqs.shared(), irq);
@@ -148,12 +210,16 @@ impl<'a> Board<'a> {
 
     /// Maps a device's banks; banks beyond the last address follow each other.
     pub fn map_banks(&self, id: &str, bases: &[u64]) -> qapi::Result<()> {
+        self.map_banks_in(&self.system, id, bases)
+    }
+
+    fn map_banks_in(&self, root: &Region, id: &str, bases: &[u64]) -> qapi::Result<()> {
         let record =
             self.record(id).ok_or_else(|| qapi::Error::generic(format!("no device '{id}'")))?;
         let mut next = 0;
         for (i, region) in record.regions.iter().enumerate() {
             let base = bases.get(i).copied().unwrap_or(next);
-            self.system.map(base, region, 0);
+            root.map(base, region, 0);
             next = base.saturating_add(region.len());
         }
         Ok(())
@@ -215,7 +281,19 @@ impl<'a> Board<'a> {
 
     pub(crate) fn finish(self) -> qapi::Result<Machine> {
         let Board {
-            class, config, world, system, records, cpus, boot, blobs, dtb, powerdown, ..
+            class,
+            config,
+            world,
+            system,
+            secure,
+            records,
+            cpus,
+            boot,
+            blobs,
+            dtb,
+            powerdown,
+            held,
+            ..
         } = self;
         let reset = ResetTree::default();
         records.iter().for_each(|r| reset.add(&r.device));
@@ -228,6 +306,15 @@ impl<'a> Board<'a> {
         for i in 0..handles.len() {
             spaces.push(AddressSpace::new(&format!("cpu-memory-{i}"), &system));
         }
+        let secure = secure.map(|root| {
+            let mut first = None;
+            for i in 0..handles.len() {
+                let space = AddressSpace::new(&format!("cpu-secure-memory-{i}"), &root);
+                spaces.push(space.clone());
+                first.get_or_insert(space);
+            }
+            first.unwrap_or_else(|| AddressSpace::new("secure-memory", &root))
+        });
         let dumped = config.boot.dumpdtb.is_some();
         if let (Some(path), Some(dtb)) = (&config.boot.dumpdtb, &dtb) {
             std::fs::write(path, dtb).map_err(|e| {
@@ -242,6 +329,7 @@ impl<'a> Board<'a> {
             world,
             records,
             spaces,
+            secure,
             reset,
             cpus,
             handles,
@@ -249,6 +337,7 @@ impl<'a> Board<'a> {
             dtb,
             dumped,
             powerdown,
+            held,
         };
         machine.reset.reset(Reset::Cold);
         machine.reload()?;
@@ -266,6 +355,8 @@ pub struct Machine {
     pub records: Vec<Record>,
     /// Address spaces, for `info mtree`.
     pub spaces: Vec<AddressSpace>,
+    /// Physical memory as the secure world sees it, if that differs.
+    pub secure: Option<AddressSpace>,
     /// What a reset resets, in order.
     pub reset: ResetTree,
     /// The CPUs, to be given to an accelerator.
@@ -280,13 +371,15 @@ pub struct Machine {
     pub dumped: bool,
     /// Presses the power button.
     pub powerdown: Option<PowerButton>,
+    /// Objects that cannot be deleted while the machine exists.
+    pub held: Vec<Held<Arc<RamBlock>>>,
 }
 
 impl Machine {
     /// Puts the boot images back into memory.
     pub fn reload(&self) -> qapi::Result<()> {
         for (address, data) in &self.blobs {
-            self.world.memory.load_rom(*address, data).map_err(|_| {
+            self.secure.as_ref().unwrap_or(&self.world.memory).load_rom(*address, data).map_err(|_| {
                 qapi::Error::generic(format!(
                     "{} bytes at {address:#x} do not lie in the guest's RAM or ROM",
                     data.len()

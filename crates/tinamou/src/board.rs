@@ -25,7 +25,11 @@ pub(crate) fn create(
     let class = catalog::CATALOG.machine(name);
     let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
     let props = properties(class, settings)?;
-    let config = config(settings, serials);
+    let (drives, flash) = crate::drives::open_all(&settings.drives)?;
+    if !settings.drives.is_empty() {
+        vm.services.add::<Arc<dyn device::StorageSource>>(Arc::new(drives));
+    }
+    let config = MachineConfig { flash, ..config(settings, serials) };
     let host = Host {
         clock: vm.clock.clone(),
         wall: Arc::new(host::realtime_ns),
@@ -42,12 +46,14 @@ pub(crate) fn create(
         world,
         records,
         spaces,
+        secure,
         reset,
         cpus,
         handles,
         blobs,
         dtb,
         powerdown,
+        held,
         ..
     } = created;
     let execution: Arc<dyn Execution> = match cpus {
@@ -59,6 +65,7 @@ pub(crate) fn create(
             })?;
             let config = VmConfig {
                 memory: world.memory.clone(),
+                secure_memory: secure.clone(),
                 options: accel_options(settings, &vm.config.accel),
                 cpus: set.units.into_iter().map(|unit| unit.cpu).collect(),
                 translator: Some(set.translator),
@@ -72,8 +79,10 @@ pub(crate) fn create(
             Arc::new(AccelExecution { vm, cpus: handles })
         }
     };
-    let memory = world.memory.clone();
+    let memory = secure.unwrap_or_else(|| world.memory.clone());
     let reload = move || {
+        // Lives as long as the machine.
+        let _ = &held;
         for (address, data) in &blobs {
             // The machine checked at creation that all of it lies in RAM.
             _ = memory.load_rom(*address, data);
@@ -127,9 +136,12 @@ fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
             initrd: path(&settings.initrd),
             append: settings.append.as_ref().map(|append| append.value.clone()),
             dtb: path(&settings.dtb),
+            firmware: path(&settings.bios),
             ..BootFiles::default()
         },
         serials,
+        max_cpus: settings.smp.map_or(0, |smp| smp.max),
+        ..MachineConfig::default()
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod board;
 mod defaults;
+mod drives;
 mod fail;
 mod help;
 mod listing;

@@ -57,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) append: Option<Placed>,
     pub(crate) initrd: Option<Placed>,
     pub(crate) dtb: Option<Placed>,
+    pub(crate) bios: Option<Placed>,
+    pub(crate) drives: Vec<Placed>,
     pub(crate) chardevs: Vec<Placed>,
     pub(crate) serials: Vec<Placed>,
     pub(crate) monitors: Vec<(Placed, MonitorKind)>,
@@ -110,6 +112,12 @@ impl Settings {
             "append" => self.append = Some(placed()),
             "initrd" => self.initrd = Some(placed()),
             "dtb" => self.dtb = Some(placed()),
+            "bios" => self.bios = Some(placed()),
+            "drive" => self.drives.push(placed()),
+            "pflash" => {
+                let value = format!("if=pflash,file={}", value.replace(',', ",,"));
+                self.drives.push(Placed { place: place.to_owned(), value });
+            }
             "chardev" => self.chardevs.push(placed()),
             "serial" => self.serials.push(placed()),
             "monitor" => self.monitors.push((placed(), MonitorKind::Human)),

@@ -45,6 +45,12 @@ pub struct Props {
     /// Two security states
     #[qapi(name = "has-security-extensions", default = "off")]
     pub security: bool,
+    /// LPIs, which an ITS needs
+    #[qapi(name = "has-lpi", default = "off")]
+    pub has_lpi: bool,
+    /// CPUs in each region of redistributors; by default all are in one
+    #[qapi(name = "redist-region-count")]
+    pub redist_region_count: Option<Vec<u32>>,
     /// Affinity of each CPU as Aff3.Aff2.Aff1.Aff0 in 32 bits; by default four
     /// levels are counted in clusters of 16
     pub mpidr: Option<Vec<u32>>,
