@@ -15,6 +15,7 @@ mod chars;
 mod class;
 mod firmware;
 mod irq;
+mod lpi;
 mod object;
 mod plug;
 mod reset;
@@ -27,6 +28,7 @@ pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
 pub use firmware::FirmwareConfig;
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
+pub use lpi::{LpiSource, Lpis};
 pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, Mmio, Region, Size, TxAttrs,
 };

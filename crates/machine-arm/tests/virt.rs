@@ -17,6 +17,7 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
     &hw_intc::gicv2m::CLASS,
+    &hw_intc::its::CLASS,
     &hw_misc::fw_cfg::CLASS,
     &hw_misc::gpio_key::CLASS,
     &hw_misc::gpio_pwr::CLASS,

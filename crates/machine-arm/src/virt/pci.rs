@@ -1,6 +1,8 @@
 //! PCI of `virt`: the host bridge with its windows, and the MSI frame of a GICv2.
 
-use device::{IrqController, Region};
+use std::sync::Arc;
+
+use device::{IrqController, LpiSource, Lpis, Region};
 use firmware::{Fdt, Prop};
 use machine::Board;
 use qapi::Value;
@@ -27,6 +29,9 @@ pub(super) fn create(
         }
         board.map_banks("v2m", &[map::V2M])?;
     }
+    if plan.has_its() {
+        its(board)?;
+    }
     if !board.knows(HOST) {
         return Ok(());
     }
@@ -50,6 +55,20 @@ pub(super) fn create(
         board.system.map(at, &region, 0);
     }
     Ok(())
+}
+
+/// The translation service of a GICv3.
+fn its(board: &mut Board<'_>) -> qapi::Result<()> {
+    const CLASS: &str = "arm-gicv3-its";
+    if !board.knows(CLASS) {
+        return Ok(());
+    }
+    let lpis = board.record("gic").and_then(|gic| gic.ability::<Arc<dyn Lpis>>());
+    let service = board.device(CLASS, "its", Value::empty())?;
+    if let (Some(lpis), Some(source)) = (lpis, service.ability::<Arc<dyn LpiSource>>()) {
+        source.connect(lpis);
+    }
+    board.map_banks("its", &[map::ITS.0])
 }
 
 /// The node of the GICv3's translation service.
