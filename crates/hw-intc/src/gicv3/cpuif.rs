@@ -358,6 +358,16 @@ impl Gicv3 {
 }
 
 impl SystemRegisters for Gicv3 {
+    fn level_changed(&self, cx: &SysRegCx) {
+        if self.ds() {
+            return;
+        }
+        if let Some(cpu) = self.cpus.get(cx.cpu) {
+            Gicv3::note(cpu, cx);
+            self.update(cpu, &mut cpu.regs.lock());
+        }
+    }
+
     fn read(&self, cx: &SysRegCx, reg: u16) -> Option<u64> {
         let cpu = self.cpus.get(cx.cpu)?;
         if !Gicv3::allowed(cx, reg) {

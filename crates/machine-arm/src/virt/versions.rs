@@ -10,8 +10,6 @@ use super::Props;
 pub(super) struct Version {
     pub(super) name: &'static str,
     summary: &'static str,
-    /// Since 2.7: a PMU.
-    pub(super) pmu: bool,
     /// Since 2.7: `its` is on by default.
     pub(super) its: bool,
     /// Since 2.9: the timers' interrupts are told to be level-triggered.
@@ -57,7 +55,6 @@ const fn version(((major, minor), name, summary): Named) -> Version {
     Version {
         name,
         summary,
-        pmu: number >= 207,
         its: number >= 207,
         timer_level: number >= 209,
         high_ecam: number >= 300,
