@@ -32,7 +32,8 @@ impl PhysMem for Phys<'_> {
     }
 
     fn cas64(&mut self, pa: u64, old: u64, new: u64, secure: bool) -> Option<bool> {
-        let ram = self.view(secure).ram_at(pa).filter(|r| r.len >= 8 && !r.readonly && pa & 7 == 0)?;
+        let ram =
+            self.view(secure).ram_at(pa).filter(|r| r.len >= 8 && !r.readonly && pa & 7 == 0)?;
         // SAFETY: an aligned word of writable RAM.
         let word = unsafe { &*ram.host.cast::<AtomicU64>() };
         Some(word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())

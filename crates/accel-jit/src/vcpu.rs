@@ -101,7 +101,8 @@ impl Core {
             unsynced: false,
             walker: {
                 let plain = engine.memory.view();
-                let secure = engine.secure_memory.as_ref().map_or_else(|| plain.clone(), AddressSpace::view);
+                let secure =
+                    engine.secure_memory.as_ref().map_or_else(|| plain.clone(), AddressSpace::view);
                 OwnedPhys(plain, secure)
             },
             index: 0,

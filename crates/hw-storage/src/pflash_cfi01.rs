@@ -433,7 +433,8 @@ fn fill(block: &RamBlock, storage: &dyn Storage, name: &str, drive: &str) -> qap
     while at < block.len() {
         let n = usize::try_from((block.len() - at).min(CHUNK)).unwrap_or(0);
         let part = data.get_mut(..n).unwrap_or_default();
-        let failed = |e| qapi::Error::generic(format!("failed to read the initial flash content: {e}"));
+        let failed =
+            |e| qapi::Error::generic(format!("failed to read the initial flash content: {e}"));
         storage.read(at, part).map_err(failed)?;
         // Blank pages of a fresh mapping need not be touched.
         if part.iter().any(|b| *b != 0) {

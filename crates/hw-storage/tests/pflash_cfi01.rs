@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use testbench::Bench;
 
 /// Four sectors of 4 KiB, two 16-bit chips.
-const SHAPE: &str = "name=f,width=4,device-width=2,sector-length=4096,num-blocks=4,id0=0x89,id1=0x18";
+const SHAPE: &str =
+    "name=f,width=4,device-width=2,sector-length=4096,num-blocks=4,id0=0x89,id1=0x18";
 const LEN: usize = 4 * 4096;
 
 fn bare() -> Bench {
@@ -171,7 +172,8 @@ fn secure_banks_ignore_others_writes() {
 
 #[test]
 fn impossible_shapes_and_storages_are_named() {
-    let fails = |props: &str| Bench::try_of(&CLASS, props).err().map(|e| e.desc).unwrap_or_default();
+    let fails =
+        |props: &str| Bench::try_of(&CLASS, props).err().map(|e| e.desc).unwrap_or_default();
     assert!(fails("name=f,width=3").contains("width"));
     assert!(fails("name=f,sector-length=100,num-blocks=3,width=4").contains("whole pages"));
     assert!(fails("name=f,sector-length=1073741824,num-blocks=4000,width=4").contains("1 GiB"));

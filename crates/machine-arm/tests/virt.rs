@@ -28,11 +28,8 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_virtio::rng::CLASS,
     &virtio::mmio::CLASS,
 ];
-static CATALOG: Catalog = Catalog {
-    devices: DEVICES,
-    machines: &[&machine::NONE],
-    guests: &[&cpu_arm::arch::ARCH],
-};
+static CATALOG: Catalog =
+    Catalog { devices: DEVICES, machines: &[&machine::NONE], guests: &[&cpu_arm::arch::ARCH] };
 
 struct Run;
 impl RunControl for Run {

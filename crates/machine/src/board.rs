@@ -379,12 +379,14 @@ impl Machine {
     /// Puts the boot images back into memory.
     pub fn reload(&self) -> qapi::Result<()> {
         for (address, data) in &self.blobs {
-            self.secure.as_ref().unwrap_or(&self.world.memory).load_rom(*address, data).map_err(|_| {
-                qapi::Error::generic(format!(
-                    "{} bytes at {address:#x} do not lie in the guest's RAM or ROM",
-                    data.len()
-                ))
-            })?;
+            self.secure.as_ref().unwrap_or(&self.world.memory).load_rom(*address, data).map_err(
+                |_| {
+                    qapi::Error::generic(format!(
+                        "{} bytes at {address:#x} do not lie in the guest's RAM or ROM",
+                        data.len()
+                    ))
+                },
+            )?;
         }
         Ok(())
     }

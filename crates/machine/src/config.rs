@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use guest_ram::RamBlock;
 use device::{CharSource, Clock, Objects, RunControl, Services, WallClock};
+use guest_ram::RamBlock;
 use qapi::{Qapi, Source, Value};
 
 use crate::class::MachineClass;

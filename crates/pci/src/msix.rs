@@ -34,7 +34,12 @@ impl Msix {
     /// A table of this many vectors.
     #[must_use]
     pub fn new(vectors: u16) -> Arc<Msix> {
-        let msix = Msix { vectors, state: Mutex::default(), space: OnceLock::new(), requester: OnceLock::new() };
+        let msix = Msix {
+            vectors,
+            state: Mutex::default(),
+            space: OnceLock::new(),
+            requester: OnceLock::new(),
+        };
         msix.reset();
         Arc::new(msix)
     }

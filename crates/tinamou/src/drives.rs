@@ -137,14 +137,14 @@ pub(crate) fn open_all(options: &[Placed]) -> Step<(Drives, [Option<String>; 2])
         }
         if !matches!(given.format.as_deref(), None | Some("raw")) {
             let format = given.format.unwrap_or_default();
-            return Err(fail(format!("format '{format}' is not built yet in Tinamou; only raw is")));
+            return Err(fail(format!(
+                "format '{format}' is not built yet in Tinamou; only raw is"
+            )));
         }
         let free = banks.iter().position(Option::is_none).unwrap_or(banks.len());
         let unit = given.unit.unwrap_or(free);
         let Some(bank) = banks.get_mut(unit) else {
-            return Err(fail(format!(
-                "machine type does not support if=pflash,bus=0,unit={unit}"
-            )));
+            return Err(fail(format!("machine type does not support if=pflash,bus=0,unit={unit}")));
         };
         if bank.is_some() {
             return Err(fail(format!("drive with bus=0, unit={unit} (index=-1) exists")));
@@ -183,7 +183,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"abc").unwrap();
         let path = file.path().display();
-        let (drives, banks) = opened(&[format!("if=pflash,unit=1,format=raw,file={path}")]).unwrap();
+        let (drives, banks) =
+            opened(&[format!("if=pflash,unit=1,format=raw,file={path}")]).unwrap();
         assert_eq!(banks, [None, Some("pflash1".into())]);
         let storage = drives.storage("pflash1", true).unwrap();
         assert_eq!((storage.len(), storage.is_read_only()), (512, false));

@@ -21,8 +21,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use cpu::SystemRegisters;
 use derive::Qapi;
 use device::{
-    AccessRules, AddressSpace, Build, Bus, Device, DeviceClass, DeviceType, IrqController, IrqSink, Lpis,
-    Migration, Region, Reset, Size, cpu_input,
+    AccessRules, AddressSpace, Build, Bus, Device, DeviceClass, DeviceType, IrqController, IrqSink,
+    Lpis, Migration, Region, Reset, Size, cpu_input,
 };
 use parking_lot::Mutex;
 

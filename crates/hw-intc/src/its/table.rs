@@ -82,7 +82,12 @@ impl Its {
         Some(DeviceEntry { events: raw & 0x000f_ffff_ffff_ff00, bits: bits.min(16) })
     }
 
-    pub(super) fn set_device(&self, regs: &Regs, device: u32, new: Option<DeviceEntry>) -> Option<()> {
+    pub(super) fn set_device(
+        &self,
+        regs: &Regs,
+        device: u32,
+        new: Option<DeviceEntry>,
+    ) -> Option<()> {
         let raw = new.map_or(0, |d| VALID | d.events | u64::from(d.bits - 1));
         self.store(self.entry(regs, DEVICES, device)?, 8, raw)
     }
@@ -94,7 +99,12 @@ impl Its {
         (raw & VALID != 0 && known).then_some(cpu)
     }
 
-    pub(super) fn set_collection(&self, regs: &Regs, collection: u16, cpu: Option<u16>) -> Option<()> {
+    pub(super) fn set_collection(
+        &self,
+        regs: &Regs,
+        collection: u16,
+        cpu: Option<u16>,
+    ) -> Option<()> {
         let raw = cpu.map_or(0, |cpu| VALID | u64::from(cpu));
         self.store(self.entry(regs, COLLECTIONS, collection.into())?, 8, raw)
     }

@@ -5,6 +5,7 @@
 //! tables, memory and CPU hotplug, NVDIMMs, devices on the platform bus; the tests
 //! against the peer's help and device trees list what differs by name.
 
+mod boot;
 mod flash;
 mod layout;
 mod map;
@@ -14,13 +15,10 @@ mod secure;
 mod tree;
 mod versions;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use accel::{Boot, FirmwareCalls};
 use cpu::SystemRegisters;
-use device::{FirmwareConfig, IrqController};
-use firmware::{Fdt, Kernel, arm64};
+use device::IrqController;
 use machine::{Board, MachineClass};
 use qapi::Value;
 
@@ -62,8 +60,8 @@ fn create(version: Version, props: Props, board: &mut Board<'_>) -> qapi::Result
     pci::create(&plan, board, &*irqs)?;
     power_key(board)?;
     virtio(board, &*irqs)?;
-    fill_fw_cfg(board)?;
-    prepare_boot(&plan, board)
+    boot::fill_fw_cfg(&plan, board)?;
+    boot::prepare(&plan, board)
 }
 
 fn slot_props(name: &str, board: &Board<'_>) -> Value {
@@ -159,71 +157,5 @@ fn power_key(board: &mut Board<'_>) -> qapi::Result<()> {
     if let Some(button) = key.irq_in("key").cloned() {
         board.set_powerdown(Box::new(move || button.sink.set(0, true)));
     }
-    Ok(())
-}
-
-fn fw_cfg(board: &Board<'_>) -> Option<Arc<dyn FirmwareConfig>> {
-    board.record(map::FW_CFG.name)?.ability()
-}
-
-fn fill_fw_cfg(board: &Board<'_>) -> qapi::Result<()> {
-    let Some(fw_cfg) = fw_cfg(board) else { return Ok(()) };
-    const NB_CPUS: u16 = 0x05;
-    let cpus = u16::try_from(board.config.cpus).unwrap_or(u16::MAX);
-    fw_cfg.set_item(NB_CPUS, cpus.to_le_bytes().to_vec());
-    for (name, data) in &board.config.firmware_files {
-        fw_cfg.set_file(name, data.clone())?;
-    }
-    Ok(())
-}
-
-fn read(what: &str, path: &Path) -> qapi::Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| {
-        qapi::Error::generic(format!("could not load {what} '{}': {e}", path.display()))
-    })
-}
-
-fn prepare_boot(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<()> {
-    let files = &board.config.boot;
-    let layout = match &files.kernel {
-        None => arm64::without_kernel(map::RAM),
-        Some(path) => {
-            let shown = path.display();
-            let wrong = |e| qapi::Error::generic(format!("could not load kernel '{shown}': {e}"));
-            let kernel = Kernel::parse(read("kernel", path)?).map_err(wrong)?;
-            let initrd = files.initrd.as_deref().map(|p| read("initrd", p)).transpose()?;
-            let misfit = |e| match &files.initrd {
-                None => wrong(e),
-                Some(initrd) => qapi::Error::generic(format!(
-                    "could not load kernel '{shown}' with initrd '{}': {e}",
-                    initrd.display()
-                )),
-            };
-            arm64::plan(kernel, initrd, map::RAM, board.config.ram_size).map_err(misfit)?
-        }
-    };
-    let mut fdt = match &files.dtb {
-        Some(path) => Fdt::parse(&read("dtb", path)?).map_err(|e| {
-            qapi::Error::generic(format!("Couldn't open dtb file {}: {e}", path.display()))
-        })?,
-        None => tree::build(plan, board),
-    };
-    tree::add_boot(&mut fdt, plan, board, layout.initrd)?;
-    let dtb = fdt.to_bytes();
-    if dtb.len() as u64 > arm64::FDT_SIZE {
-        return Err(qapi::Error::generic("the device tree is larger than 1 MiB"));
-    }
-    let as_kernel = board.config.boot.kernel.is_some();
-    if let Some(at) = layout.fdt {
-        board.load(at, dtb.clone());
-    }
-    for blob in layout.blobs {
-        board.load(blob.address, blob.data);
-    }
-    board.set_dtb(dtb);
-    let first = Boot { pc: layout.entry, arg: 0, as_kernel, powered_off: false };
-    let others = Boot { powered_off: plan.calls != FirmwareCalls::None, ..first };
-    let boot = (0..board.config.cpus).map(|i| if i == 0 { first } else { others });
-    board.set_boot(boot.collect());
     Ok(())
 }

@@ -123,12 +123,12 @@ impl Props {
             }
         }
         if self.ras {
-            return Err(qapi::Error::generic("tcg does not support providing RAS to the guest CPU"));
+            return Err(qapi::Error::generic(
+                "tcg does not support providing RAS to the guest CPU",
+            ));
         }
         if self.mte {
-            return Err(qapi::Error::generic(
-                "MTE requested, but not supported by the guest CPU",
-            ));
+            return Err(qapi::Error::generic("MTE requested, but not supported by the guest CPU"));
         }
         for (value, what, len) in
             [(&self.x_oem_id, "OEMID", 6), (&self.x_oem_table_id, "OEM Table ID", 8)]

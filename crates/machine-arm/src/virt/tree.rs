@@ -31,7 +31,7 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     let gic = CLOCK.wrapping_add(cpus).wrapping_add(1);
     let msi = plan.has_msi().then(|| gic.wrapping_add(1));
     let gpio = msi.unwrap_or(gic).wrapping_add(1);
-    root(&mut t, plan, gic);
+    root(&mut t, gic);
     clock(&mut t);
     timer(&mut t, plan);
     cpu_nodes(&mut t, plan, board);
@@ -68,14 +68,14 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     t
 }
 
-fn root(t: &mut Fdt, plan: &Plan, gic: u32) {
-    let compatible = plan.props.dt_compatible.as_deref().unwrap_or("linux,dummy-virt");
+fn root(t: &mut Fdt, gic: u32) {
     t.set("/", "interrupt-parent", Prop::cell(gic));
     t.set("/", "dma-coherent", Prop::Empty);
     t.set("/", "model", Prop::str("linux,dummy-virt"));
     t.set("/", "#size-cells", Prop::cell(2));
     t.set("/", "#address-cells", Prop::cell(2));
-    t.set("/", "compatible", Prop::str(compatible));
+    // `dt-compatible` is accepted and, as in the peer, changes nothing on this board.
+    t.set("/", "compatible", Prop::str("linux,dummy-virt"));
 }
 
 fn platform_bus(t: &mut Fdt, gic: u32) {
