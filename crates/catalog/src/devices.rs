@@ -12,6 +12,7 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_misc::fw_cfg::CLASS,
     &hw_misc::gpio_key::CLASS,
     &hw_misc::gpio_pwr::CLASS,
+    &hw_misc::loader::CLASS,
     &hw_misc::pl061::CLASS,
     &hw_pcihost::gpex::CLASS,
     &hw_storage::pflash_cfi01::CLASS,

@@ -26,7 +26,7 @@ pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
-pub use firmware::FirmwareConfig;
+pub use firmware::{FirmwareConfig, LoadRequest};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use lpi::{LpiSource, Lpis};
 pub use memory::{

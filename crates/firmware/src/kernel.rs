@@ -78,6 +78,15 @@ impl Kernel {
         if file.starts_with(&[0x1f, 0x8b]) { gunzip(&file) } else { Ok(file) }
     }
 
+    /// The file as a program that says where it goes (ELF, uImage), if it is one.
+    #[must_use]
+    pub fn program(file: &[u8]) -> Option<Kernel> {
+        if file.starts_with(b"\x7fELF") {
+            return Elf::parse(file).ok().map(Kernel::Elf);
+        }
+        UImage::parse(file).and_then(|_| Kernel::parse(file.to_vec()).ok())
+    }
+
     fn parse_nested(file: Vec<u8>, depth: u32) -> Result<Kernel, KernelError> {
         if file.len() as u64 > MAX_KERNEL {
             return Err(KernelError::TooBig);

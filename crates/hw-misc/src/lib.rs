@@ -9,4 +9,5 @@
 pub mod fw_cfg;
 pub mod gpio_key;
 pub mod gpio_pwr;
+pub mod loader;
 pub mod pl061;

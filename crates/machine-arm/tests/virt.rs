@@ -21,6 +21,7 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_misc::fw_cfg::CLASS,
     &hw_misc::gpio_key::CLASS,
     &hw_misc::gpio_pwr::CLASS,
+    &hw_misc::loader::CLASS,
     &hw_misc::pl061::CLASS,
     &hw_pcihost::gpex::CLASS,
     &hw_storage::pflash_cfi01::CLASS,
@@ -432,6 +433,38 @@ fn firmware_is_in_the_first_bank_after_every_reset() {
     let mut c = config(1);
     c.boot.firmware = Some(dir.path().join("none"));
     assert!(create(&[], c).err().unwrap().desc.starts_with("Could not find ROM image"));
+}
+
+#[test]
+fn loaders_fill_memory_and_name_their_mistakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("raw");
+    std::fs::write(&file, b"rawbytes").unwrap();
+    let text = file.to_str().unwrap().to_owned();
+    let with = |props: &[(&str, &str)]| {
+        let props = Value::map(props.iter().map(|(k, v)| (*k, Value::from(*v))));
+        create(&[], MachineConfig { loaders: vec![("-device loader".into(), props)], ..config(1) })
+    };
+    let loaded = |props: &[(&str, &str)]| {
+        let m = with(props).unwrap();
+        m.world.memory.read_uint(0x4100_0000, Size::B8, TxAttrs::default()).unwrap()
+    };
+    let at = ("addr", "0x41000000");
+    assert_eq!(loaded(&[at, ("file", &text)]), u64::from_le_bytes(*b"rawbytes"));
+    assert_eq!(loaded(&[at, ("data", "0x11223344"), ("data-len", "4")]), 0x1122_3344);
+    let big = [at, ("data", "0x1122334455667788"), ("data-len", "8"), ("data-be", "on")];
+    assert_eq!(loaded(&big), 0x8877_6655_4433_2211);
+    let fails = |props: &[(&str, &str)]| with(props).err().unwrap().desc;
+    for (props, want) in [
+        (&[][..], "please include valid arguments"),
+        (&[at], "cpu_num must be specified when setting a program counter"),
+        (&[("data", "5")], "Both data and data-len must be specified"),
+        (&[("data", "5"), ("data-len", "9")], "data-len cannot be greater then 8 bytes"),
+        (&[at, ("cpu-num", "9")], "Specified boot CPU#9 is nonexistent"),
+        (&[("file", "/nonexistent")], "Cannot load specified image /nonexistent"),
+    ] {
+        assert_eq!(fails(props), format!("-device loader: {want}"));
+    }
 }
 
 #[test]

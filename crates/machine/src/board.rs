@@ -166,10 +166,25 @@ impl<'a> Board<'a> {
 
     /// Creates a device by type name; it is not mapped or wired.
     pub fn device(&mut self, class: &str, id: &str, props: Value) -> qapi::Result<&Record> {
+        self.create_device(class, id, props, Source::Json)
+    }
+
+    /// As [`Board::device`], with properties as a user typed them.
+    pub fn user_device(&mut self, class: &str, id: &str, props: Value) -> qapi::Result<&Record> {
+        self.create_device(class, id, props, Source::KeyVal)
+    }
+
+    fn create_device(
+        &mut self,
+        class: &str,
+        id: &str,
+        props: Value,
+        source: Source,
+    ) -> qapi::Result<&Record> {
         let class = self.catalog.device(class).ok_or_else(|| {
             qapi::Error::generic(format!("'{class}' is not a valid device model name"))
         })?;
-        let record = class.build(id, props, Source::Json, &self.world)?;
+        let record = class.build(id, props, source, &self.world)?;
         self.records.push(record);
         self.records.last().ok_or_else(|| qapi::Error::generic("no device"))
     }
@@ -262,6 +277,14 @@ impl<'a> Board<'a> {
     /// Sets where each CPU starts at reset.
     pub fn set_boot(&mut self, boot: Vec<Boot>) {
         self.boot = boot;
+    }
+
+    /// Changes where one CPU starts.
+    pub fn set_boot_pc(&mut self, cpu: u32, pc: u64) {
+        let boot = usize::try_from(cpu).ok().and_then(|at| self.boot.get_mut(at));
+        if let Some(boot) = boot {
+            boot.pc = pc;
+        }
     }
 
     /// Puts bytes into memory at every reset.

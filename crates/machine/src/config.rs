@@ -92,6 +92,8 @@ pub struct MachineConfig {
     pub memory_backend: Option<String>,
     /// Storage ids of `-drive if=pflash`, by unit.
     pub flash: [Option<String>; 2],
+    /// `-device loader`: the option as typed, and its properties.
+    pub loaders: Vec<(String, Value)>,
     /// Named files for firmware (`-fw_cfg`).
     pub firmware_files: Vec<(String, Vec<u8>)>,
     /// Chardev ids of `-serial`, in order; `None` for a port without back end.

@@ -29,7 +29,8 @@ pub(crate) fn create(
     if !settings.drives.is_empty() {
         vm.services.add::<Arc<dyn device::StorageSource>>(Arc::new(drives));
     }
-    let config = MachineConfig { flash, ..config(settings, serials) };
+    let loaders = settings.loaders.clone();
+    let config = MachineConfig { flash, loaders, ..config(settings, serials) };
     let host = Host {
         clock: vm.clock.clone(),
         wall: Arc::new(host::realtime_ns),

@@ -64,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) monitors: Vec<(Placed, MonitorKind)>,
     pub(crate) mons: Vec<Placed>,
     pub(crate) devices: Vec<Placed>,
+    /// `-device loader`: the board carries them out.
+    pub(crate) loaders: Vec<(String, Value)>,
     pub(crate) qtest: Option<Placed>,
     pub(crate) log_items: Option<Placed>,
     pub(crate) log_file: Option<Placed>,
@@ -124,7 +126,10 @@ impl Settings {
             "qmp" => self.monitors.push((placed(), MonitorKind::Qmp { pretty: false })),
             "qmp-pretty" => self.monitors.push((placed(), MonitorKind::Qmp { pretty: true })),
             "mon" => self.mons.push(placed()),
-            "device" => self.devices.push(placed()),
+            "device" => match loader(value) {
+                Some(props) => self.loaders.push((place.to_owned(), props)),
+                None => self.devices.push(placed()),
+            },
             "qtest" => self.qtest = Some(placed()),
             "d" => self.log_items = Some(placed()),
             "D" => self.log_file = Some(placed()),
@@ -167,6 +172,18 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The properties of a generic loader, if the device is one.
+fn loader(text: &str) -> Option<Value> {
+    if !text.starts_with("loader") && !text.starts_with("driver=loader") {
+        return None;
+    }
+    let parsed = Dialect::flat(Some("driver")).parse(text).ok().filter(|p| !p.help)?;
+    let mut value = parsed.value;
+    let name = value.take("driver")?;
+    value.take("id");
+    (name.as_str() == Some("loader")).then_some(value)
 }
 
 /// `name,prop=value,prop=value`.

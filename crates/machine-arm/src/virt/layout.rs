@@ -146,7 +146,7 @@ impl Plan {
         let bits = if self.props.highmem { bits.clamp(32, 52) } else { 32 };
         let top = 1u64 << bits;
         let config = board.config;
-        let ram_end = map::RAM.checked_add(config.ram_size).unwrap_or(u64::MAX);
+        let ram_end = map::RAM.saturating_add(config.ram_size);
         // Room for memory that would be plugged in, each piece aligned to 1 GiB.
         let plugged = config.max_ram.saturating_sub(config.ram_size);
         let room = u64::from(config.ram_slots).saturating_mul(GIB);

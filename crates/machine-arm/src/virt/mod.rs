@@ -8,6 +8,7 @@
 mod boot;
 mod flash;
 mod layout;
+mod loader;
 mod map;
 mod pci;
 mod props;
@@ -61,7 +62,8 @@ fn create(version: Version, props: Props, board: &mut Board<'_>) -> qapi::Result
     power_key(board)?;
     virtio(board, &*irqs)?;
     boot::fill_fw_cfg(&plan, board)?;
-    boot::prepare(&plan, board)
+    boot::prepare(&plan, board)?;
+    loader::load(board)
 }
 
 fn slot_props(name: &str, board: &Board<'_>) -> Value {
