@@ -120,3 +120,68 @@ pub fn monitor(data: &[u8]) {
         }
     }
 }
+
+/// A ring of commands and the tables behind it, for the interrupt translation service.
+pub fn its(data: &[u8]) {
+    use device::{LpiSource, Lpis, Size, TxAttrs};
+    use testbench::{BANK, Bench, RAM_BASE};
+    const VALID: u64 = 1 << 63;
+    const ITS: u64 = 1 << 36;
+    let b = Bench::of(&hw_intc::gicv3::CLASS, "num-irq=64,num-cpu=2,has-lpi=on");
+    let class = &hw_intc::its::CLASS;
+    let made = class.build("its", qapi::Value::empty(), Source::KeyVal, b.world());
+    let Ok(service) = made else { return };
+    let root = b.world().memory.root();
+    for (n, region) in (0u64..).zip(&service.regions) {
+        root.map(ITS + n * 0x1_0000, region, 0);
+    }
+    let ends = (b.record.ability::<Arc<dyn Lpis>>(), service.ability::<Arc<dyn LpiSource>>());
+    if let (Some(lpis), Some(source)) = ends {
+        source.connect(lpis);
+    }
+    b.write32(0, 0x13);
+    for cpu in 0..2 {
+        let redist = BANK + cpu * 0x2_0000;
+        b.write64(redist + 0x70, RAM_BASE | 15);
+        b.write64(redist + 0x78, RAM_BASE + 0x1_0000 * (cpu + 1));
+        b.write32(redist, 1);
+    }
+    // The first byte says how the tables are, the rest is the ring and what tables begin with.
+    let (kind, data) =
+        data.split_first().map_or((0, data), |(kind, rest)| (u64::from(*kind), rest));
+    let indirect = (kind & 1) << 62;
+    b.write64(ITS + 0x100, VALID | indirect | (RAM_BASE + 0x4_0000) | (kind & 6) << 7);
+    b.write64(ITS + 0x108, VALID | (RAM_BASE + 0x5_0000));
+    b.write64(ITS + 0x80, VALID | (RAM_BASE + 0x3_0000));
+    let (ring, tables) = data.split_at(data.len().min(4064));
+    b.put_ram(0x3_0000, ring);
+    for at in [0x4_0000, 0x5_0000, 0x6_0000] {
+        b.put_ram(at, tables.get(..tables.len().min(4096)).unwrap_or_default());
+    }
+    b.write32(ITS, 1);
+    b.write64(ITS + 0x88, ring.len() as u64 & !31);
+    for requester in 0..4 {
+        let attrs = TxAttrs { requester, ..TxAttrs::default() };
+        let event = u64::from(requester) * 7;
+        _ = b.world().memory.write_uint(ITS + 0x1_0040, Size::B4, event, attrs);
+    }
+}
+
+/// Accesses to a flash bank: three bytes each, what and where.
+pub fn pflash(data: &[u8]) {
+    let shape = "name=f,width=4,device-width=2,sector-length=4096,num-blocks=4";
+    let b = testbench::Bench::of(&hw_storage::pflash_cfi01::CLASS, shape);
+    for step in data.chunks_exact(3) {
+        let [what, high, low] = *step else { continue };
+        let at = u64::from(u16::from_be_bytes([high, low])) % 0x4000;
+        let size = [device::Size::B1, device::Size::B2, device::Size::B4, device::Size::B8]
+            [usize::from(what & 3)];
+        let command = [0xff, 0x40, 0x20, 0xe8, 0xd0, 0x98, 0x90, 0x70, 0x50, 0x60, 0, 3];
+        let value = command.get(usize::from(what >> 3)).copied().unwrap_or(u64::from(what));
+        _ = if what & 4 == 0 {
+            b.try_write(at, size, value * 0x1_0001)
+        } else {
+            b.try_read(at, size).map(|_| ())
+        };
+    }
+}

@@ -5,6 +5,7 @@
 //! view is kept by the vCPU while it runs. Guest RAM is shared with other vCPUs, so accesses are
 //! volatile or atomic.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use jit_ir::env::TAG_INVALID;
@@ -14,18 +15,25 @@ use memory::{FlatView, Size, TxAttrs};
 use crate::tlb::{L2Entry, flag};
 use crate::vcpu::Core;
 
-/// Physical memory for page walks.
-pub(crate) struct Phys<'a>(pub(crate) &'a FlatView);
+/// Physical memory for page walks: as all see it, and as the secure world does.
+pub(crate) struct Phys<'a>(pub(crate) &'a FlatView, pub(crate) &'a FlatView);
+
+impl Phys<'_> {
+    fn view(&self, secure: bool) -> &FlatView {
+        if secure { self.1 } else { self.0 }
+    }
+}
 
 impl PhysMem for Phys<'_> {
-    fn read(&mut self, pa: u64, bytes: u32, _secure: bool) -> Option<u64> {
-        let ram = self.0.ram_at(pa).filter(|r| r.len >= u64::from(bytes))?;
+    fn read(&mut self, pa: u64, bytes: u32, secure: bool) -> Option<u64> {
+        let ram = self.view(secure).ram_at(pa).filter(|r| r.len >= u64::from(bytes))?;
         // SAFETY: `bytes` bytes of RAM at `host`.
         Some(unsafe { read_ram(ram.host, bytes) as u64 })
     }
 
-    fn cas64(&mut self, pa: u64, old: u64, new: u64, _secure: bool) -> Option<bool> {
-        let ram = self.0.ram_at(pa).filter(|r| r.len >= 8 && !r.readonly && pa & 7 == 0)?;
+    fn cas64(&mut self, pa: u64, old: u64, new: u64, secure: bool) -> Option<bool> {
+        let ram =
+            self.view(secure).ram_at(pa).filter(|r| r.len >= 8 && !r.readonly && pa & 7 == 0)?;
         // SAFETY: an aligned word of writable RAM.
         let word = unsafe { &*ram.host.cast::<AtomicU64>() };
         Some(word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
@@ -141,6 +149,11 @@ pub(crate) fn extend(desc: MemDesc, v: u128) -> u128 {
 }
 
 impl Core {
+    /// The current views of both worlds.
+    pub(crate) fn views(&mut self) -> (Arc<FlatView>, Arc<FlatView>) {
+        (Arc::clone(self.view_of(false)), Arc::clone(self.view_of(true)))
+    }
+
     /// Finds or makes the translation of a page for an access.
     pub(crate) fn fill(
         &mut self,
@@ -172,8 +185,10 @@ impl Core {
         kind: AccessKind,
         mmu: u8,
     ) -> Result<L2Entry, MemFault> {
-        let view = std::sync::Arc::clone(self.view.get());
-        let m = cpu.translate(va, kind, mmu, &mut Phys(&view))?;
+        self.follow_view(cpu);
+        let (view, secure) = self.views();
+        let m = cpu.translate(va, kind, mmu, &mut Phys(&view, &secure))?;
+        let view = if m.secure { secure } else { view };
         let mut flags = 0;
         for (on, bit) in [
             (m.read, flag::READ),
@@ -275,7 +290,7 @@ impl Core {
         bytes: u32,
     ) -> Result<u128, MemFault> {
         let pa = e.pa | va & 0xfff;
-        let view = std::sync::Arc::clone(self.view.get());
+        let view = Arc::clone(self.view_of(e.flags & flag::SECURE != 0));
         let attrs = self.attrs(e);
         let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Read);
         let mut v = 0u128;
@@ -298,7 +313,7 @@ impl Core {
         v: u128,
     ) -> Result<(), MemFault> {
         let pa = e.pa | va & 0xfff;
-        let view = std::sync::Arc::clone(self.view.get());
+        let view = Arc::clone(self.view_of(e.flags & flag::SECURE != 0));
         let attrs = self.attrs(e);
         let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Write);
         let step = bytes.min(8);
@@ -308,6 +323,8 @@ impl Core {
             let word = (v >> (64 * n)) as u64 & size.mask();
             view.write(at, size, word, attrs).map_err(|_| fault(cpu))?;
         }
+        // The write may have changed the memory map; the next instruction sees the new one.
+        self.follow_view(cpu);
         Ok(())
     }
 
@@ -359,7 +376,7 @@ impl Core {
     /// A write to RAM is about to happen.
     fn before_write(&mut self, cpu: &mut dyn JitCpu, e: &L2Entry, va: u64, len: u64) {
         if self.engine.code_pages.contains(e.pa) {
-            let engine = std::sync::Arc::clone(&self.engine);
+            let engine = Arc::clone(&self.engine);
             let empty = engine.code_written(e.pa | va & 0xfff, len, &self.peer);
             Self::clear_ring(cpu);
             if empty {
@@ -402,7 +419,8 @@ impl Core {
             return self.mmio_write(cpu, &e, va, bytes, v);
         }
         if e.flags & flag::ROM != 0 {
-            return Ok(());
+            // Ignored, or it goes to a ROM device.
+            return self.mmio_write(cpu, &e, va, bytes, v);
         }
         self.before_write(cpu, &e, va, u64::from(bytes));
         // SAFETY: inside the writable RAM page of `e`.
@@ -514,11 +532,12 @@ impl Core {
         let e = match self.l2.probe(va, mmu, tag) {
             Some(e) => e,
             None => {
-                let view = std::sync::Arc::clone(self.view.get());
+                let (view, secure) = self.views();
                 let kinds = [AccessKind::Read, AccessKind::Exec];
-                let walk = |k| cpu.translate(va, k, mmu, &mut Phys(&view)).ok();
+                let walk = |k| cpu.translate(va, k, mmu, &mut Phys(&view, &secure)).ok();
                 let m = kinds.into_iter().find_map(walk).ok_or(())?;
                 let pa = m.pa & !0xfff;
+                let view = if m.secure { secure.clone() } else { view.clone() };
                 let ram = view.ram_at(pa).filter(|r| r.len >= 4096).ok_or(())?;
                 let flags = if ram.readonly { flag::ROM } else { 0 };
                 L2Entry {

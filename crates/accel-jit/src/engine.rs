@@ -35,6 +35,8 @@ pub(crate) struct Native {
 pub(crate) struct Engine {
     pub(crate) translator: Arc<dyn Translator>,
     pub(crate) memory: AddressSpace,
+    /// As the secure world sees it.
+    pub(crate) secure_memory: Option<AddressSpace>,
     pub(crate) options: Options,
     /// `None`: interpreter.
     pub(crate) native: Option<Native>,

@@ -157,6 +157,7 @@ impl Accel for JitAccel {
         let engine = Arc::new(Engine {
             translator,
             memory: config.memory,
+            secure_memory: config.secure_memory,
             options: parsed.options,
             native,
             cache: Mutex::new(cache),

@@ -12,15 +12,15 @@ use crate::exclusive::Message;
 use crate::tlb::clear_l1_range;
 use crate::vcpu::Core;
 
-/// A walker that owns its view.
-pub(crate) struct OwnedPhys(pub(crate) Arc<FlatView>);
+/// A walker that owns its views.
+pub(crate) struct OwnedPhys(pub(crate) Arc<FlatView>, pub(crate) Arc<FlatView>);
 
 impl PhysMem for OwnedPhys {
     fn read(&mut self, pa: u64, bytes: u32, secure: bool) -> Option<u64> {
-        Phys(&self.0).read(pa, bytes, secure)
+        Phys(&self.0, &self.1).read(pa, bytes, secure)
     }
     fn cas64(&mut self, pa: u64, old: u64, new: u64, secure: bool) -> Option<bool> {
-        Phys(&self.0).cas64(pa, old, new, secure)
+        Phys(&self.0, &self.1).cas64(pa, old, new, secure)
     }
 }
 
@@ -65,7 +65,8 @@ impl Services for Core {
         self.do_zero(cpu, va, len, mmu)
     }
     fn phys(&mut self) -> &mut dyn PhysMem {
-        self.walker.0 = Arc::clone(self.view.get());
+        let (plain, secure) = self.views();
+        self.walker = OwnedPhys(plain, secure);
         &mut self.walker
     }
     fn tlb_flush(&mut self, cpu: &mut dyn JitCpu, what: TlbFlush) {

@@ -14,7 +14,7 @@ use jit_ir::env::{CodeTlbEntry, MMUS, RING, RingEntry, TlbTable};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness};
 use jit_ir::{AccessKind, Builder, CodeMode, JitCpu, MemFault, Services, TranslateCx, Wake};
-use memory::CachedView;
+use memory::{AddressSpace, CachedView, FlatView};
 use rustc_hash::FxHashMap;
 
 use crate::cache::PageCode;
@@ -42,6 +42,10 @@ pub(crate) struct Core {
     pub(crate) l1: Arc<L1>,
     pub(crate) l2: L2,
     pub(crate) view: CachedView,
+    /// The secure world's, where that differs.
+    pub(crate) secure_view: Option<CachedView>,
+    /// Generation of the view that the translations were made with.
+    pub(crate) followed: u64,
     pub(crate) tags: [TlbTag; MMUS],
     l1_used: u16,
     code_tlb: Box<[CodeTlbEntry]>,
@@ -79,7 +83,9 @@ impl Core {
                 engine.translator.helpers(),
                 engine.options.passes,
             ),
+            followed: u64::MAX,
             view: engine.memory.cached(),
+            secure_view: engine.secure_memory.as_ref().map(AddressSpace::cached),
             engine: Arc::clone(engine),
             peer,
             l1,
@@ -96,9 +102,22 @@ impl Core {
             vals: Vec::new(),
             must_leave: false,
             unsynced: false,
-            walker: OwnedPhys(engine.memory.view()),
+            walker: {
+                let plain = engine.memory.view();
+                let secure =
+                    engine.secure_memory.as_ref().map_or_else(|| plain.clone(), AddressSpace::view);
+                OwnedPhys(plain, secure)
+            },
             index: 0,
             stops: Stops::default(),
+        }
+    }
+
+    /// The current view of a world. The secure one holds all that the other one does.
+    pub(crate) fn view_of(&mut self, secure: bool) -> &Arc<FlatView> {
+        match &mut self.secure_view {
+            Some(view) if secure => view.get(),
+            _ => self.view.get(),
         }
     }
 
@@ -136,6 +155,17 @@ impl Core {
         self.l2.clear();
         self.clear_code_tlb();
         Self::clear_ring(cpu);
+    }
+
+    /// Forgets every translation if the memory map changed since the last time.
+    pub(crate) fn follow_view(&mut self, cpu: &mut dyn JitCpu) {
+        // The secure world sees all of the other's map, so its number counts all changes.
+        let generation = self.view_of(true).generation();
+        self.view.get();
+        if generation != self.followed {
+            self.followed = generation;
+            self.flush_all(cpu);
+        }
     }
 
     pub(crate) fn handle_messages(&mut self, cpu: &mut dyn JitCpu) {
@@ -276,7 +306,7 @@ impl Core {
         }
         engine.protect_code(page.pa);
         let mut bytes = [0u8; 4096];
-        if self.view.get().read_bytes(page.pa, &mut bytes, memory::TxAttrs::default()).is_err() {
+        if self.view_of(true).read_bytes(page.pa, &mut bytes, memory::TxAttrs::default()).is_err() {
             return None;
         }
         self.builder.begin(start);
@@ -383,10 +413,7 @@ impl JitVcpu {
         }
         let cpu = &mut *self.cpu;
         self.core.handle_messages(cpu);
-        if self.core.view.is_stale() {
-            self.core.view.get();
-            self.core.flush_all(cpu);
-        }
+        self.core.follow_view(cpu);
     }
 
     /// The code area is full: empties it while nobody runs generated code.

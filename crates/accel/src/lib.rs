@@ -92,6 +92,10 @@ pub trait CpuHandle: Send + Sync {
     fn reset(&self);
     /// Hardware id.
     fn id(&self) -> u64;
+    /// Bits of a physical address.
+    fn address_bits(&self) -> u32 {
+        44
+    }
     /// Its model.
     fn model(&self) -> &'static CpuModel;
 }
@@ -133,6 +137,8 @@ pub trait GuestArch: Send + Sync {
 pub struct VmConfig {
     /// Physical memory as CPUs see it.
     pub memory: AddressSpace,
+    /// The same for accesses of the secure world, where that differs.
+    pub secure_memory: Option<AddressSpace>,
     /// Options after the accelerator's name (`thread=multi`, `tb-size=64`…), as given.
     pub options: Vec<(String, String)>,
     /// CPUs; empty for machines without.

@@ -65,7 +65,9 @@ fn bench(backend: Option<&str>) -> Bench {
     let options = backend.map(|b| ("x-backend".to_owned(), b.to_owned())).into_iter().collect();
     let translator = Some(set.translator);
     let accel = catalog::ACCELS.iter().find(|a| a.name() == "tcg").expect("tcg");
-    let vm = accel.new_vm(VmConfig { memory, options, cpus, translator, run }).expect("a VM");
+    let vm = accel
+        .new_vm(VmConfig { memory, secure_memory: None, options, cpus, translator, run })
+        .expect("a VM");
     let (send, stops) = channel();
     vm.set_debug_sink(Some(Arc::new(Sink(Mutex::new(send)))));
     let bench = Bench { vm, stops };

@@ -117,3 +117,32 @@ fn monitor() {
         [b"info ", b"\r", b"\n", b"\x1b[A", b"\x1b[B", b"\x7f", b"\x15", b"\x17", b"help"];
     run(&words, bodies::monitor);
 }
+
+#[test]
+fn its() {
+    let mut random = Random(5);
+    for _ in 0..200 {
+        let mut input = vec![u8::try_from(random.at(256)).unwrap_or(0)];
+        for _ in 0..128 {
+            // Commands that may mean something: known numbers, small ids, tables that exist.
+            let mut words = [random.next() % 18, random.next() & 0xf_0000_001f, 0, 0];
+            words[0] |= (random.next() & 3) << 32;
+            words[2] = (random.next() & 1) << 63 | 1 << 40 | 0x6_0000 | random.next() & 0x1_0003;
+            words[3] = (random.next() & 3) << 16;
+            input.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        for _ in 0..random.at(600) {
+            input.push(u8::try_from(random.at(256)).unwrap_or(0));
+        }
+        bodies::its(&input);
+    }
+}
+
+#[test]
+fn pflash() {
+    let mut random = Random(6);
+    for _ in 0..50 {
+        let input: Vec<u8> = (0..600).map(|_| u8::try_from(random.at(256)).unwrap_or(0)).collect();
+        bodies::pflash(&input);
+    }
+}

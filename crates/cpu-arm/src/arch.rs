@@ -38,6 +38,7 @@ struct Handle {
     timers: Arc<Timers>,
     id: u64,
     model: &'static CpuModel,
+    pa_range: usize,
 }
 
 impl CpuHandle for Handle {
@@ -67,6 +68,10 @@ impl CpuHandle for Handle {
     }
     fn model(&self) -> &'static CpuModel {
         self.model
+    }
+    fn address_bits(&self) -> u32 {
+        // ID_AA64MMFR0_EL1.PARange.
+        [32, 36, 40, 42, 44, 48, 52].get(self.pa_range).copied().unwrap_or(52)
     }
 }
 
@@ -100,6 +105,7 @@ impl GuestArch for AArch64 {
     fn new_cpus(&self, config: &CpuConfig) -> qapi::Result<CpuSet> {
         let (features, model) = features_of(config)?;
         let features = Arc::new(features);
+        let pa_range = (features.id.mmfr0 & 15) as usize;
         let shared: Vec<_> =
             config.ids.iter().map(|id| (*id, Arc::new(CpuShared::default()))).collect();
         let cluster = Arc::new(Cluster { cpus: shared.clone(), run: Arc::clone(&config.run) });
@@ -117,7 +123,7 @@ impl GuestArch for AArch64 {
                 rng: 0x5eed_0000 ^ id ^ config.clock.now_ns(),
             };
             let cpu = ArmCpu::new(Arc::clone(&features), system);
-            CpuUnit { cpu, handle: Arc::new(Handle { shared, timers, id, model }) }
+            CpuUnit { cpu, handle: Arc::new(Handle { shared, timers, id, model, pa_range }) }
         });
         let units = units.collect();
         let translator: Arc<dyn Translator> = Arc::new(ArmTranslator::for_model(&features));

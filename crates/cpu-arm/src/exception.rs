@@ -50,6 +50,16 @@ const HCR_TGE: u64 = 1 << 27;
 const HCR_E2H: u64 = 1 << 34;
 
 impl ArmCpu {
+    /// Which interrupts are FIQs depends on the world the CPU is in (IHI 0069, 4.6.2).
+    fn tell_gic(&self, before: u8) {
+        if self.features.el3
+            && (before == 3) != (self.pstate.el == 3)
+            && let Some(gic) = self.system.shared.gic.get()
+        {
+            gic.level_changed(&self.sysreg_cx());
+        }
+    }
+
     /// EL3 exists and the PE is in Secure state.
     #[must_use]
     pub fn is_secure(&self) -> bool {
@@ -115,7 +125,9 @@ impl ArmCpu {
     /// Moves to another EL and SP selection, exchanging the SP in use.
     pub fn switch_sp(&mut self, el: u8, sp_sel: bool) {
         self.sp_bank[Self::sp_index(&self.pstate)] = self.x[31];
+        let before = self.pstate.el;
         self.pstate.el = el & 3;
+        self.tell_gic(before);
         self.pstate.sp_sel = sp_sel;
         self.x[31] = self.sp_bank[Self::sp_index(&self.pstate)];
     }

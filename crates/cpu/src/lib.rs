@@ -34,6 +34,10 @@ pub trait SystemRegisters: Send + Sync {
     fn read(&self, cx: &SysRegCx, encoding: u16) -> Option<u64>;
     /// Writes; `false` = undefined instruction.
     fn write(&self, cx: &SysRegCx, encoding: u16, value: u64) -> bool;
+    /// The CPU entered or left its highest level (Arm EL3), after the fact.
+    fn level_changed(&self, cx: &SysRegCx) {
+        let _ = cx;
+    }
 }
 
 /// Packs a system register encoding.

@@ -7,3 +7,18 @@ pub trait FirmwareConfig: Send + Sync {
     /// Adds or replaces a named file; the error says why it cannot be taken.
     fn set_file(&self, name: &str, data: Vec<u8>) -> qapi::Result<()>;
 }
+
+/// What a loader device wants of the board at every reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadRequest {
+    /// A file: an ELF or uImage program, or bytes.
+    pub file: Option<String>,
+    /// Take the file as bytes whatever it is.
+    pub raw: bool,
+    /// Where bytes go, and where a CPU starts if the file does not say.
+    pub address: u64,
+    /// Bytes, if there is no file.
+    pub data: Vec<u8>,
+    /// The CPU that starts there.
+    pub cpu: Option<u32>,
+}

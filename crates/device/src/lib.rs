@@ -17,6 +17,7 @@ mod class;
 mod firmware;
 mod global;
 mod irq;
+mod lpi;
 mod object;
 mod plug;
 mod reset;
@@ -28,9 +29,10 @@ pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
-pub use firmware::FirmwareConfig;
+pub use firmware::{FirmwareConfig, LoadRequest};
 pub use global::{Global, Globals};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
+pub use lpi::{LpiSource, Lpis};
 pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Mmio, RamSlice, Region,
     Size, TxAttrs,

@@ -75,7 +75,22 @@ pub fn plan(
 ) -> Result<Layout, KernelError> {
     match kernel {
         Kernel::Image { data, text_offset, memory } => {
-            plan_image((data, text_offset, memory), initrd, ram_base, ram_size)
+            let offset = if text_offset < STUB_ROOM {
+                text_offset.saturating_add(MIB2)
+            } else {
+                text_offset
+            };
+            let start = ram_base.saturating_add(offset);
+            plan_linux((data, start, memory), start, initrd, (ram_base, ram_size))
+        }
+        Kernel::At { data, address, entry } => {
+            if address < ram_base.saturating_add(STUB_ROOM) {
+                let end = address;
+                let ram_end = ram_base.saturating_add(STUB_ROOM);
+                return Err(KernelError::NoRoom { what: "the boot stub", end, ram_end });
+            }
+            let memory = data.len() as u64;
+            plan_linux((data, address, memory), entry, initrd, (ram_base, ram_size))
         }
         Kernel::Elf(elf) => {
             let ram_end = ram_base.saturating_add(ram_size);
@@ -95,16 +110,14 @@ pub fn plan(
     }
 }
 
-fn plan_image(
-    (data, text_offset, memory): (Vec<u8>, u64, u64),
+/// The kernel's bytes go to `start` and need `memory` bytes there.
+fn plan_linux(
+    (data, start, memory): (Vec<u8>, u64, u64),
+    entry: u64,
     initrd: Option<Vec<u8>>,
-    ram_base: u64,
-    ram_size: u64,
+    (ram_base, ram_size): (u64, u64),
 ) -> Result<Layout, KernelError> {
     let ram_end = ram_base.saturating_add(ram_size);
-    let offset =
-        if text_offset < STUB_ROOM { text_offset.saturating_add(MIB2) } else { text_offset };
-    let start = ram_base.saturating_add(offset);
     let end = start.checked_add(memory);
     fits("the kernel", end, ram_end)?;
     let kernel_end = end.unwrap_or(ram_end).checked_next_multiple_of(PAGE).unwrap_or(ram_end);
@@ -122,7 +135,7 @@ fn plan_image(
     }
     let fdt = initrd_end.checked_next_multiple_of(MIB2).unwrap_or(u64::MAX);
     fits("the device tree", fdt.checked_add(FDT_SIZE), ram_end)?;
-    blobs.push(Blob { name: "bootloader", address: ram_base, data: stub(fdt, start) });
+    blobs.push(Blob { name: "bootloader", address: ram_base, data: stub(fdt, entry) });
     Ok(Layout { blobs, initrd: place, fdt: Some(fdt), entry: ram_base })
 }
 

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use crate::elf::Elf;
+use crate::uimage::UImage;
 
 /// Largest file after decompression.
 pub(crate) const MAX_KERNEL: u64 = 256 << 20;
@@ -53,6 +54,15 @@ pub enum Kernel {
         /// Bytes it needs from there, with its BSS.
         memory: u64,
     },
+    /// A Linux kernel at an address of its own (uImage).
+    At {
+        /// The bytes.
+        data: Vec<u8>,
+        /// Where they go.
+        address: u64,
+        /// Where it starts.
+        entry: u64,
+    },
     /// An ELF file, started at its entry point without a boot stub.
     Elf(Elf),
 }
@@ -63,9 +73,28 @@ impl Kernel {
         Kernel::parse_nested(file, 0)
     }
 
+    /// The file's bytes for firmware to boot: gzip is taken off, nothing else.
+    pub fn unpacked(file: Vec<u8>) -> Result<Vec<u8>, KernelError> {
+        if file.starts_with(&[0x1f, 0x8b]) { gunzip(&file) } else { Ok(file) }
+    }
+
+    /// The file as a program that says where it goes (ELF, uImage), if it is one.
+    #[must_use]
+    pub fn program(file: &[u8]) -> Option<Kernel> {
+        if file.starts_with(b"\x7fELF") {
+            return Elf::parse(file).ok().map(Kernel::Elf);
+        }
+        UImage::parse(file).and_then(|_| Kernel::parse(file.to_vec()).ok())
+    }
+
     fn parse_nested(file: Vec<u8>, depth: u32) -> Result<Kernel, KernelError> {
         if file.len() as u64 > MAX_KERNEL {
             return Err(KernelError::TooBig);
+        }
+        if let Some(image) = UImage::parse(&file) {
+            let UImage { load, entry, gzip, data } = image?;
+            let data = if gzip { gunzip(data)? } else { data.to_vec() };
+            return Ok(Kernel::At { data, address: load, entry });
         }
         if file.starts_with(b"\x7fELF") {
             return Ok(Kernel::Elf(Elf::parse(&file)?));
@@ -192,6 +221,25 @@ mod tests {
         assert!(Kernel::parse(gzip(&image(0, 1))[..40].to_vec()).is_err());
         for len in 0..64 {
             let _ = Kernel::parse(zboot[..len].to_vec());
+        }
+    }
+
+    #[test]
+    fn uimages_say_where_they_go() {
+        use crate::uimage::file;
+        let plain = Kernel::parse(file(22, 0, b"kernel")).unwrap();
+        let want =
+            Kernel::At { data: b"kernel".to_vec(), address: 0x4020_0000, entry: 0x4020_0040 };
+        assert_eq!(plain, want);
+        assert_eq!(Kernel::parse(file(22, 1, &gzip(b"kernel"))).unwrap(), want);
+        assert!(Kernel::parse(file(2, 0, b"kernel")).is_err(), "32-bit Arm");
+        assert!(Kernel::parse(file(22, 3, b"kernel")).is_err(), "LZMA");
+        let good = file(22, 1, &gzip(b"kernel"));
+        for at in 0..good.len() {
+            let mut f = good.clone();
+            f[at] ^= 0xff;
+            let _ = Kernel::parse(f);
+            let _ = Kernel::parse(good[..at].to_vec());
         }
     }
 

@@ -12,6 +12,7 @@ pub mod arm64;
 mod elf;
 mod fdt;
 mod kernel;
+mod uimage;
 
 pub use elf::{Elf, Segment};
 pub use fdt::{Entries, Fdt, FdtError, Prop};

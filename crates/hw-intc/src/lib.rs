@@ -10,6 +10,7 @@ mod encoding;
 pub mod gicv2;
 pub mod gicv2m;
 pub mod gicv3;
+pub mod its;
 mod virt;
 mod word;
 

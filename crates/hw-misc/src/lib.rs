@@ -9,5 +9,7 @@
 pub mod edu;
 pub mod fw_cfg;
 pub mod gpio_key;
+pub mod gpio_pwr;
+pub mod loader;
 pub mod pci_testdev;
 pub mod pl061;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use device::{CharPort, CharSource, Clock, DeviceClass, Request, Reset, RunControl, TxAttrs};
 use firmware::Fdt;
 use machine::{Catalog, Host, Machine, MachineConfig, Topology};
-use machine_arm::virt::CLASS;
+use machine_arm::virt::{CLASS, CLASSES};
 use memory::Size;
 use qapi::{Source, Value};
 
@@ -17,19 +17,20 @@ static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
     &hw_intc::gicv2m::CLASS,
+    &hw_intc::its::CLASS,
     &hw_misc::fw_cfg::CLASS,
     &hw_misc::gpio_key::CLASS,
+    &hw_misc::gpio_pwr::CLASS,
+    &hw_misc::loader::CLASS,
     &hw_misc::pl061::CLASS,
     &hw_pcihost::gpex::CLASS,
+    &hw_storage::pflash_cfi01::CLASS,
     &hw_timer::pl031::CLASS,
     &hw_virtio::rng::CLASS,
     &virtio::mmio::CLASS,
 ];
-static CATALOG: Catalog = Catalog {
-    devices: DEVICES,
-    machines: &[&CLASS, &machine::NONE],
-    guests: &[&cpu_arm::arch::ARCH],
-};
+static CATALOG: Catalog =
+    Catalog { devices: DEVICES, machines: &[&machine::NONE], guests: &[&cpu_arm::arch::ARCH] };
 
 struct Run;
 impl RunControl for Run {
@@ -53,8 +54,17 @@ fn host() -> Host {
 }
 
 fn create(props: &[(&str, &str)], config: MachineConfig) -> qapi::Result<Machine> {
+    create_version("virt", props, config)
+}
+
+fn create_version(
+    name: &str,
+    props: &[(&str, &str)],
+    config: MachineConfig,
+) -> qapi::Result<Machine> {
     let props = Value::map(props.iter().map(|(k, v)| (*k, Value::from(*v))));
-    CLASS.create(props, Source::KeyVal, config, host(), &CATALOG)
+    let class = CLASSES.iter().find(|c| c.name == name || c.alias == Some(name)).unwrap();
+    class.create(props, Source::KeyVal, config, host(), &CATALOG)
 }
 
 fn config(cpus: u32) -> MachineConfig {
@@ -62,12 +72,12 @@ fn config(cpus: u32) -> MachineConfig {
 }
 
 /// Nodes the peer has and we do not: the devices are not built yet.
-const ABSENT: &[&str] = &["/platform-bus@c000000", "/pmu", "/intc@8000000/its@8080000", "/flash@0"];
+const ABSENT: &[&str] = &["/pmu"];
 /// Properties that are random.
 const RANDOM: &[&str] = &["rng-seed", "kaslr-seed"];
 
-/// Machine properties, CPUs, and whether a kernel is booted.
-type Case = (&'static [(&'static str, &'static str)], u32, bool);
+/// Version, machine properties, CPUs, and whether a kernel is booted.
+type Case = (&'static str, &'static [(&'static str, &'static str)], u32, bool);
 type Tree = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
 fn normalised(fdt: &Fdt) -> Tree {
@@ -105,6 +115,7 @@ fn differences(ours: &Tree, theirs: &Tree) -> Vec<String> {
 
 fn peer_tree(options: &[&str], machine: &str, dir: &Path) -> Option<Fdt> {
     let file = dir.join("peer.dtb");
+    _ = std::fs::remove_file(&file);
     let machine = format!("{machine},dumpdtb={}", file.display());
     let status = Command::new("qemu-system-aarch64")
         .args(["-M", &machine, "-cpu", "cortex-a57", "-m", "512"])
@@ -114,23 +125,46 @@ fn peer_tree(options: &[&str], machine: &str, dir: &Path) -> Option<Fdt> {
     Fdt::parse(&std::fs::read(file).ok()?).ok()
 }
 
+const CASES: &[Case] = &[
+    ("virt", &[("gic-version", "2"), ("highmem", "off")], 1, false),
+    ("virt", &[("gic-version", "3"), ("its", "off")], 1, false),
+    ("virt", &[], 1, false),
+    ("virt", &[], 9, false),
+    ("virt", &[("gic-version", "2"), ("virtualization", "on")], 4, false),
+    ("virt", &[("gic-version", "3")], 1, true),
+    ("virt", &[("gic-version", "3"), ("virtualization", "on")], 2, false),
+    ("virt", &[("gic-version", "max")], 20, false),
+    ("virt", &[("gic-version", "3"), ("dtb-randomness", "off")], 2, true),
+    ("virt", &[("gic-version", "3")], 124, false),
+    ("virt", &[("gic-version", "3"), ("highmem-redists", "off")], 123, false),
+    ("virt", &[("secure", "on")], 1, false),
+    ("virt", &[("secure", "on")], 2, true),
+    ("virt", &[("secure", "on"), ("virtualization", "on"), ("gic-version", "3")], 2, true),
+    ("virt", &[("highmem-ecam", "off")], 1, false),
+    ("virt", &[("highmem-ecam", "off"), ("compact-highmem", "off")], 1, false),
+    ("virt", &[("highmem-mmio", "off")], 1, false),
+    ("virt", &[("highmem-mmio-size", "1T")], 1, false),
+    ("virt", &[("dt-compatible", "mine"), ("dtb-kaslr-seed", "off")], 1, false),
+    ("virt-7.1", &[("highmem-redists", "off")], 1, false),
+    ("virt-6.2", &[("gic-version", "3")], 2, false),
+    ("virt-6.1", &[("gic-version", "3")], 2, false),
+    ("virt-6.1", &[], 2, false),
+    ("virt-6.0", &[("secure", "on")], 1, false),
+    ("virt-5.2", &[("secure", "on")], 1, false),
+    ("virt-3.0", &[], 1, false),
+    ("virt-2.12", &[], 1, false),
+    ("virt-2.9", &[], 2, false),
+    ("virt-2.8", &[("gic-version", "3")], 2, false),
+    ("virt-2.6", &[("gic-version", "3")], 1, false),
+];
+
 #[test]
 fn device_tree_is_the_peers_but_for_what_is_absent() {
     let dir = tempfile::tempdir().unwrap();
     let kernel = dir.path().join("kernel");
     std::fs::write(&kernel, b"\x00\x00\x00\x14").unwrap();
     let kernel_text = kernel.to_str().unwrap().to_owned();
-    let cases: &[Case] = &[
-        (&[("gic-version", "2"), ("highmem", "off")], 1, false),
-        (&[("gic-version", "3"), ("its", "off")], 1, false),
-        (&[("gic-version", "2")], 1, false),
-        (&[("gic-version", "2"), ("virtualization", "on")], 4, false),
-        (&[("gic-version", "3")], 1, true),
-        (&[("gic-version", "3"), ("virtualization", "on")], 2, false),
-        (&[("gic-version", "3")], 20, false),
-        (&[("gic-version", "3"), ("dtb-randomness", "off")], 2, true),
-    ];
-    for (props, cpus, boots) in cases {
+    for (version, props, cpus, boots) in CASES {
         let smp = cpus.to_string();
         let mut options = vec!["-smp", &smp];
         let mut c = config(*cpus);
@@ -141,16 +175,14 @@ fn device_tree_is_the_peers_but_for_what_is_absent() {
             c.boot.append = Some("x y".into());
         }
         let text: String = props.iter().map(|(k, v)| format!(",{k}={v}")).collect();
-        let Some(theirs) = peer_tree(&options, &format!("virt{text}"), dir.path()) else {
+        let Some(theirs) = peer_tree(&options, &format!("{version}{text}"), dir.path()) else {
             println!("the peer is not installed: skipped");
             return;
         };
-        let machine = create(props, c).unwrap();
+        let machine = create_version(version, props, c).unwrap();
         let ours = Fdt::parse(machine.dtb.as_ref().unwrap()).unwrap();
-        let mut found = differences(&normalised(&ours), &normalised(&theirs));
-        // Messages go to the ITS on GICv3, which is not built yet.
-        found.retain(|line| !line.starts_with("/pcie@10000000:msi-map: ours None"));
-        assert!(found.is_empty(), "{text} -smp {cpus}:\n{}", found.join("\n"));
+        let found = differences(&normalised(&ours), &normalised(&theirs));
+        assert!(found.is_empty(), "{version}{text} -smp {cpus}:\n{}", found.join("\n"));
     }
 }
 
@@ -228,7 +260,37 @@ fn mistakes_are_named() {
         Ok(_) => panic!("created"),
         Err(e) => e.desc,
     };
-    assert_eq!(fails(&[("gic-version", "9")], config(1)), "Invalid gic-version value '9'");
+    assert_eq!(fails(&[("gic-version", "9")], config(1)), "Invalid gic-version value");
+    assert_eq!(
+        fails(&[("gic-version", "4")], config(1)),
+        "tcg does not support GICv4 emulation, is virtualization=on?"
+    );
+    assert_eq!(fails(&[("gic-version", "host")], config(1)), "gic-version=host requires KVM");
+    assert_eq!(fails(&[("iommu", "foo")], config(1)), "Invalid iommu value");
+    let text = fails(&[("gic-version", "3"), ("highmem-redists", "off")], config(124));
+    assert!(text.ends_with("exceeds max CPUs supported by machine 'mach-virt' (123)"), "{text}");
+    assert_eq!(
+        fails(&[("highmem-mmio-size", "256G")], config(1)),
+        "highmem-mmio-size cannot be set to a lower value than the default (512 GiB)"
+    );
+    assert_eq!(
+        fails(&[("highmem-mmio-size", "3G")], config(1)),
+        "highmem-mmio-size is not a power of 2"
+    );
+    let big = |size| MachineConfig { ram_size: size, ..config(1) };
+    assert_eq!(
+        fails(&[("highmem", "off")], big(4 << 30)),
+        "Addressing limited to 32 bits, but memory exceeds it by 1073741824 bytes"
+    );
+    assert!(fails(&[], big(17 << 40)).starts_with("Addressing limited to 44 bits"));
+    assert!(fails(&[("memory-backend", "m0")], config(1)).contains("'m0' not found"));
+    assert!(fails(&[("pflash0", "p0")], config(1)).contains("'p0'"));
+    let c = MachineConfig { max_cpus: 12, ..config(4) };
+    assert!(fails(&[("gic-version", "2")], c).contains("requested (12) exceeds max CPUs"));
+    let c = MachineConfig { max_ram: 1 << 20, ..config(1) };
+    assert!(fails(&[], c).contains("must be at least the initial memory size"));
+    let c = MachineConfig { ram_slots: 2, ..config(1) };
+    assert_eq!(fails(&[], c), "slots specified but no max-size");
     assert!(fails(&[("gic-version", "2")], config(9)).contains("exceeds max CPUs"));
     assert!(fails(&[], config(513)).contains("max CPUs supported by machine"));
     assert!(fails(&[("bogus", "1")], config(1)).contains("bogus"));
@@ -240,6 +302,179 @@ fn mistakes_are_named() {
     let mut c = config(1);
     c.cpu_model = Some("z80".into());
     assert!(fails(&[], c).contains("z80"));
+}
+
+#[test]
+fn room_for_memory_shifts_the_high_regions() {
+    let dir = tempfile::tempdir().unwrap();
+    let c = MachineConfig { ram_slots: 4, max_ram: 600 << 30, ..config(2) };
+    let ours = create(&[], c).unwrap();
+    let ours = Fdt::parse(ours.dtb.as_ref().unwrap()).unwrap();
+    let options = ["-smp", "2", "-m", "512M,slots=4,maxmem=600G"];
+    if let Some(theirs) = peer_tree(&options, "virt", dir.path()) {
+        let found = differences(&normalised(&ours), &normalised(&theirs));
+        assert!(found.is_empty(), "{}", found.join("\n"));
+    }
+    assert_eq!(ours.get("/pcie@10000000", "reg").unwrap()[..4], [0, 0, 0, 0x97]);
+}
+
+/// Options of the peer's machine that ours has not, or has otherwise, each with its reason.
+const OPTIONS_APART: &[(&str, &str)] = &[
+    ("aux-ram-share", "memory of devices is never shared"),
+    ("boot", "boot order needs ACPI or fw_cfg readers of it"),
+    ("confidential-guest-support", "needs KVM"),
+    ("memory-encryption", "needs KVM"),
+    ("memory", "-m sets it"),
+    ("shim", "-shim is not built"),
+    ("smp-cache", "caches are not described"),
+    ("smp", "-smp sets it"),
+    ("append", "every machine has it"),
+    ("dtb", "every machine has it"),
+    ("dumpdtb", "every machine has it"),
+    ("firmware", "every machine has it"),
+    ("initrd", "every machine has it"),
+    ("kernel", "every machine has it"),
+    ("pflash0", "the peer's help leaves it out, its object has it"),
+    ("pflash1", "the peer's help leaves it out, its object has it"),
+    ("memory-backend", "a name here, a link there"),
+];
+
+#[test]
+fn options_are_the_peers_but_for_those_with_a_reason() {
+    let Ok(help) = Command::new("qemu-system-aarch64").args(["-machine", "virt,help"]).output()
+    else {
+        println!("the peer is not installed: skipped");
+        return;
+    };
+    let help = String::from_utf8(help.stdout).unwrap();
+    let theirs: BTreeMap<&str, (&str, &str)> = help
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let (name, rest) = line.trim().split_once("=<")?;
+            let (kind, doc) = rest.split_once('>')?;
+            Some((name, (kind, doc.trim().trim_start_matches("- "))))
+        })
+        .collect();
+    assert!(theirs.len() > 30, "{help}");
+    let members = (CLASS.props)().members();
+    let ours: BTreeMap<&str, (&str, &str)> = members
+        .iter()
+        .map(|m| {
+            let name = (m.ty)().name;
+            (m.name, (if name == "str" { "string" } else { name }, m.doc))
+        })
+        .collect();
+    let names: BTreeSet<&str> = ours.keys().chain(theirs.keys()).copied().collect();
+    for name in names {
+        let apart = OPTIONS_APART.iter().any(|(n, _)| *n == name);
+        let same = ours.get(name) == theirs.get(name);
+        let text = format!("{name}: ours {:?}, theirs {:?}", ours.get(name), theirs.get(name));
+        assert!(same != apart, "{text}");
+    }
+}
+
+#[test]
+fn versions_are_the_peers() {
+    let Ok(help) = Command::new("qemu-system-aarch64").args(["-machine", "help"]).output() else {
+        println!("the peer is not installed: skipped");
+        return;
+    };
+    let help = String::from_utf8(help.stdout).unwrap();
+    let theirs: BTreeSet<String> = help
+        .lines()
+        .filter(|l| l.starts_with("virt-"))
+        .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let ours = CLASSES.iter().map(|c| format!("{} {}", c.name, c.summary)).collect();
+    assert_eq!(theirs, ours);
+}
+
+#[test]
+fn secure_world_has_its_own_devices() {
+    let m = create(&[("secure", "on"), ("gic-version", "3")], config(1)).unwrap();
+    let secure = m.secure.as_ref().unwrap();
+    let read = |space: &memory::AddressSpace, at| {
+        space.read_uint(at, Size::B4, TxAttrs { secure: true, ..TxAttrs::default() })
+    };
+    for at in [0, 0x0904_0018, 0x0e00_0000, 0x090b_0400] {
+        assert!(read(secure, at).is_ok(), "{at:#x}");
+        assert!(read(&m.world.memory, at).is_err(), "{at:#x}");
+    }
+    // Both see the rest.
+    for at in [0x0400_0000, 0x0900_0018, 0x4000_0000] {
+        assert!(read(secure, at).is_ok() && read(&m.world.memory, at).is_ok(), "{at:#x}");
+    }
+}
+
+#[test]
+fn firmware_is_in_the_first_bank_after_every_reset() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fw");
+    std::fs::write(&file, b"firmware").unwrap();
+    for secure in ["off", "on"] {
+        let mut c = config(1);
+        c.boot.firmware = Some(file.clone());
+        let m = create(&[("secure", secure)], c).unwrap();
+        let space = m.secure.as_ref().unwrap_or(&m.world.memory);
+        let read = || space.read_uint(0, Size::B8, TxAttrs::default()).unwrap();
+        let write = |v| space.write_uint(0, Size::B4, v, TxAttrs::default()).unwrap();
+        assert_eq!(read(), u64::from_le_bytes(*b"firmware"));
+        write(0x0040_0040);
+        write(0);
+        write(0x00ff_00ff);
+        assert_ne!(read(), u64::from_le_bytes(*b"firmware"));
+        // Left as registers, the bank is memory again after a reset.
+        write(0x0098_0098);
+        m.reset.reset(Reset::Cold);
+        m.reload().unwrap();
+        assert_eq!(read(), u64::from_le_bytes(*b"firmware"));
+    }
+    let mut c = config(1);
+    c.boot.firmware = Some(dir.path().join("none"));
+    assert!(create(&[], c).err().unwrap().desc.starts_with("Could not find ROM image"));
+}
+
+#[test]
+fn loaders_fill_memory_and_name_their_mistakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("raw");
+    std::fs::write(&file, b"rawbytes").unwrap();
+    let text = file.to_str().unwrap().to_owned();
+    let with = |props: &[(&str, &str)]| {
+        let props = Value::map(props.iter().map(|(k, v)| (*k, Value::from(*v))));
+        create(&[], MachineConfig { loaders: vec![("-device loader".into(), props)], ..config(1) })
+    };
+    let loaded = |props: &[(&str, &str)]| {
+        let m = with(props).unwrap();
+        m.world.memory.read_uint(0x4100_0000, Size::B8, TxAttrs::default()).unwrap()
+    };
+    let at = ("addr", "0x41000000");
+    assert_eq!(loaded(&[at, ("file", &text)]), u64::from_le_bytes(*b"rawbytes"));
+    assert_eq!(loaded(&[at, ("data", "0x11223344"), ("data-len", "4")]), 0x1122_3344);
+    let big = [at, ("data", "0x1122334455667788"), ("data-len", "8"), ("data-be", "on")];
+    assert_eq!(loaded(&big), 0x8877_6655_4433_2211);
+    let fails = |props: &[(&str, &str)]| with(props).err().unwrap().desc;
+    for (props, want) in [
+        (&[][..], "please include valid arguments"),
+        (&[at], "cpu_num must be specified when setting a program counter"),
+        (&[("data", "5")], "Both data and data-len must be specified"),
+        (&[("data", "5"), ("data-len", "9")], "data-len cannot be greater then 8 bytes"),
+        (&[at, ("cpu-num", "9")], "Specified boot CPU#9 is nonexistent"),
+        (&[("file", "/nonexistent")], "Cannot load specified image /nonexistent"),
+    ] {
+        assert_eq!(fails(props), format!("-device loader: {want}"));
+    }
+}
+
+#[test]
+fn many_cpus_have_a_second_region_of_redistributors() {
+    let m = create(&[("gic-version", "3")], config(200)).unwrap();
+    let typer = |at| m.world.memory.read_uint(at, Size::B8, TxAttrs::default()).unwrap();
+    let last_of_first = 0x080a_0000 + 122 * 0x2_0000 + 8;
+    assert_eq!(typer(last_of_first) & 0xffff_ffff, 1 << 24 | 122 << 8 | 1 << 4 | 1);
+    assert_eq!(typer(0x40_0000_0008) & 0xffff_ffff, 1 << 24 | 123 << 8 | 1);
+    assert_eq!(typer(0x40_0000_0008 + 76 * 0x2_0000) >> 4 & 1, 1, "the last one");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{Boot, CpuConfig, CpuHandle, CpuSet, FirmwareCalls};
-use device::{IrqController, Record, Reset, ResetTree, World};
+use device::{Held, IrqController, Record, Reset, ResetTree, World};
 use guest_ram::{RamBlock, RamOptions};
 use memory::{AddressSpace, Region};
 use qapi::{Source, Value};
@@ -61,6 +61,8 @@ pub struct Board<'a> {
     pub world: World,
     /// Root of the physical address space.
     pub system: Region,
+    /// What the secure world sees besides.
+    secure: Option<Region>,
     catalog: &'a Catalog,
     records: Vec<Record>,
     cpus: Option<CpuSet>,
@@ -69,6 +71,13 @@ pub struct Board<'a> {
     dtb: Option<Vec<u8>>,
     powerdown: Option<PowerButton>,
     props: Value,
+    held: Vec<Held<Arc<RamBlock>>>,
+}
+
+fn allocate(name: &str, size: u64) -> qapi::Result<Arc<RamBlock>> {
+    let options = RamOptions { huge: true, ..RamOptions::default() };
+    RamBlock::new(name, size, options)
+        .map_err(|e| qapi::Error::generic(format!("cannot set up guest memory '{name}': {e}")))
 }
 
 impl<'a> Board<'a> {
@@ -88,6 +97,7 @@ impl<'a> Board<'a> {
             config,
             world,
             system,
+            secure: None,
             catalog,
             records: Vec::new(),
             cpus: None,
@@ -96,6 +106,7 @@ impl<'a> Board<'a> {
             dtb: None,
             powerdown: None,
             props: Value::empty(),
+            held: Vec::new(),
         }
     }
 
@@ -105,15 +116,55 @@ impl<'a> Board<'a> {
 
     /// Creates RAM and maps it.
     pub fn ram(&mut self, name: &str, base: u64, size: u64) -> qapi::Result<()> {
-        let options = RamOptions { huge: true, ..RamOptions::default() };
-        let block = RamBlock::new(name, size, options).map_err(|e| {
-            qapi::Error::generic(format!("cannot set up guest memory '{name}': {e}"))
-        })?;
+        let block = match self.config.memory_backend.as_deref() {
+            None => allocate(name, size)?,
+            Some(id) => {
+                let held = self.world.objects.hold::<Arc<RamBlock>>(
+                    "memory-backend",
+                    id,
+                    "memory-backend",
+                )?;
+                let block = Arc::clone(&held);
+                self.held.push(held);
+                block
+            }
+        };
         self.system.map(base, &Region::ram(name, block), 0);
         if self.world.services.find::<device::RamSize>().is_none() {
             self.world.services.add(device::RamSize(size));
         }
         Ok(())
+    }
+
+    /// Makes an address space of the secure world: all that others see, and more.
+    pub fn add_secure_space(&mut self) {
+        let root = Region::root("secure-memory");
+        root.map(0, &self.system, -1);
+        self.secure = Some(root);
+    }
+
+    /// Where devices of the secure world are mapped.
+    #[must_use]
+    pub fn secure_root(&self) -> &Region {
+        self.secure.as_ref().unwrap_or(&self.system)
+    }
+
+    /// Creates RAM of the secure world.
+    pub fn secure_ram(&mut self, name: &str, base: u64, size: u64) -> qapi::Result<()> {
+        let block = allocate(name, size)?;
+        self.secure_root().map(base, &Region::ram(name, block), 0);
+        Ok(())
+    }
+
+    /// As [`Board::place`], for the secure world.
+    pub fn place_secure(
+        &mut self,
+        slot: &Slot,
+        props: Value,
+        irqs: &dyn IrqController,
+    ) -> qapi::Result<()> {
+        let root = self.secure_root().clone();
+        self.place_in(&root, slot, props, irqs)
     }
 
     /// Whether a device type exists.
@@ -124,10 +175,25 @@ impl<'a> Board<'a> {
 
     /// Creates a device by type name; it is not mapped or wired.
     pub fn device(&mut self, class: &str, id: &str, props: Value) -> qapi::Result<&Record> {
+        self.create_device(class, id, props, Source::Json)
+    }
+
+    /// As [`Board::device`], with properties as a user typed them.
+    pub fn user_device(&mut self, class: &str, id: &str, props: Value) -> qapi::Result<&Record> {
+        self.create_device(class, id, props, Source::KeyVal)
+    }
+
+    fn create_device(
+        &mut self,
+        class: &str,
+        id: &str,
+        props: Value,
+        source: Source,
+    ) -> qapi::Result<&Record> {
         let class = self.catalog.device(class).ok_or_else(|| {
             qapi::Error::generic(format!("'{class}' is not a valid device model name"))
         })?;
-        let record = class.build(id, props, Source::Json, &self.world)?;
+        let record = class.build(id, props, source, &self.world)?;
         self.records.push(record);
         self.records.last().ok_or_else(|| qapi::Error::generic("no device"))
     }
@@ -145,9 +211,20 @@ impl<'a> Board<'a> {
         props: Value,
         irqs: &dyn IrqController,
     ) -> qapi::Result<()> {
+        let root = self.system.clone();
+        self.place_in(&root, slot, props, irqs)
+    }
+
+    fn place_in(
+        &mut self,
+        root: &Region,
+        slot: &Slot,
+        props: Value,
+        irqs: &dyn IrqController,
+    ) -> qapi::Result<()> {
         self.device(slot.class, slot.name, props)?;
         let bases: Vec<u64> = slot.banks.iter().map(|b| slot.base + b).collect();
-        self.map_banks(slot.name, &bases)?;
+        self.map_banks_in(root, slot.name, &bases)?;
         let out = self.record(slot.name).and_then(|r| r.irq_outs.first());
         if let (Some(irq), Some((_, out))) = (slot.irq, out) {
             out.connect(irqs.shared(), irq);
@@ -157,12 +234,16 @@ impl<'a> Board<'a> {
 
     /// Maps a device's banks; banks beyond the last address follow each other.
     pub fn map_banks(&self, id: &str, bases: &[u64]) -> qapi::Result<()> {
+        self.map_banks_in(&self.system, id, bases)
+    }
+
+    fn map_banks_in(&self, root: &Region, id: &str, bases: &[u64]) -> qapi::Result<()> {
         let record =
             self.record(id).ok_or_else(|| qapi::Error::generic(format!("no device '{id}'")))?;
         let mut next = 0;
         for (i, region) in record.regions.iter().enumerate() {
             let base = bases.get(i).copied().unwrap_or(next);
-            self.system.map(base, region, 0);
+            root.map(base, region, 0);
             next = base.saturating_add(region.len());
         }
         Ok(())
@@ -207,6 +288,14 @@ impl<'a> Board<'a> {
         self.boot = boot;
     }
 
+    /// Changes where one CPU starts.
+    pub fn set_boot_pc(&mut self, cpu: u32, pc: u64) {
+        let boot = usize::try_from(cpu).ok().and_then(|at| self.boot.get_mut(at));
+        if let Some(boot) = boot {
+            boot.pc = pc;
+        }
+    }
+
     /// Puts bytes into memory at every reset.
     pub fn load(&mut self, address: u64, data: Vec<u8>) {
         self.blobs.push((address, data));
@@ -228,6 +317,7 @@ impl<'a> Board<'a> {
             config,
             world,
             system,
+            secure,
             records,
             cpus,
             boot,
@@ -235,6 +325,7 @@ impl<'a> Board<'a> {
             dtb,
             powerdown,
             props,
+            held,
             ..
         } = self;
         let reset = ResetTree::default();
@@ -248,6 +339,15 @@ impl<'a> Board<'a> {
         for i in 0..handles.len() {
             spaces.push(AddressSpace::new(&format!("cpu-memory-{i}"), &system));
         }
+        let secure = secure.map(|root| {
+            let mut first = None;
+            for i in 0..handles.len() {
+                let space = AddressSpace::new(&format!("cpu-secure-memory-{i}"), &root);
+                spaces.push(space.clone());
+                first.get_or_insert(space);
+            }
+            first.unwrap_or_else(|| AddressSpace::new("secure-memory", &root))
+        });
         let dumped = config.boot.dumpdtb.is_some();
         if let (Some(path), Some(dtb)) = (&config.boot.dumpdtb, &dtb) {
             std::fs::write(path, dtb).map_err(|e| {
@@ -266,6 +366,7 @@ impl<'a> Board<'a> {
             world,
             records,
             spaces,
+            secure,
             reset,
             cpus,
             handles,
@@ -273,6 +374,7 @@ impl<'a> Board<'a> {
             dtb,
             dumped,
             powerdown,
+            held,
         };
         machine.reset.reset(Reset::Cold);
         machine.reload()?;
@@ -296,6 +398,8 @@ pub struct Machine {
     pub records: Vec<Record>,
     /// Address spaces, for `info mtree`.
     pub spaces: Vec<AddressSpace>,
+    /// Physical memory as the secure world sees it, if that differs.
+    pub secure: Option<AddressSpace>,
     /// What a reset resets, in order.
     pub reset: ResetTree,
     /// The CPUs, to be given to an accelerator.
@@ -310,18 +414,22 @@ pub struct Machine {
     pub dumped: bool,
     /// Presses the power button.
     pub powerdown: Option<PowerButton>,
+    /// Objects that cannot be deleted while the machine exists.
+    pub held: Vec<Held<Arc<RamBlock>>>,
 }
 
 impl Machine {
     /// Puts the boot images back into memory.
     pub fn reload(&self) -> qapi::Result<()> {
         for (address, data) in &self.blobs {
-            self.world.memory.load_rom(*address, data).map_err(|_| {
-                qapi::Error::generic(format!(
-                    "{} bytes at {address:#x} do not lie in the guest's RAM or ROM",
-                    data.len()
-                ))
-            })?;
+            self.secure.as_ref().unwrap_or(&self.world.memory).load_rom(*address, data).map_err(
+                |_| {
+                    qapi::Error::generic(format!(
+                        "{} bytes at {address:#x} do not lie in the guest's RAM or ROM",
+                        data.len()
+                    ))
+                },
+            )?;
         }
         Ok(())
     }

@@ -114,7 +114,7 @@ impl MachineClass {
         catalog: &Catalog,
     ) -> qapi::Result<Machine> {
         config.take_common(&mut props, source)?;
-        config.complete(self)?;
+        config.complete(self, &host)?;
         let mut board = Board::new(self, &config, host, catalog);
         (self.build)(props, source, &mut board)?;
         board.finish()

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use device::{CharSource, Clock, Objects, RunControl, Services, WallClock};
+use guest_ram::RamBlock;
 use qapi::{Qapi, Source, Value};
 
 use crate::class::MachineClass;
@@ -81,6 +82,20 @@ pub struct MachineConfig {
     pub cpu_props: Vec<(String, String)>,
     /// What it boots.
     pub boot: BootFiles,
+    /// Most CPUs the topology has room for; 0 means as many as there are.
+    pub max_cpus: u32,
+    /// Slots for memory that is plugged in.
+    pub ram_slots: u32,
+    /// RAM in bytes with all of it; 0 means what there is at the start.
+    pub max_ram: u64,
+    /// Object whose memory the machine's RAM is.
+    pub memory_backend: Option<String>,
+    /// Storage ids of `-drive if=pflash`, by unit.
+    pub flash: [Option<String>; 2],
+    /// `-device loader`: the option as typed, and its properties.
+    pub loaders: Vec<(String, Value)>,
+    /// Named files for firmware (`-fw_cfg`).
+    pub firmware_files: Vec<(String, Vec<u8>)>,
     /// Chardev ids of `-serial`, in order; `None` for a port without back end.
     pub serials: Vec<Option<String>>,
 }
@@ -107,21 +122,23 @@ impl MachineConfig {
         if let Some(text) = take("append")? {
             self.boot.append = Some(text);
         }
+        // Also the machine's own property, so that its help lists it.
+        let backend = props.get("memory-backend").and_then(Value::as_str);
+        self.memory_backend = backend.map(str::to_owned).or(self.memory_backend.take());
         Ok(())
     }
 
     /// Fills in defaults and checks limits.
-    pub(crate) fn complete(&mut self, class: &MachineClass) -> qapi::Result<()> {
-        if self.ram_size == 0 {
-            self.ram_size = class.default_ram;
-        }
+    pub(crate) fn complete(&mut self, class: &MachineClass, host: &Host) -> qapi::Result<()> {
+        self.complete_memory(class, host)?;
         if self.cpus == 0 {
             self.cpus = self.topology.map_or(1, |t| t.cpus()).min(class.max_cpus.max(1));
         }
-        if self.cpus > class.max_cpus.max(1) {
+        self.max_cpus = self.max_cpus.max(self.cpus);
+        if self.max_cpus > class.max_cpus.max(1) {
             return Err(qapi::Error::generic(format!(
                 "Invalid SMP CPUs {}. The max CPUs supported by machine '{}' is {}",
-                self.cpus, class.name, class.max_cpus
+                self.max_cpus, class.name, class.max_cpus
             )));
         }
         let boot = &self.boot;
@@ -134,10 +151,42 @@ impl MachineConfig {
         Ok(())
     }
 
-    /// The arrangement of the CPUs.
+    fn complete_memory(&mut self, class: &MachineClass, host: &Host) -> qapi::Result<()> {
+        if let Some(id) = &self.memory_backend {
+            let missing = || qapi::Error::generic(format!("Memory backend '{id}' not found"));
+            let len = host.objects.find(id).ok_or_else(missing)?;
+            let len = len.ability::<Arc<RamBlock>>().ok_or_else(missing)?.len();
+            if self.ram_size != 0 && self.ram_size != len {
+                return Err(qapi::Error::generic(
+                    "Machine memory size does not match the size of the memory backend",
+                ));
+            }
+            self.ram_size = len;
+        }
+        if self.ram_size == 0 {
+            self.ram_size = class.default_ram;
+        }
+        if self.ram_slots > 0 && self.max_ram == 0 {
+            return Err(qapi::Error::generic("slots specified but no max-size"));
+        }
+        if self.max_ram == 0 {
+            self.max_ram = self.ram_size;
+        }
+        if self.max_ram < self.ram_size {
+            return Err(qapi::Error::generic(format!(
+                "invalid value of maxmem: maximum memory size ({:#x}) must be at least the \
+                 initial memory size ({:#x})",
+                self.max_ram, self.ram_size
+            )));
+        }
+        Ok(())
+    }
+
+    /// The arrangement of the CPUs, with room for all that there may be.
     #[must_use]
     pub fn topology(&self) -> Topology {
-        let flat = Topology { sockets: 1, clusters: 1, cores: self.cpus, threads: 1 };
-        self.topology.filter(|t| t.cpus() == self.cpus).unwrap_or(flat)
+        let all = self.max_cpus.max(self.cpus);
+        let flat = Topology { sockets: 1, clusters: 1, cores: all, threads: 1 };
+        self.topology.filter(|t| t.cpus() == all).unwrap_or(flat)
     }
 }

@@ -20,6 +20,15 @@ pub enum Kind {
         /// Guest writes are ignored.
         readonly: bool,
     },
+    /// ROM whose writes go to a device.
+    RomDevice {
+        /// What is read.
+        block: Arc<RamBlock>,
+        /// What takes writes.
+        ops: Weak<dyn Mmio>,
+        /// The region's rules.
+        rules: AccessRules,
+    },
     /// Device registers.
     Mmio {
         /// The device.
@@ -68,7 +77,16 @@ impl FlatRange {
     /// Whether the range is RAM or ROM.
     #[must_use]
     pub fn is_ram(&self) -> bool {
-        matches!(self.kind, Kind::Ram { .. })
+        self.memory().is_some()
+    }
+
+    /// The block that is read, and whether writes do not reach it.
+    fn memory(&self) -> Option<(&Arc<RamBlock>, bool)> {
+        match &self.kind {
+            Kind::Ram { block, readonly } => Some((block, *readonly)),
+            Kind::RomDevice { block, .. } => Some((block, true)),
+            Kind::Mmio { .. } => None,
+        }
     }
 
     /// Bytes from `addr`, which must be in the range, to its end, saturating.
@@ -86,7 +104,7 @@ impl FlatRange {
     /// Direct access to RAM at `addr`; `None` for device registers.
     #[must_use]
     pub fn ram_at(&self, addr: u64) -> Option<RamRange> {
-        let Kind::Ram { block, readonly } = &self.kind else { return None };
+        let (block, readonly) = self.memory()?;
         if addr < self.start || addr > self.last {
             return None;
         }
@@ -96,7 +114,7 @@ impl FlatRange {
             host: block.host_ptr().wrapping_add(index),
             len: self.len_from(addr),
             pa_base: self.start,
-            readonly: *readonly,
+            readonly,
             block: block.clone(),
             offset,
         })
@@ -106,7 +124,7 @@ impl FlatRange {
     pub fn read(&self, addr: u64, size: Size, attrs: TxAttrs) -> Result<u64, BusFault> {
         let offset = self.offset_of(addr);
         match &self.kind {
-            Kind::Ram { block, .. } => {
+            Kind::Ram { block, .. } | Kind::RomDevice { block, .. } => {
                 block.load(offset, size as u32).map_err(|_| BusFault::Decode)
             }
             Kind::Mmio { ops, rules } => {
@@ -125,7 +143,7 @@ impl FlatRange {
             Kind::Ram { block, .. } => {
                 block.store(offset, size as u32, value).map_err(|_| BusFault::Decode)
             }
-            Kind::Mmio { ops, rules } => {
+            Kind::Mmio { ops, rules } | Kind::RomDevice { ops, rules, .. } => {
                 let ops = ops.upgrade().ok_or(BusFault::Decode)?;
                 let target = Target { ops: &*ops, rules, counters: self.region.counters() };
                 target.write(offset, size, value, attrs)
@@ -225,7 +243,7 @@ impl FlatView {
             let room = range.len_from(addr).min(rest.len() as u64);
             let n = if range.is_ram() { room } else { Size::largest_at(addr, room).bytes() };
             let (part, tail) = rest.split_at_mut(usize::try_from(n).unwrap_or(usize::MAX));
-            if let Kind::Ram { block, .. } = &range.kind {
+            if let Some((block, _)) = range.memory() {
                 block.read(range.offset_of(addr), part).map_err(|_| BusFault::Decode)?;
             } else {
                 let size = Size::from_bytes(n).unwrap_or(Size::B1);
@@ -250,14 +268,22 @@ impl FlatView {
         while !rest.is_empty() {
             let range = self.lookup(addr).ok_or(BusFault::Decode)?;
             let room = range.len_from(addr).min(rest.len() as u64);
-            let n = if range.is_ram() { room } else { Size::largest_at(addr, room).bytes() };
+            let whole = match range.kind {
+                Kind::Ram { .. } => true,
+                Kind::RomDevice { .. } => force,
+                Kind::Mmio { .. } => false,
+            };
+            let n = if whole { room } else { Size::largest_at(addr, room).bytes() };
             let (part, tail) = rest.split_at(usize::try_from(n).unwrap_or(usize::MAX));
             match &range.kind {
                 Kind::Ram { readonly: true, .. } if !force => {}
+                Kind::RomDevice { block, .. } if force => {
+                    block.write(range.offset_of(addr), part).map_err(|_| BusFault::Decode)?;
+                }
                 Kind::Ram { block, .. } => {
                     block.write(range.offset_of(addr), part).map_err(|_| BusFault::Decode)?;
                 }
-                Kind::Mmio { .. } => {
+                Kind::Mmio { .. } | Kind::RomDevice { .. } => {
                     let mut value = [0; 8];
                     value.iter_mut().zip(part).for_each(|(v, p)| *v = *p);
                     let size = Size::from_bytes(n).unwrap_or(Size::B1);
@@ -302,6 +328,9 @@ impl Render {
             self.region(&child.region, base + i128::from(child.at), clip, depth + 1);
         }
         let kind = match &region.0.body {
+            Body::RomDevice { block, ops, rules } => {
+                Kind::RomDevice { block: block.clone(), ops: ops.clone(), rules: *rules }
+            }
             Body::Mmio { ops, rules } => Kind::Mmio { ops: ops.clone(), rules: *rules },
             Body::Ram { block, readonly } => {
                 Kind::Ram { block: block.clone(), readonly: *readonly }

@@ -10,6 +10,7 @@ use crate::space::AddressSpace;
 fn kind_name(region: &Region) -> &'static str {
     match &region.0.body {
         Body::Ram { readonly: true, .. } => "rom",
+        Body::RomDevice { .. } => "romd",
         Body::Ram { .. } => "ram",
         Body::Alias { target, .. } => kind_name(target),
         _ => "i/o",
@@ -110,6 +111,7 @@ pub fn mtree_flat(spaces: &[AddressSpace]) -> String {
         for range in ranges {
             let kind = match &range.kind {
                 Kind::Ram { readonly: true, .. } => "rom",
+                Kind::RomDevice { .. } => "romd",
                 Kind::Ram { .. } => "ram",
                 Kind::Mmio { .. } => "i/o",
             };

@@ -34,6 +34,7 @@ pub(crate) enum Body {
     Container,
     Mmio { ops: Weak<dyn Mmio>, rules: AccessRules },
     Ram { block: Arc<RamBlock>, readonly: bool },
+    RomDevice { block: Arc<RamBlock>, ops: Weak<dyn Mmio>, rules: AccessRules },
     Alias { target: Region, offset: u64 },
 }
 
@@ -98,6 +99,18 @@ impl Region {
         Region::new(name, block.len(), Body::Ram { block, readonly: true })
     }
 
+    /// A ROM device: reads come from the block at RAM's speed, writes go to the device. Keeps
+    /// only a weak reference to it, as [`Region::mmio`] does.
+    #[must_use]
+    pub fn weak_rom_device(
+        name: &str,
+        block: Arc<RamBlock>,
+        rules: AccessRules,
+        ops: Weak<dyn Mmio>,
+    ) -> Region {
+        Region::new(name, block.len(), Body::RomDevice { block, ops, rules })
+    }
+
     /// A window of `len` bytes onto another region from `offset` on.
     #[must_use]
     pub fn alias(name: &str, target: &Region, offset: u64, len: u64) -> Region {
@@ -146,7 +159,7 @@ impl Region {
     #[must_use]
     pub fn ram_block(&self) -> Option<&Arc<RamBlock>> {
         match &self.0.body {
-            Body::Ram { block, .. } => Some(block),
+            Body::Ram { block, .. } | Body::RomDevice { block, .. } => Some(block),
             _ => None,
         }
     }

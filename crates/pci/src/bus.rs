@@ -71,7 +71,7 @@ impl PciBus {
         let pin = function.pin().saturating_sub(1);
         let line = usize::from((devfn >> 3).wrapping_add(pin) % 4);
         let pin = Pin { lines: self.lines.clone(), line, level: Mutex::default() };
-        function.connect(&self.host, pin);
+        function.connect(&self.host, pin, devfn.into());
         self.functions.lock().insert(devfn, function.clone());
     }
 

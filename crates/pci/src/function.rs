@@ -225,8 +225,10 @@ impl Function {
         Dma::new(space.clone(), TxAttrs::default(), self.master.clone())
     }
 
-    pub(crate) fn connect(&self, host: &Host, pin: Pin) {
+    /// `requester` is the bus, device and function number that messages carry.
+    pub(crate) fn connect(&self, host: &Host, pin: Pin, requester: u16) {
         if let Some((msix, _)) = &self.msix {
+            _ = msix.requester.set(requester);
             _ = msix.space.set(host.memory.clone());
         }
         _ = self.place.set(Place { host: host.clone(), pin });

@@ -26,13 +26,20 @@ pub struct Msix {
     vectors: u16,
     pub(crate) state: Mutex<State>,
     pub(crate) space: OnceLock<AddressSpace>,
+    /// Whose messages they are: an ITS looks at it.
+    pub(crate) requester: OnceLock<u16>,
 }
 
 impl Msix {
     /// A table of this many vectors.
     #[must_use]
     pub fn new(vectors: u16) -> Arc<Msix> {
-        let msix = Msix { vectors, state: Mutex::default(), space: OnceLock::new() };
+        let msix = Msix {
+            vectors,
+            state: Mutex::default(),
+            space: OnceLock::new(),
+            requester: OnceLock::new(),
+        };
         msix.reset();
         Arc::new(msix)
     }
@@ -80,7 +87,9 @@ impl Msix {
             (u64::from(high) << 32 | u64::from(low), data)
         };
         if let Some(space) = self.space.get() {
-            _ = space.write_uint(message.0 & !3, Size::B4, message.1.into(), TxAttrs::default());
+            let requester = self.requester.get().copied().unwrap_or(0);
+            let attrs = TxAttrs { requester, ..TxAttrs::default() };
+            _ = space.write_uint(message.0 & !3, Size::B4, message.1.into(), attrs);
         }
     }
 

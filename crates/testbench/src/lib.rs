@@ -71,11 +71,30 @@ impl Bench {
         Bench::create(class, parsed.value, Source::KeyVal)
     }
 
+    /// As [`Bench::try_of`], with what the host side offers.
+    pub fn with_services(
+        class: &'static DeviceClass,
+        props: &str,
+        services: device::Services,
+    ) -> qapi::Result<Bench> {
+        let parsed = qapi::keyval::Dialect::structured(None).parse(props)?;
+        Bench::build(class, parsed.value, Source::KeyVal, services)
+    }
+
     /// Creates the device from properties as a value.
     pub fn create(
         class: &'static DeviceClass,
         props: Value,
         source: Source,
+    ) -> qapi::Result<Bench> {
+        Bench::build(class, props, source, device::Services::default())
+    }
+
+    fn build(
+        class: &'static DeviceClass,
+        props: Value,
+        source: Source,
+        services: device::Services,
     ) -> qapi::Result<Bench> {
         let root = Region::root("system");
         let ram = RamBlock::new("ram", RAM_SIZE, RamOptions::default())
@@ -85,7 +104,6 @@ impl Bench {
         let run = Arc::new(Run::default());
         let wall = Arc::new(AtomicI64::new(0));
         let clock = Clock::manual();
-        let services = device::Services::default();
         services.add(device::RamSize(RAM_SIZE));
         let (base, ticking) = (wall.clone(), clock.clone());
         let world = World {

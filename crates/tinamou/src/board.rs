@@ -26,7 +26,12 @@ pub(crate) fn create(
     let class = catalog::CATALOG.machine(name);
     let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
     let props = properties(class, settings)?;
-    let config = config(settings, serials);
+    let (drives, flash) = crate::drives::open_all(&settings.drives)?;
+    if !settings.drives.is_empty() {
+        vm.services.add::<Arc<dyn device::StorageSource>>(Arc::new(drives));
+    }
+    let loaders = settings.loaders.clone();
+    let config = MachineConfig { flash, loaders, ..config(settings, serials) };
     let host = Host {
         clock: vm.clock.clone(),
         wall: rtc::wall_clock(settings.rtc, &vm.clock),
@@ -43,6 +48,7 @@ pub(crate) fn create(
         world,
         records,
         spaces,
+        secure,
         reset,
         cpus,
         handles,
@@ -52,6 +58,7 @@ pub(crate) fn create(
         props,
         cpu_model,
         ram_size,
+        held,
         ..
     } = created;
     let execution: Arc<dyn Execution> = match cpus {
@@ -63,6 +70,7 @@ pub(crate) fn create(
             })?;
             let config = VmConfig {
                 memory: world.memory.clone(),
+                secure_memory: secure.clone(),
                 options: accel_options(settings, &vm.config.accel),
                 cpus: set.units.into_iter().map(|unit| unit.cpu).collect(),
                 translator: Some(set.translator),
@@ -78,8 +86,10 @@ pub(crate) fn create(
     };
     let roms = blobs.iter().map(|(at, data)| (*at, data.len() as u64, String::from("blob")));
     let roms = roms.collect();
-    let memory = world.memory.clone();
+    let memory = secure.unwrap_or_else(|| world.memory.clone());
     let reload = move || {
+        // Lives as long as the machine.
+        let _ = &held;
         for (address, data) in &blobs {
             // The machine checked at creation that all of it lies in RAM.
             _ = memory.load_rom(*address, data);
@@ -137,9 +147,12 @@ fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
             initrd: path(&settings.initrd),
             append: settings.append.as_ref().map(|append| append.value.clone()),
             dtb: path(&settings.dtb),
+            firmware: path(&settings.bios),
             ..BootFiles::default()
         },
         serials,
+        max_cpus: settings.smp.map_or(0, |smp| smp.max),
+        ..MachineConfig::default()
     }
 }
 

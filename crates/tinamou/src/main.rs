@@ -14,6 +14,7 @@ mod board;
 mod config_file;
 mod daemon;
 mod defaults;
+mod drives;
 mod fail;
 mod help;
 mod listing;

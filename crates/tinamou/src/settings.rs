@@ -59,11 +59,15 @@ pub(crate) struct Settings {
     pub(crate) append: Option<Placed>,
     pub(crate) initrd: Option<Placed>,
     pub(crate) dtb: Option<Placed>,
+    pub(crate) bios: Option<Placed>,
+    pub(crate) drives: Vec<Placed>,
     pub(crate) chardevs: Vec<Placed>,
     pub(crate) serials: Vec<Placed>,
     pub(crate) monitors: Vec<(Placed, MonitorKind)>,
     pub(crate) mons: Vec<Placed>,
     pub(crate) devices: Vec<Placed>,
+    /// `-device loader`: the board carries them out.
+    pub(crate) loaders: Vec<(String, Value)>,
     pub(crate) qtest: Option<Placed>,
     pub(crate) log_items: Option<Placed>,
     pub(crate) log_file: Option<Placed>,
@@ -119,13 +123,22 @@ impl Settings {
             "append" => self.append = Some(placed()),
             "initrd" => self.initrd = Some(placed()),
             "dtb" => self.dtb = Some(placed()),
+            "bios" => self.bios = Some(placed()),
+            "drive" => self.drives.push(placed()),
+            "pflash" => {
+                let value = format!("if=pflash,file={}", value.replace(',', ",,"));
+                self.drives.push(Placed { place: place.to_owned(), value });
+            }
             "chardev" => self.chardevs.push(placed()),
             "serial" => self.serials.push(placed()),
             "monitor" => self.monitors.push((placed(), MonitorKind::Human)),
             "qmp" => self.monitors.push((placed(), MonitorKind::Qmp { pretty: false })),
             "qmp-pretty" => self.monitors.push((placed(), MonitorKind::Qmp { pretty: true })),
             "mon" => self.mons.push(placed()),
-            "device" => self.devices.push(placed()),
+            "device" => match loader(value) {
+                Some(props) => self.loaders.push((place.to_owned(), props)),
+                None => self.devices.push(placed()),
+            },
             "qtest" => self.qtest = Some(placed()),
             "d" => self.log_items = Some(placed()),
             "D" => self.log_file = Some(placed()),
@@ -218,6 +231,18 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The properties of a generic loader, if the device is one.
+fn loader(text: &str) -> Option<Value> {
+    if !text.starts_with("loader") && !text.starts_with("driver=loader") {
+        return None;
+    }
+    let parsed = Dialect::flat(Some("driver")).parse(text).ok().filter(|p| !p.help)?;
+    let mut value = parsed.value;
+    let name = value.take("driver")?;
+    value.take("id");
+    (name.as_str() == Some("loader")).then_some(value)
 }
 
 /// `name,prop=value,prop=value`.

@@ -99,3 +99,28 @@ fn root_shell_answers_and_stops_on_command() {
     let ended = vm.end();
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
 }
+
+/// Messages of a PCI device reach Linux: through the ITS on a GICv3, through the frame of a GICv2.
+#[test]
+fn pci_messages_arrive_through_its_and_gicv2m() {
+    for (gic, kind) in [("3", "ITS-MSI"), ("2", "MSI")] {
+        let machine = format!("virt,gic-version={gic}");
+        let args = ["-M", &machine, "-cpu", "cortex-a57", "-smp", "2", "-m", "512"];
+        let args = [&args[..], &["-device", "virtio-rng-pci"]].concat();
+        let mut vm = linux(&args, "initrd.gz", "rdinit=/bin/sh");
+        vm.wait_for("/ #");
+        vm.send("mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev\n");
+        vm.send("modprobe virtio_pci; modprobe virtio-rng\n");
+        vm.send("dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c; cat /proc/interrupts\n");
+        vm.send("poweroff -f\n");
+        let ended = vm.end();
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
+        let line = ended.out.lines().find(|line| line.contains("virtio0-input"));
+        let line = line.unwrap_or_else(|| panic!("no interrupt\n{}", ended.out));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words.get(3), Some(&kind), "{line}");
+        let taken: u32 = words.iter().skip(1).take(2).filter_map(|n| n.parse::<u32>().ok()).sum();
+        assert!(taken > 0, "{line}");
+        assert!(ended.out.lines().any(|line| line.trim() == "256"), "{}", ended.out);
+    }
+}

@@ -66,6 +66,37 @@ impl ArmCpu {
         }
     }
 
+    /// Traps of the GIC's registers (IHI 0069, 12.2): SGIs to a hypervisor that handles
+    /// interrupts itself, and what secure firmware keeps for itself.
+    fn check_gic(&self, enc: u16) -> Result<(), Trap> {
+        let (op1, crm, op2) = (enc >> 11 & 7, enc >> 3 & 15, enc & 7);
+        let el = self.pstate.el;
+        if op1 != 0 || el == 3 {
+            return Ok(());
+        }
+        let sgi = crm == 11 && op2 >= 5;
+        // Bit 0: about group 0 (FIQ), bit 1: about group 1 (IRQ).
+        let groups = match (crm, op2) {
+            (8, _) | (12, 6) => 1,
+            (11, 5 | 6) | (9 | 12, 0..=3 | 7) => 2,
+            (11, 7) => 1,
+            (12, 5) => return Ok(()), // ICC_SRE_EL1 has its own enables, which are fixed
+            _ => 3,
+        };
+        let (fmo, imo) = (self.hcr() >> 3 & 1, self.hcr() >> 4 & 1);
+        let virt = el == 1 && self.el2_enabled() && (fmo | imo << 1) & groups != 0;
+        if virt && sgi || el == 1 && self.el2_enabled() && sgi && fmo | imo != 0 {
+            return Err(Trap::To(2));
+        }
+        if virt || !self.features.el3 {
+            return Ok(());
+        }
+        let scr = self.sys(Reg::SCR_EL3);
+        // SCR_EL3.FIQ and IRQ; a register of both groups traps when both do.
+        let kept = scr >> 2 & 1 | (scr >> 1 & 1) << 1;
+        if groups & kept == groups { Err(Trap::To(3)) } else { Ok(()) }
+    }
+
     fn check_timer(&self, id: TimerId) -> Result<(), Trap> {
         let el = self.pstate.el;
         let kctl =
@@ -147,6 +178,7 @@ impl ArmCpu {
         if is_gic(enc) {
             let cx = self.sysreg_cx();
             let gic = self.system.shared.gic.get().filter(|_| cx.el > 0).ok_or(Trap::Undefined)?;
+            self.check_gic(enc)?;
             return gic.read(&cx, enc).ok_or(Trap::Undefined);
         }
         match enc {
@@ -247,6 +279,7 @@ impl ArmCpu {
         if is_gic(enc) {
             let cx = self.sysreg_cx();
             let gic = self.system.shared.gic.get().filter(|_| cx.el > 0).ok_or(Trap::Undefined)?;
+            self.check_gic(enc)?;
             let ok = gic.write(&cx, enc, v);
             return if ok { Ok(Changed { irqs: true, ..none }) } else { Err(Trap::Undefined) };
         }

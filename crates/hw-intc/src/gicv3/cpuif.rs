@@ -3,6 +3,7 @@
 use cpu::{SysRegCx, SystemRegisters};
 use derive::VmState;
 
+use super::lpi::{self, Lpi};
 use super::{Candidate, CpuPart, G0, G1NS, G1S, Gicv3};
 use crate::virt::{After, Virt};
 use crate::word::Word;
@@ -36,6 +37,7 @@ pub(crate) struct CpuRegs {
     /// CBPR and EOImode of the secure and the non-secure ICC_CTLR.
     ctlr: [u8; 2],
     pub(super) virt: Virt,
+    pub(super) lpi: Lpi,
     /// The CPU's state when it last accessed the interface.
     pub(super) secure: bool,
     pub(super) el3: bool,
@@ -52,6 +54,7 @@ impl Default for CpuRegs {
             enable: [false; 3],
             ctlr: [0; 2],
             virt: Virt::default(),
+            lpi: Lpi::default(),
             secure: false,
             el3: false,
         }
@@ -146,7 +149,7 @@ impl Gicv3 {
             let mut regs = cpu.regs.lock();
             match self.pending(cpu, &regs).filter(|c| regs.preempts(c, ds) && c.group == group) {
                 None => return SPURIOUS,
-                Some(c) if c.intid < 32 => return self.take_private(cpu, &mut regs, &c),
+                Some(c) if c.is_local() => return self.take_private(cpu, &mut regs, &c),
                 Some(_) => {}
             }
         }
@@ -157,7 +160,7 @@ impl Gicv3 {
             let found = self.pending(cpu, &regs);
             match found.filter(|c| regs.preempts(c, ds) && c.group == group) {
                 None => return SPURIOUS,
-                Some(c) if c.intid < 32 => return self.take_private(cpu, &mut regs, &c),
+                Some(c) if c.is_local() => return self.take_private(cpu, &mut regs, &c),
                 Some(c) => {
                     regs.activate(&c, ds);
                     c.intid
@@ -174,7 +177,11 @@ impl Gicv3 {
 
     fn take_private(&self, cpu: &CpuPart, regs: &mut CpuRegs, c: &Candidate) -> u32 {
         regs.activate(c, self.ds());
-        regs.local.acknowledge(c.intid);
+        if c.intid < 32 {
+            regs.local.acknowledge(c.intid);
+        } else {
+            self.take_lpi(&mut regs.lpi, c.intid);
+        }
         self.update(cpu, regs);
         c.intid
     }
@@ -185,7 +192,7 @@ impl Gicv3 {
     }
 
     fn end(&self, cpu: &CpuPart, group: usize, intid: u32, cx: &SysRegCx) {
-        if intid >= 1020 {
+        if (1020..lpi::FIRST).contains(&intid) {
             return;
         }
         {
@@ -351,6 +358,16 @@ impl Gicv3 {
 }
 
 impl SystemRegisters for Gicv3 {
+    fn level_changed(&self, cx: &SysRegCx) {
+        if self.ds() {
+            return;
+        }
+        if let Some(cpu) = self.cpus.get(cx.cpu) {
+            Gicv3::note(cpu, cx);
+            self.update(cpu, &mut cpu.regs.lock());
+        }
+    }
+
     fn read(&self, cx: &SysRegCx, reg: u16) -> Option<u64> {
         let cpu = self.cpus.get(cx.cpu)?;
         if !Gicv3::allowed(cx, reg) {

@@ -71,7 +71,8 @@ impl Gicv3 {
         // No1N, A3V, 16 ID bits, SecurityExtn, ITLinesNumber.
         let lines = u32::try_from(dist.words.len().saturating_sub(1)).unwrap_or(0);
         let security = if self.ds() { 0 } else { 1 << 10 };
-        1 << 25 | 1 << 24 | 0xf << 19 | security | (lines & 0x1f)
+        let lpis = u32::from(self.has_lpi) << 17;
+        1 << 25 | 1 << 24 | 0xf << 19 | lpis | security | (lines & 0x1f)
     }
 
     fn ctlr(&self, dist: &DistRegs, view: View) -> u32 {
@@ -166,7 +167,7 @@ fn router_index(offset: u64) -> (usize, bool) {
     (at / 8, at & 4 != 0)
 }
 
-fn halves(value: u64) -> [u32; 2] {
+pub(super) fn halves(value: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }

@@ -2,8 +2,8 @@
 //!
 //! The distributor, one redistributor per CPU, and the CPU interface, which CPUs
 //! reach by system registers ([`cpu::SystemRegisters`]). Affinity routing is
-//! always on (no legacy operation). Not modelled: LPIs and the ITS, message-based
-//! SPIs, 1-of-N delivery (announced as absent in `GICD_TYPER`), `GICD_NSACR`.
+//! always on (no legacy operation); LPIs are optional. Not modelled: message-based
+//! SPIs, virtual LPIs, 1-of-N delivery (announced as absent in `GICD_TYPER`), `GICD_NSACR`.
 //!
 //! Locks: the distributor, then a CPU; never two CPUs. The best SPI for each CPU
 //! and group is kept in atomics, so private interrupts, priority masks and
@@ -11,6 +11,7 @@
 
 mod cpuif;
 mod dist;
+mod lpi;
 mod redist;
 mod registers;
 
@@ -20,8 +21,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use cpu::SystemRegisters;
 use derive::Qapi;
 use device::{
-    AccessRules, Build, Bus, Device, DeviceClass, DeviceType, IrqController, IrqSink, Migration,
-    Region, Reset, Size, cpu_input,
+    AccessRules, AddressSpace, Build, Bus, Device, DeviceClass, DeviceType, IrqController, IrqSink,
+    Lpis, Migration, Region, Reset, Size, cpu_input,
 };
 use parking_lot::Mutex;
 
@@ -45,6 +46,12 @@ pub struct Props {
     /// Two security states
     #[qapi(name = "has-security-extensions", default = "off")]
     pub security: bool,
+    /// LPIs, which an ITS needs
+    #[qapi(name = "has-lpi", default = "off")]
+    pub has_lpi: bool,
+    /// CPUs in each region of redistributors; by default all are in one
+    #[qapi(name = "redist-region-count")]
+    pub redist_region_count: Option<Vec<u32>>,
     /// Affinity of each CPU as Aff3.Aff2.Aff1.Aff0 in 32 bits; by default four
     /// levels are counted in clusters of 16
     pub mpidr: Option<Vec<u32>>,
@@ -70,6 +77,11 @@ pub(crate) struct Candidate {
 const NONE: u64 = u64::MAX;
 
 impl Candidate {
+    /// Whether it is in the CPU's own part: private or an LPI.
+    fn is_local(&self) -> bool {
+        self.intid < 32 || self.intid >= lpi::FIRST
+    }
+
     fn pack(self) -> u64 {
         u64::from(self.priority) << 16 | u64::from(self.intid)
     }
@@ -111,6 +123,11 @@ impl CpuPart {
 pub struct Gicv3 {
     weak: Weak<Gicv3>,
     security: bool,
+    has_lpi: bool,
+    /// Guest memory, for the tables of LPIs; only its RAM is used.
+    memory: AddressSpace,
+    /// CPUs that are the last of their region of redistributors.
+    lasts: Vec<usize>,
     dist: Mutex<DistRegs>,
     pub(crate) cpus: Box<[CpuPart]>,
     /// GICD_CTLR group enables, one bit per group index.
@@ -184,7 +201,8 @@ impl Gicv3 {
         let local = local.filter(|c| self.group_on(c.group));
         let spis = cpu.best_spi.iter().enumerate();
         let spis = spis.filter_map(|(g, b)| Candidate::unpack(b.load(Ordering::Acquire), g));
-        local.chain(spis).filter(|c| regs.group_enabled(c.group)).min()
+        let lpi = regs.lpi.best.filter(|c| self.group_on(c.group));
+        local.chain(spis).chain(lpi).filter(|c| regs.group_enabled(c.group)).min()
     }
 
     /// Drives the CPU's inputs from its state; called with it locked.
@@ -280,6 +298,15 @@ impl IrqController for Gicv3 {
     }
 }
 
+fn last_cpus(counts: &[u32]) -> Vec<usize> {
+    let mut end = 0usize;
+    let ends = counts.iter().map(|count| {
+        end += *count as usize;
+        end.saturating_sub(1)
+    });
+    ends.collect()
+}
+
 fn affinity_of(index: u32) -> u32 {
     (index / 16) << 8 | (index % 16)
 }
@@ -303,6 +330,15 @@ impl DeviceType for Gicv3 {
                 props.num_irq
             )));
         }
+        let counts = props.redist_region_count.unwrap_or_else(|| vec![props.num_cpu]);
+        if counts.iter().map(|c| u64::from(*c)).sum::<u64>() != u64::from(props.num_cpu)
+            || counts.contains(&0)
+        {
+            return Err(qapi::Error::generic(format!(
+                "Capacity of the redist regions(sum) does not match the number of vcpus({})",
+                props.num_cpu
+            )));
+        }
         let mpidr = props.mpidr.unwrap_or_default();
         let part = |index: u32| CpuPart {
             affinity: mpidr.get(index as usize).copied().unwrap_or(affinity_of(index)),
@@ -314,6 +350,9 @@ impl DeviceType for Gicv3 {
         let gic = Arc::new_cyclic(|weak| Gicv3 {
             weak: weak.clone(),
             security: props.security,
+            has_lpi: props.has_lpi,
+            memory: at.world().memory.clone(),
+            lasts: last_cpus(&counts),
             dist: Mutex::new(DistRegs::new(props.num_irq as usize / 32)),
             cpus: (0..props.num_cpu).map(part).collect(),
             groups: AtomicU8::new(0),
@@ -326,12 +365,22 @@ impl DeviceType for Gicv3 {
             big_endian: false,
         };
         let distributor = Arc::new(dist::Frame(gic.clone()));
-        let redistributor = Arc::new(redist::Frame(gic.clone()));
         at.mmio(Region::mmio("gicv3_dist", 0x1_0000, rules, &distributor));
-        let len = u64::from(props.num_cpu) * redist::STRIDE;
-        at.mmio(Region::mmio("gicv3_redist_region[0]", len, rules, &redistributor));
+        let mut frames = Vec::new();
+        let mut first = 0;
+        for (number, count) in counts.iter().enumerate() {
+            let frame = Arc::new(redist::Frame::new(&gic, first));
+            let len = u64::from(*count) * redist::STRIDE;
+            let name = format!("gicv3_redist_region[{number}]");
+            at.mmio(Region::mmio(&name, len, rules, &frame));
+            frames.push(frame);
+            first += *count as usize;
+        }
         // Regions keep only weak references; the frames live as long as the record.
-        at.offer((distributor, redistributor));
+        at.offer((distributor, Arc::new(frames)));
+        if props.has_lpi {
+            at.offer::<Arc<dyn Lpis>>(gic.clone());
+        }
         at.irq_in("spi", props.num_irq - 32, Arc::new(Shared(gic.clone())));
         at.offer::<Arc<dyn IrqController>>(gic.clone());
         at.offer::<Arc<dyn SystemRegisters>>(gic.clone());
@@ -361,6 +410,9 @@ impl Device for Gicv3 {
         let mut dist = self.dist.lock();
         self.groups.store(dist.groups(), Ordering::Relaxed);
         self.ds.store(!self.security || dist.ds, Ordering::Relaxed);
+        for cpu in &self.cpus {
+            self.load_lpis(&mut cpu.regs.lock().lpi);
+        }
         self.update_all(&mut dist);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use device::{Access, BusFault, Mmio};
 
-use super::dist::{ID, IIDR};
+use super::dist::{ID, IIDR, halves};
 use super::registers::{self, Field, View};
 use super::{CpuPart, Gicv3};
 
@@ -12,6 +12,16 @@ use super::{CpuPart, Gicv3};
 pub(super) const STRIDE: u64 = 0x2_0000;
 /// Start of the SGI and PPI frame.
 const SGI_FRAME: u64 = 0x1_0000;
+
+// 12.11: registers of LPIs, by halves.
+const PROPBASER: u64 = 0x70;
+const PROPBASER_HIGH: u64 = 0x74;
+const PENDBASER: u64 = 0x78;
+const PENDBASER_HIGH: u64 = 0x7c;
+const INVLPIR: u64 = 0xa0;
+const INVLPIR_HIGH: u64 = 0xa4;
+const INVALLR: u64 = 0xb0;
+const INVALLR_HIGH: u64 = 0xb4;
 
 const WAKER_SLEEP: u32 = 1 << 1;
 const WAKER_CHILDREN: u32 = 1 << 2;
@@ -23,12 +33,20 @@ impl Gicv3 {
         let view = View::of(self, at.attrs);
         let regs = cpu.regs.lock();
         match offset {
-            0x00 => 0,
+            // CES, EnableLPIs.
+            0x00 => u32::from(self.has_lpi) << 1 | u32::from(regs.lpi.enabled),
             0x04 => IIDR,
             0x08 => {
-                // Last, processor number; no LPIs.
-                let last = u32::from(index + 1 == self.cpus.len());
-                u32::try_from(index).unwrap_or(0) << 8 | last << 4
+                // CommonLPIAff, processor number, Last, PLPIS.
+                let last = u32::from(self.lasts.contains(&index));
+                let lpis = u32::from(self.has_lpi);
+                lpis << 24 | u32::try_from(index).unwrap_or(0) << 8 | last << 4 | lpis
+            }
+            PROPBASER | PROPBASER_HIGH if self.has_lpi => {
+                halves(regs.lpi.propbaser)[usize::from(offset == PROPBASER_HIGH)]
+            }
+            PENDBASER | PENDBASER_HIGH if self.has_lpi => {
+                halves(regs.lpi.pendbaser)[usize::from(offset == PENDBASER_HIGH)]
             }
             0x0c => cpu.affinity,
             0x14 if view == View::All => regs.waker,
@@ -63,18 +81,55 @@ impl Gicv3 {
                 }
                 _ => trace::guest_error!("gicv3_redist: write to {offset:#x} ignored"),
             },
+            0x00 if self.has_lpi => {
+                if value & 1 != 0 {
+                    self.start_lpis(&mut regs.lpi);
+                } else {
+                    self.enable_lpis(&mut regs.lpi, false);
+                }
+                self.update(cpu, &mut regs);
+            }
             0x00 => {} // nothing writable without LPIs
+            PROPBASER | PROPBASER_HIGH if self.has_lpi => {
+                let enabled = regs.lpi.enabled;
+                put_half(&mut regs.lpi.propbaser, offset == PROPBASER_HIGH, value, enabled);
+            }
+            PENDBASER | PENDBASER_HIGH if self.has_lpi => {
+                let enabled = regs.lpi.enabled;
+                put_half(&mut regs.lpi.pendbaser, offset == PENDBASER_HIGH, value, enabled);
+            }
+            // The other halves hold virtual processors and padding.
+            INVLPIR | INVALLR if self.has_lpi => {
+                drop(regs);
+                self.invalidate_lpis(cpu);
+            }
+            INVLPIR_HIGH | INVALLR_HIGH if self.has_lpi => {}
             _ => trace::guest_error!("gicv3_redist: write to {offset:#x} ignored"),
         }
     }
 }
 
-/// All redistributors' register frames.
-pub(super) struct Frame(pub(super) Arc<Gicv3>);
+/// Writes half of a base register, which is fixed while LPIs are on.
+fn put_half(register: &mut u64, high: bool, value: u32, fixed: bool) {
+    if fixed {
+        trace::guest_error!("gicv3_redist: a table of LPIs was moved while they are enabled");
+        return;
+    }
+    let mut parts = halves(*register);
+    parts[usize::from(high)] = value;
+    *register = u64::from(parts[1]) << 32 | u64::from(parts[0]);
+}
+
+/// The register frames of a region's redistributors, from this CPU on.
+pub(super) struct Frame(Arc<Gicv3>, usize);
 
 impl Frame {
+    pub(super) fn new(gic: &Arc<Gicv3>, first: usize) -> Frame {
+        Frame(gic.clone(), first)
+    }
+
     fn cpu(&self, at: Access) -> Option<(usize, &CpuPart)> {
-        let index = usize::try_from(at.offset / STRIDE).ok()?;
+        let index = usize::try_from(at.offset / STRIDE).ok()?.checked_add(self.1)?;
         Some((index, self.0.cpus.get(index)?))
     }
 }

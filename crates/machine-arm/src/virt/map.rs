@@ -47,10 +47,24 @@ pub(super) const V2M_COUNT: u32 = 64;
 pub(super) const PCI_MMIO: (u64, u64) = (0x1000_0000, 0x2eff_0000);
 pub(super) const PCI_PIO: (u64, u64) = (0x3eff_0000, 0x1_0000);
 pub(super) const PCI_ECAM: (u64, u64) = (0x3f00_0000, 0x0100_0000);
-pub(super) const PCI_ECAM_HIGH: (u64, u64) = (0x40_1000_0000, 0x1000_0000);
-pub(super) const PCI_MMIO_HIGH: (u64, u64) = (0x80_0000_0000, 0x80_0000_0000);
+/// High regions, in order: none begins below this, each is aligned to its length.
+pub(super) const HIGH_BASE: u64 = 256 << 30;
+pub(super) const HIGH_REDIST: u64 = 64 << 20;
+pub(super) const HIGH_ECAM: u64 = 256 << 20;
+pub(super) const HIGH_MMIO: u64 = 512 << 30;
 pub(super) const PCI_IRQ: u32 = 3;
 
+/// The first flash bank; the second one follows.
+pub(super) const FLASH: (u64, u64) = (0, 0x0400_0000);
+/// The interrupt translation service: control frame, then the frame of doorbells.
+pub(super) const ITS: (u64, u64) = (0x0808_0000, 0x2_0000);
+/// The bus for devices that users add without a bus of their own; always empty here.
+pub(super) const PLATFORM: (u64, u64) = (0x0c00_0000, 0x0200_0000);
+
+/// Of the secure world alone.
+pub(super) const SECURE_RAM: (u64, u64) = (0x0e00_0000, 0x0100_0000);
+pub(super) const SECURE_UART: Slot = slot("uart1", "pl011", 0x0904_0000, 0x1000, Some(8));
+pub(super) const SECURE_GPIO: Slot = slot("secure-gpio", "pl061", 0x090b_0000, 0x1000, Some(0));
+
 /// What is on the board besides memory, CPUs and their interrupt controller.
-/// Not built yet, and so absent: flash at 0, the platform bus at 0x0c000000, ITS.
 pub(super) const SLOTS: &[Slot] = &[UART, RTC, GPIO, FW_CFG];

@@ -1,6 +1,8 @@
 //! PCI of `virt`: the host bridge with its windows, and the MSI frame of a GICv2.
 
-use device::{IrqController, Region};
+use std::sync::Arc;
+
+use device::{IrqController, LpiSource, Lpis, Region};
 use firmware::{Fdt, Prop};
 use machine::Board;
 use qapi::Value;
@@ -27,6 +29,9 @@ pub(super) fn create(
         }
         board.map_banks("v2m", &[map::V2M])?;
     }
+    if plan.has_its() {
+        its(board)?;
+    }
     if !board.knows(HOST) {
         return Ok(());
     }
@@ -39,11 +44,11 @@ pub(super) fn create(
     };
     let window =
         |name, region: &Region, (at, len): (u64, u64)| (at, Region::alias(name, region, at, len));
-    let (at, len) = ecam_place(plan);
+    let (at, len) = plan.ecam();
     let mut maps = vec![(at, Region::alias("pcie-ecam", ecam, 0, len))];
     maps.push(window("pcie-mmio", mmio, map::PCI_MMIO));
-    if plan.props.highmem {
-        maps.push(window("pcie-mmio-high", mmio, map::PCI_MMIO_HIGH));
+    if let Some(place) = plan.high.mmio {
+        maps.push(window("pcie-mmio-high", mmio, place));
     }
     maps.push((map::PCI_PIO.0, io.clone()));
     for (at, region) in maps {
@@ -52,8 +57,28 @@ pub(super) fn create(
     Ok(())
 }
 
-fn ecam_place(plan: &Plan) -> (u64, u64) {
-    if plan.props.highmem { map::PCI_ECAM_HIGH } else { map::PCI_ECAM }
+/// The translation service of a GICv3.
+fn its(board: &mut Board<'_>) -> qapi::Result<()> {
+    const CLASS: &str = "arm-gicv3-its";
+    if !board.knows(CLASS) {
+        return Ok(());
+    }
+    let lpis = board.record("gic").and_then(|gic| gic.ability::<Arc<dyn Lpis>>());
+    let service = board.device(CLASS, "its", Value::empty())?;
+    if let (Some(lpis), Some(source)) = (lpis, service.ability::<Arc<dyn LpiSource>>()) {
+        source.connect(lpis);
+    }
+    board.map_banks("its", &[map::ITS.0])
+}
+
+/// The node of the GICv3's translation service.
+pub(super) fn its_node(t: &mut Fdt, phandle: u32) {
+    let node = format!("/intc@{:x}/its@{:x}", map::GIC_DIST, map::ITS.0);
+    t.set(&node, "compatible", Prop::str("arm,gic-v3-its"));
+    t.set(&node, "msi-controller", Prop::Empty);
+    t.set(&node, "#msi-cells", Prop::cell(1));
+    t.set(&node, "reg", Prop::reg(&[map::ITS.0, map::ITS.1]));
+    t.set(&node, "phandle", Prop::cell(phandle));
 }
 
 /// The MSI frame's node.
@@ -73,7 +98,7 @@ fn cells(value: u64) -> [u32; 2] {
 /// The host bridge's node.
 pub(super) fn node(t: &mut Fdt, plan: &Plan, gic: u32, msi: Option<u32>) {
     let node = format!("/pcie@{:x}", map::PCI_MMIO.0);
-    let (ecam, len) = ecam_place(plan);
+    let (ecam, len) = plan.ecam();
     let last_bus = u32::try_from((len >> 20) - 1).unwrap_or(0);
     t.set(&node, "compatible", Prop::str("pci-host-ecam-generic"));
     t.set(&node, "device_type", Prop::str("pci"));
@@ -105,8 +130,8 @@ fn ranges(plan: &Plan) -> Vec<u32> {
     };
     range(IO, 0, map::PCI_PIO);
     range(MEM32, map::PCI_MMIO.0, map::PCI_MMIO);
-    if plan.props.highmem {
-        range(MEM64, map::PCI_MMIO_HIGH.0, map::PCI_MMIO_HIGH);
+    if let Some(place) = plan.high.mmio {
+        range(MEM64, place.0, place);
     }
     out
 }

@@ -9,6 +9,7 @@ use super::{Gic, Plan, map};
 // Cells of an interrupt specifier (arm,gic.yaml).
 pub(super) const SPI: u32 = 0;
 const PPI: u32 = 1;
+const EDGE_RISING: u32 = 1;
 pub(super) const LEVEL_HIGH: u32 = 4;
 
 /// First phandle; later ones count up.
@@ -25,11 +26,12 @@ fn spi(irq: u32) -> Prop {
 /// Builds the tree but for what booting adds.
 pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     let mut t = Fdt::new();
-    let cpus = u32::try_from(plan.ids.len()).unwrap_or(u32::MAX);
+    let cpus = if plan.version.topology { plan.ids.len() } else { 0 };
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
     let gic = CLOCK.wrapping_add(cpus).wrapping_add(1);
     let msi = plan.has_msi().then(|| gic.wrapping_add(1));
     let gpio = msi.unwrap_or(gic).wrapping_add(1);
-    root(&mut t, plan, gic);
+    root(&mut t, gic);
     clock(&mut t);
     timer(&mut t, plan);
     cpu_nodes(&mut t, plan, board);
@@ -46,10 +48,17 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     if let Some(v2m) = msi.filter(|_| board.record("v2m").is_some()) {
         super::pci::frame_node(&mut t, v2m);
     }
-    if board.record("gpex").is_some() {
-        let frame = msi.filter(|_| board.record("v2m").is_some());
-        super::pci::node(&mut t, plan, gic, frame);
+    if let Some(its) = msi.filter(|_| plan.has_its()) {
+        super::pci::its_node(&mut t, its);
     }
+    if board.record("gpex").is_some() {
+        super::pci::node(&mut t, plan, gic, msi);
+    }
+    super::flash::nodes(&mut t, plan);
+    if plan.props.secure {
+        super::secure::nodes(&mut t, board, gpio.wrapping_add(1));
+    }
+    platform_bus(&mut t, gic);
     if board.record("virtio-mmio.0").is_some() {
         virtio(&mut t);
     }
@@ -59,14 +68,25 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     t
 }
 
-fn root(t: &mut Fdt, plan: &Plan, gic: u32) {
-    let compatible = plan.props.dt_compatible.as_deref().unwrap_or("linux,dummy-virt");
+fn root(t: &mut Fdt, gic: u32) {
     t.set("/", "interrupt-parent", Prop::cell(gic));
     t.set("/", "dma-coherent", Prop::Empty);
     t.set("/", "model", Prop::str("linux,dummy-virt"));
     t.set("/", "#size-cells", Prop::cell(2));
     t.set("/", "#address-cells", Prop::cell(2));
-    t.set("/", "compatible", Prop::str(compatible));
+    // `dt-compatible` is accepted and, as in the peer, changes nothing on this board.
+    t.set("/", "compatible", Prop::str("linux,dummy-virt"));
+}
+
+fn platform_bus(t: &mut Fdt, gic: u32) {
+    let (base, size) = map::PLATFORM;
+    let node = address(base, "platform-bus");
+    let half = |v: u64| u32::try_from(v).unwrap_or(u32::MAX);
+    t.set(&node, "compatible", Prop::strs(&["qemu,platform", "simple-bus"]));
+    t.set(&node, "#size-cells", Prop::cell(1));
+    t.set(&node, "#address-cells", Prop::cell(1));
+    t.set(&node, "ranges", Prop::Cells(vec![0, 0, half(base), half(size)]));
+    t.set(&node, "interrupt-parent", Prop::cell(gic));
 }
 
 fn clock(t: &mut Fdt) {
@@ -80,9 +100,10 @@ fn clock(t: &mut Fdt) {
 
 fn timer(t: &mut Fdt, plan: &Plan) {
     // GICv2 specifiers of private interrupts name the CPUs in bits 8 to 15.
+    let trigger = if plan.version.timer_level { LEVEL_HIGH } else { EDGE_RISING };
     let flags = match plan.gic {
-        Gic::V2 => LEVEL_HIGH | ((1u32 << plan.ids.len().min(8)) - 1) << 8,
-        Gic::V3 => LEVEL_HIGH,
+        Gic::V2 => trigger | ((1u32 << plan.ids.len().min(8)) - 1) << 8,
+        Gic::V3 => trigger,
     };
     // Secure and non-secure physical, virtual, hypervisor; 16 is the first PPI.
     let cells = ["cntps", "cntp", "cntv", "cnthp"].iter().flat_map(|name| {
@@ -111,7 +132,15 @@ fn cpu_nodes(t: &mut Fdt, plan: &Plan, board: &Board<'_>) {
             t.set(&node, "enable-method", Prop::str("psci"));
         }
         t.set(&node, "reg", Prop::cell(u32::try_from(*id).unwrap_or(0)));
-        t.set(&node, "phandle", Prop::cell(phandle(index)));
+        if board.config.ram_slots > 0 {
+            t.set(&node, "numa-node-id", Prop::cell(0));
+        }
+        if plan.version.topology {
+            t.set(&node, "phandle", Prop::cell(phandle(index)));
+        }
+    }
+    if !plan.version.topology {
+        return;
     }
     let shape = board.config.topology();
     for index in 0..plan.ids.len() {
@@ -152,14 +181,19 @@ fn interrupt_controller(t: &mut Fdt, plan: &Plan, phandle: u32) {
         }
         Gic::V3 => {
             t.set(&node, "compatible", Prop::str("arm,gic-v3"));
-            t.set(&node, "#redistributor-regions", Prop::cell(1));
-            let reg = [map::GIC_DIST, map::GIC_FRAME, map::GIC_REDIST, map::GIC_REDIST_SIZE];
+            let regions = if plan.redist_regions() > 1 { 2 } else { 1 };
+            t.set(&node, "#redistributor-regions", Prop::cell(regions));
+            let mut reg = vec![map::GIC_DIST, map::GIC_FRAME];
+            reg.extend([map::GIC_REDIST, map::GIC_REDIST_SIZE]);
+            if let Some((base, len)) = plan.high.redists.filter(|_| regions > 1) {
+                reg.extend([base, len]);
+            }
             t.set(&node, "reg", Prop::reg(&reg));
         }
     }
 }
 
-fn primecell(t: &mut Fdt, slot: &Slot, kind: &str, clocks: &[&str]) -> String {
+pub(super) fn primecell(t: &mut Fdt, slot: &Slot, kind: &str, clocks: &[&str]) -> String {
     let node = address(slot.base, kind);
     let compatible = format!("arm,{kind}");
     t.set(&node, "compatible", Prop::strs(&[&compatible, "arm,primecell"]));
@@ -196,7 +230,6 @@ fn pl061(t: &mut Fdt, slot: &Slot, phandle: u32) {
 }
 
 fn virtio(t: &mut Fdt) {
-    const EDGE_RISING: u32 = 1;
     for number in 0..map::VIRTIO_COUNT {
         let base = map::VIRTIO + u64::from(number) * map::VIRTIO_SIZE;
         let node = address(base, "virtio_mmio");
@@ -241,6 +274,9 @@ pub(super) fn add_boot(
     let memory = address(map::RAM, "memory");
     t.set(&memory, "device_type", Prop::str("memory"));
     t.set(&memory, "reg", Prop::reg(&[map::RAM, board.config.ram_size]));
+    if board.config.ram_slots > 0 {
+        t.set(&memory, "numa-node-id", Prop::cell(0));
+    }
     psci(t, plan);
     t.node("/chosen");
     if let Some(append) = &board.config.boot.append {
@@ -252,10 +288,15 @@ pub(super) fn add_boot(
     }
     if plan.randomness() {
         for (name, len) in [("kaslr-seed", 8), ("rng-seed", 32)] {
-            let mut seed = vec![0; len];
-            host::fill_random(&mut seed)
-                .map_err(|e| qapi::Error::generic(format!("no random bytes: {e}")))?;
-            t.set("/chosen", name, Prop::Bytes(seed));
+            for node in ["/chosen", "/secure-chosen"] {
+                if node == "/secure-chosen" && !plan.props.secure {
+                    continue;
+                }
+                let mut seed = vec![0; len];
+                host::fill_random(&mut seed)
+                    .map_err(|e| qapi::Error::generic(format!("no random bytes: {e}")))?;
+                t.set(node, name, Prop::Bytes(seed));
+            }
         }
     }
     Ok(())
