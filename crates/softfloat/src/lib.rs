@@ -74,6 +74,8 @@ pub struct Format {
 pub const F16: Format = Format { exp: 5, frac: 10 };
 /// binary32.
 pub const F32: Format = Format { exp: 8, frac: 23 };
+/// BFloat16: binary32 without its lower 16 bits.
+pub const BF16: Format = Format { exp: 8, frac: 7 };
 /// binary64.
 pub const F64: Format = Format { exp: 11, frac: 52 };
 

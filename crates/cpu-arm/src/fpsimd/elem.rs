@@ -38,6 +38,7 @@ impl Exec<'_> {
                     dot(d, n, m, unsigned)
                 })
             }
+            (0, 15) if !scalar => self.elem_matrix(a),
             _ if a.size == 1 || a.size == 2 => self.elem_int(a, scalar),
             _ => false,
         }

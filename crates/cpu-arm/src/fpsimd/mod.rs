@@ -5,7 +5,7 @@
 //! registers. Frequent moves and bitwise operations become IR ([`inline`]); everything else is a call of
 //! [`helper`] with the instruction word.
 //!
-//! Not here: loads and stores (`translate`), SVE, BFloat16, int8 matrix products.
+//! Not here: loads and stores (`translate`), SVE, extended BFloat16 behaviours.
 //! Source: Arm ARM (DDI 0487) C7.2 and its shared pseudocode.
 
 mod across;
@@ -17,6 +17,7 @@ mod elem;
 pub(crate) mod fast;
 mod fastmap;
 mod inline;
+mod matrix;
 mod scalar;
 mod shift;
 mod three;

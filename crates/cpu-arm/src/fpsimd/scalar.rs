@@ -1,6 +1,6 @@
 //! Scalar floating point.
 
-use softfloat::{F16, F32, F64, Format, Order, Rounding};
+use softfloat::{BF16, F16, F32, F64, Format, Order, Rounding};
 
 use super::{Exec, ones, scalar_format};
 use crate::decode::fpsimd as d;
@@ -153,6 +153,13 @@ impl Exec<'_> {
     }
 
     pub(super) fn one_source(&mut self, a: &d::ArgOpRdRnTy) -> bool {
+        if (a.ty, a.op) == (1, 6) && self.features.bf16() {
+            // BFCVT
+            let v = self.s(F32, a.rn);
+            let r = self.fp.convert(F32, BF16, v);
+            self.set_s(a.rd, r);
+            return true;
+        }
         let Some(f) = self.format(a.ty) else { return false };
         if matches!(a.op, 4 | 5 | 7) {
             // Precision conversions: FCVT to single, double, half; half needs no FP16.

@@ -317,6 +317,9 @@ impl Exec<'_> {
     pub(super) fn three_extra(&mut self, a: &d::ArgRrr, scalar: bool) -> bool {
         let bits = 8u32 << a.size;
         let regs = (a.rd, a.rn, a.rm);
+        if !scalar && let Some(done) = self.three_matrix(a) {
+            return done;
+        }
         match (a.op, a.u) {
             (0 | 1, 1) if self.features.rdm() && matches!(a.size, 1 | 2) => {
                 let count = if scalar { 1 } else { lanes(bits, a.q) };

@@ -7,6 +7,9 @@ use crate::decode::fpsimd as d;
 
 impl Exec<'_> {
     pub(super) fn two(&mut self, a: &d::ArgRr, scalar: bool) -> bool {
+        if !scalar && (a.op, a.u, a.size) == (22, 0, 2) && self.features.bf16() {
+            return self.narrow_bf16(a.q, a.rd, a.rn);
+        }
         let (u, bits) = (a.u != 0, 8u32 << a.size);
         let count = if scalar { 1 } else { lanes(bits, a.q) };
         let whole = scalar || a.size < 3 || a.q != 0;
