@@ -19,24 +19,24 @@ const NO_CPU: u32 = u32::MAX;
 /// Properties of `loader`.
 #[derive(Clone, Debug, Qapi)]
 pub struct Props {
-    #[expect(missing_docs, reason = "the peer's help has no text for these")]
+    /// Address that the data or the image goes to
     #[qapi(default = "0")]
     pub addr: u64,
-    #[expect(missing_docs, reason = "as above")]
+    /// CPU that starts at the address
     #[qapi(name = "cpu-num", default = "4294967295")]
     pub cpu_num: u32,
-    #[expect(missing_docs, reason = "as above")]
+    /// The data has its most significant byte first
     #[qapi(name = "data-be", default = "off")]
     pub data_be: bool,
-    #[expect(missing_docs, reason = "as above")]
+    /// Bytes of the data, at most 8
     #[qapi(name = "data-len", default = "0")]
     pub data_len: u8,
-    #[expect(missing_docs, reason = "as above")]
+    /// Data to put into memory
     #[qapi(default = "0")]
     pub data: u64,
-    #[expect(missing_docs, reason = "as above")]
+    /// File of the image
     pub file: Option<String>,
-    #[expect(missing_docs, reason = "as above")]
+    /// Take the file as it is, whatever its format
     #[qapi(name = "force-raw", default = "off")]
     pub force_raw: bool,
 }

@@ -26,11 +26,9 @@ struct Probe {
 
 #[derive(derive::Qapi)]
 struct Props {
-    /// Slot
-    addr: Option<String>,
-    /// Others
-    #[qapi(default = "off")]
-    multifunction: bool,
+    /// Those of every PCI device
+    #[qapi(flatten)]
+    pci: Common,
 }
 
 struct Echo;
@@ -61,8 +59,7 @@ impl DeviceType for Probe {
             subsystem: (0x1af4, 0x1100),
             pin: 1,
         };
-        let common = Common { addr: props.addr, multifunction: props.multifunction };
-        let function = Function::new(&identity, &common, bars, &[], Some((msix.clone(), 1)));
+        let function = Function::new(&identity, &props.pci, bars, &[], Some((msix.clone(), 1)));
         let function = Arc::new(function);
         at.offer::<Arc<Function>>(function.clone());
         Ok(Arc::new(Probe { function, msix, _echo: echo }))
@@ -116,7 +113,7 @@ fn slots_are_checked() {
     let b = Bench::of(&CLASS, "");
     plug(&b, "addr=2.0").unwrap();
     let fails = |props: &str| plug(&b, props).err().map(|e| e.desc).unwrap_or_default();
-    assert!(fails("addr=2.0").contains("not available, in use"));
+    assert!(fails("addr=2.0").contains("not available for probe, in use by probe"));
     assert!(fails("addr=2.1").contains("not a multifunction device"));
     assert!(fails("addr=20.0").contains("slot and function"));
     for _ in 0..30 {

@@ -68,7 +68,7 @@ fn help_is_printed_from_the_tables() {
         (&["-accel", "help"], "qtest"),
         (&["-chardev", "help"], "  socket"),
         (&["-chardev", "socket,help"], "  path=<str>"),
-        (&["-device", "help"], "Misc devices:\nname \"virtio-balloon"),
+        (&["-device", "help"], "Misc devices:\nname \"edu\", bus PCI"),
         (&["-device", "pl011,help"], "pl011 options:\n  chardev=<str>          - ID of a chardev"),
         (&["-d", "help"], "guest_errors"),
         (&["-help"], "-kernel file"),
