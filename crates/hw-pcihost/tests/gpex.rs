@@ -114,7 +114,7 @@ fn slots_are_checked() {
     plug(&b, "addr=2.0").unwrap();
     let fails = |props: &str| plug(&b, props).err().map(|e| e.desc).unwrap_or_default();
     assert!(fails("addr=2.0").contains("not available for probe, in use by probe"));
-    assert!(fails("addr=2.1").contains("not a multifunction device"));
+    assert!(fails("addr=2.1").contains("single function device can't be populated"));
     assert!(fails("addr=20.0").contains("slot and function"));
     for _ in 0..30 {
         plug(&b, "").unwrap();

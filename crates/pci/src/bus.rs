@@ -119,6 +119,13 @@ impl PciBus {
                 "PCI: single function device can't be populated in function {slot:x}.{number}"
             )));
         }
+        let other = (1..8).find(|n| functions.contains_key(&(slot << 3 | n)));
+        if let (0, false, Some(other)) = (number, function.multifunction, other) {
+            return Err(qapi::Error::generic(format!(
+                "PCI: {slot:x}.0 indicates single function, but {slot:x}.{other:x} is already \
+                 populated."
+            )));
+        }
         Ok(devfn)
     }
 }
