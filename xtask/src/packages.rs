@@ -4,11 +4,12 @@ use std::process::{Command, Stdio};
 
 use crate::Result;
 
-/// For tests: a device tree compiler to compare trees, a cross compiler for bare-metal guests.
+/// For tests: a device tree compiler to compare trees, a cross compiler for bare-metal guests, a debugger.
 pub(crate) const TEST: &[(&str, &str)] = &[
     ("dtc", "device-tree-compiler"),
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     ("cc", "gcc"),
+    ("gdb-multiarch", "gdb-multiarch"),
 ];
 
 fn have(tool: &str) -> bool {
