@@ -124,3 +124,10 @@ fn pci_messages_arrive_through_its_and_gicv2m() {
         assert!(ended.out.lines().any(|line| line.trim() == "256"), "{}", ended.out);
     }
 }
+
+/// Two security states: a kernel without firmware is the non-secure world's.
+#[test]
+fn secure_machines_start_a_kernel_in_the_nonsecure_world() {
+    reports("3,secure=on,virtualization=on", 2, "cortex-a57");
+    reports("2,secure=on", 2, "cortex-a57");
+}
