@@ -19,24 +19,24 @@ const NO_CPU: u32 = u32::MAX;
 /// Properties of `loader`.
 #[derive(Clone, Debug, Qapi)]
 pub struct Props {
-    #[expect(missing_docs, reason = "the peer's help has no text for these")]
+    /// Where bytes go, or where the CPU starts
     #[qapi(default = "0")]
     pub addr: u64,
-    #[expect(missing_docs, reason = "as above")]
+    /// CPU that starts at the image or address
     #[qapi(name = "cpu-num", default = "4294967295")]
     pub cpu_num: u32,
-    #[expect(missing_docs, reason = "as above")]
+    /// The value is big-endian
     #[qapi(name = "data-be", default = "off")]
     pub data_be: bool,
-    #[expect(missing_docs, reason = "as above")]
+    /// Bytes of the value
     #[qapi(name = "data-len", default = "0")]
     pub data_len: u8,
-    #[expect(missing_docs, reason = "as above")]
+    /// A value to be loaded
     #[qapi(default = "0")]
     pub data: u64,
-    #[expect(missing_docs, reason = "as above")]
+    /// A file to be loaded
     pub file: Option<String>,
-    #[expect(missing_docs, reason = "as above")]
+    /// Take the file as plain bytes whatever it is
     #[qapi(name = "force-raw", default = "off")]
     pub force_raw: bool,
 }
