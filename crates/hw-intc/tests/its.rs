@@ -62,7 +62,7 @@ impl System {
         let s = System { b, _its: service, regs, lines, next: 0.into() };
         s.b.write32(0, 0x13);
         for cpu in 0..2 {
-            s.b.write64(redist(cpu) + 0x70, RAM_BASE + PROPERTIES | 15);
+            s.b.write64(redist(cpu) + 0x70, (RAM_BASE + PROPERTIES) | 15);
             s.b.write64(redist(cpu) + 0x78, RAM_BASE + PENDING + cpu * 0x1_0000);
             s.b.write32(redist(cpu), 1);
             let at = usize::try_from(cpu).unwrap();
@@ -296,7 +296,7 @@ fn random_commands_and_tables_do_no_harm() {
         let s = System::mapped();
         for n in 0..128 {
             let mut words = [random(), random(), random(), random()];
-            words[0] = words[0] & !0xff | random() % 18;
+            words[0] = (words[0] & !0xff) | (random() % 18);
             if round % 2 == 0 {
                 words[0] &= 0xf_0000_00ff;
                 words[2] &= VALID | RAM_BASE | 0xf_ffff;

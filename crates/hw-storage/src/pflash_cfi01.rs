@@ -207,11 +207,11 @@ impl Flash {
     fn command(&self, regs: &mut Regs, command: u8) {
         let pending = Step { command, cycle: 1 };
         match command {
-            PROGRAM | PROGRAM_ALT | ERASE | LOCK => {
+            PROGRAM | PROGRAM_ALT | LOCK => {
                 self.show(regs, READ_STATUS);
                 regs.step = pending;
             }
-            BUFFER => {
+            BUFFER | ERASE => {
                 regs.status |= READY;
                 self.show(regs, READ_STATUS);
                 regs.step = pending;

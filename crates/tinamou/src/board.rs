@@ -27,7 +27,7 @@ pub(crate) fn create(
     let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
     let props = properties(class, settings)?;
     let (drives, flash) = crate::drives::open_all(&settings.drives)?;
-    if !settings.drives.is_empty() {
+    if vm.services.find::<Arc<dyn device::StorageSource>>().is_none() {
         vm.services.add::<Arc<dyn device::StorageSource>>(Arc::new(drives));
     }
     let loaders = settings.loaders.clone();

@@ -108,7 +108,7 @@ fn pci_messages_arrive_through_its_and_gicv2m() {
         let args = ["-M", &machine, "-cpu", "cortex-a57", "-smp", "2", "-m", "512"];
         let args = [&args[..], &["-device", "virtio-rng-pci"]].concat();
         let mut vm = linux(&args, "initrd.gz", "rdinit=/bin/sh");
-        vm.wait_for("/ #");
+        vm.wait_for("~ #");
         vm.send("mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev\n");
         vm.send("modprobe virtio_pci; modprobe virtio-rng\n");
         vm.send("dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c; cat /proc/interrupts\n");
@@ -123,4 +123,11 @@ fn pci_messages_arrive_through_its_and_gicv2m() {
         assert!(taken > 0, "{line}");
         assert!(ended.out.lines().any(|line| line.trim() == "256"), "{}", ended.out);
     }
+}
+
+/// Two security states: a kernel without firmware is the non-secure world's.
+#[test]
+fn secure_machines_start_a_kernel_in_the_nonsecure_world() {
+    reports("3,secure=on,virtualization=on", 2, "cortex-a57");
+    reports("2,secure=on", 2, "cortex-a57");
 }

@@ -38,6 +38,9 @@ pub struct Props {
     /// Two security states
     #[qapi(name = "has-security-extensions", default = "off")]
     pub security: bool,
+    /// Interrupts belong to the non-secure world after a reset, for a kernel without firmware
+    #[qapi(name = "irq-reset-nonsecure", default = "off")]
+    pub reset_nonsecure: bool,
     /// GICH and GICV register banks
     #[qapi(name = "has-virtualization-extensions", default = "off")]
     pub virtualization: bool,
@@ -138,6 +141,7 @@ struct Outputs {
 pub struct Gicv2 {
     weak: Weak<Gicv2>,
     security: bool,
+    reset_nonsecure: bool,
     regs: Mutex<Regs>,
     outputs: Box<[Outputs]>,
 }
@@ -252,6 +256,7 @@ impl DeviceType for Gicv2 {
         let gic = Arc::new_cyclic(|weak| Gicv2 {
             weak: weak.clone(),
             security: props.security,
+            reset_nonsecure: props.security && props.reset_nonsecure,
             regs: Mutex::new(Regs {
                 ctlr: 0,
                 words: vec![Word::default(); irqs / 32],
@@ -296,6 +301,14 @@ impl Device for Gicv2 {
         // With one CPU all interrupts go there and the registers are RAZ/WI.
         let target = u8::from(self.outputs.len() == 1);
         regs.targets.fill(target);
+        if self.reset_nonsecure {
+            regs.words.iter_mut().for_each(|word| word.group = u32::MAX);
+            for cpu in &mut regs.cpus {
+                cpu.local.group = u32::MAX;
+                // The lowest mask that the non-secure world may change.
+                cpu.pmr = 0x80;
+            }
+        }
     }
 
     fn migration(&self) -> Migration<'_> {

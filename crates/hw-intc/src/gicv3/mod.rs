@@ -46,6 +46,9 @@ pub struct Props {
     /// Two security states
     #[qapi(name = "has-security-extensions", default = "off")]
     pub security: bool,
+    /// Interrupts belong to the non-secure world after a reset, for a kernel without firmware
+    #[qapi(name = "irq-reset-nonsecure", default = "off")]
+    pub reset_nonsecure: bool,
     /// LPIs, which an ITS needs
     #[qapi(name = "has-lpi", default = "off")]
     pub has_lpi: bool,
@@ -123,6 +126,7 @@ impl CpuPart {
 pub struct Gicv3 {
     weak: Weak<Gicv3>,
     security: bool,
+    reset_nonsecure: bool,
     has_lpi: bool,
     /// Guest memory, for the tables of LPIs; only its RAM is used.
     memory: AddressSpace,
@@ -350,6 +354,7 @@ impl DeviceType for Gicv3 {
         let gic = Arc::new_cyclic(|weak| Gicv3 {
             weak: weak.clone(),
             security: props.security,
+            reset_nonsecure: props.security && props.reset_nonsecure,
             has_lpi: props.has_lpi,
             memory: at.world().memory.clone(),
             lasts: last_cpus(&counts),
@@ -396,7 +401,14 @@ impl Device for Gicv3 {
         self.ds.store(!self.security, Ordering::Relaxed);
         self.groups.store(0, Ordering::Relaxed);
         for cpu in &self.cpus {
-            cpu.regs.lock().reset();
+            let mut regs = cpu.regs.lock();
+            regs.reset();
+            if self.reset_nonsecure {
+                regs.local.group = u32::MAX;
+            }
+        }
+        if self.reset_nonsecure {
+            dist.words.iter_mut().for_each(|word| word.group = u32::MAX);
         }
     }
 

@@ -89,6 +89,11 @@ fn layout(plan: &Plan, board: &Board<'_>) -> qapi::Result<arm64::Layout> {
     arm64::plan(kernel, initrd, map::RAM, board.config.ram_size).map_err(misfit)
 }
 
+/// Whether a kernel is started without firmware.
+pub(super) fn is_direct(plan: &Plan, board: &Board<'_>) -> bool {
+    board.config.boot.kernel.is_some() && !has_firmware(&plan.props, board)
+}
+
 /// Places device tree and boot images, and says where the CPUs start.
 pub(super) fn prepare(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<()> {
     let layout = layout(plan, board)?;
@@ -104,7 +109,7 @@ pub(super) fn prepare(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<()> {
     if dtb.len() as u64 > arm64::FDT_SIZE {
         return Err(qapi::Error::generic("the device tree is larger than 1 MiB"));
     }
-    let as_kernel = files.kernel.is_some() && !has_firmware(&plan.props, board);
+    let as_kernel = is_direct(plan, board);
     if let Some(at) = layout.fdt {
         board.load(at, dtb.clone());
     }

@@ -83,6 +83,7 @@ fn create_gic(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<Arc<dyn IrqCon
         ("num-cpu", Value::from(plan.ids.len() as u64)),
         ("num-irq", count),
         ("has-security-extensions", Value::from(plan.props.secure)),
+        ("irq-reset-nonsecure", Value::from(boot::is_direct(plan, board))),
     ];
     let (class, banks) = match plan.gic {
         Gic::V2 => {
