@@ -132,7 +132,7 @@ fn properties(class: &MachineClass, settings: &Settings) -> Step<Value> {
 fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
     let path = |placed: &Option<Placed>| placed.as_ref().map(|placed| placed.value.clone().into());
     MachineConfig {
-        ram_size: settings.memory.unwrap_or(0),
+        ram_size: settings.memory.size,
         cpus: settings.smp.map_or(0, |smp| smp.cpus),
         topology: settings.smp.map(|smp| Topology {
             sockets: smp.sockets,
@@ -152,6 +152,9 @@ fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
         },
         serials,
         max_cpus: settings.smp.map_or(0, |smp| smp.max),
+        ram_slots: settings.memory.slots,
+        max_ram: settings.memory.max,
+        firmware_files: settings.firmware_files.clone(),
         ..MachineConfig::default()
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Settings {
     pub(crate) cpu: Option<Named>,
     pub(crate) accels: Vec<Named>,
     pub(crate) smp: Option<Smp>,
-    pub(crate) memory: Option<u64>,
+    pub(crate) memory: MemorySize,
     pub(crate) kernel: Option<Placed>,
     pub(crate) append: Option<Placed>,
     pub(crate) initrd: Option<Placed>,
@@ -80,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) objects: Vec<Placed>,
     pub(crate) globals: Vec<Placed>,
     pub(crate) gdb: Vec<Placed>,
+    pub(crate) firmware_files: Vec<(String, Vec<u8>)>,
+    pub(crate) fds: Vec<GivenFd>,
     pub(crate) pidfile: Option<Placed>,
     pub(crate) daemonize: bool,
     pub(crate) rtc: Rtc,
@@ -118,7 +120,7 @@ impl Settings {
             "cpu" => self.cpu = Some(named(placed())),
             "accel" => self.accels.push(accel(&placed())?),
             "smp" => self.smp = Some(smp(value).at(place)?),
-            "m" => self.memory = Some(memory(value).at(place)?),
+            "m" => self.memory = memory(value).at(place)?,
             "kernel" => self.kernel = Some(placed()),
             "append" => self.append = Some(placed()),
             "initrd" => self.initrd = Some(placed()),
@@ -162,6 +164,8 @@ impl Settings {
             "set" => self.set(&given)?,
             "gdb" => self.gdb.push(given),
             "s" => self.gdb.push(Placed { place: given.place, value: "tcp::1234".into() }),
+            "fw_cfg" => self.firmware_files.push(firmware_file(&given)?),
+            "add-fd" => self.fds.push(inherited_fd(given)?),
             "pidfile" => self.pidfile = Some(given),
             "daemonize" => self.daemonize = true,
             "rtc" => self.rtc = rtc::parse(&given)?,
@@ -282,6 +286,18 @@ fn smp(text: &str) -> qapi::Result<Smp> {
     let keys = ["cpus", "maxcpus", "sockets", "clusters", "cores", "threads"];
     for (key, value) in value.as_map().unwrap_or(&[]) {
         let path = format!("smp.{key}");
+        if let "drawers" | "books" | "dies" | "modules" = key.as_str() {
+            // One of each is what there is; a level that machines here do not have.
+            match value.as_str().and_then(qapi::parse_int) {
+                Some(1) => continue,
+                Some(0) => {}
+                Some(_) => {
+                    let text = format!("{key} > 1 not supported by this machine's CPU topology");
+                    return Err(qapi::Error::generic(text));
+                }
+                None => return Err(qapi::Error::expects(&path, "integer")),
+            }
+        }
         let slot = keys.iter().position(|known| known == key).and_then(|at| found.get_mut(at));
         let slot = slot.ok_or_else(|| qapi::Error::unexpected(&path))?;
         let number = value.as_str().and_then(qapi::parse_int);
@@ -335,27 +351,111 @@ fn topology(found: [u32; 6]) -> qapi::Result<Smp> {
     Ok(Smp { cpus, max, sockets, clusters, cores, threads })
 }
 
-fn memory(text: &str) -> qapi::Result<u64> {
+/// `-m`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemorySize {
+    /// Bytes at start; 0: the machine's default.
+    pub(crate) size: u64,
+    /// Slots for modules.
+    pub(crate) slots: u32,
+    /// Bytes with all modules; 0: as at start.
+    pub(crate) max: u64,
+}
+
+fn memory(text: &str) -> qapi::Result<MemorySize> {
     let value = Dialect::flat(Some("size")).parse(text)?.value;
-    let mut size = None;
+    let mut memory = MemorySize::default();
     for (key, value) in value.as_map().unwrap_or(&[]) {
-        match (key.as_str(), value.as_str()) {
-            ("size", Some(text)) => size = Some(text.to_owned()),
-            ("slots" | "maxmem", _) => {
-                return Err(qapi::Error::generic(format!(
-                    "'{key}' (memory hotplug) is not built yet in Tinamou"
-                )));
+        let text = value.as_str().unwrap_or_default();
+        let bytes = |unit: u64| {
+            parse_size(text, unit).ok_or_else(|| {
+                qapi::Error::expects(key, "a non-negative number below 2^64").with_hint(
+                    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+                     and exabytes, respectively.",
+                )
+            })
+        };
+        match key.as_str() {
+            "size" => memory.size = bytes(1 << 20)?,
+            "maxmem" => memory.max = bytes(1)?,
+            "slots" => {
+                let number = qapi::parse_int(text).and_then(|n| u32::try_from(n).ok());
+                memory.slots = number.ok_or_else(|| qapi::Error::expects("slots", "a number"))?;
             }
             _ => return Err(qapi::Error::invalid_parameter(key)),
         }
     }
-    let Some(text) = size else { return Ok(128 << 20) };
-    parse_size(&text, 1 << 20).ok_or_else(|| {
-        qapi::Error::expects("size", "a non-negative number below 2^64").with_hint(
-            "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
-             and exabytes, respectively.",
-        )
-    })
+    Ok(memory)
+}
+
+/// `-fw_cfg`: a name and bytes for the guest's firmware; QEMU's warning where the name is unusual.
+fn firmware_file(given: &Placed) -> Step<(String, Vec<u8>)> {
+    let place = given.place.as_str();
+    let value = Dialect::flat(Some("name")).parse(&given.value).at(place)?.value;
+    let mut words = ["name", "file", "string", "gen_id"].map(|key| (key, None));
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        let slot = words.iter_mut().find(|(name, _)| name == key);
+        let slot = slot.ok_or_else(|| qapi::Error::invalid_parameter(key)).at(place)?;
+        slot.1 = value.as_str().map(str::to_owned);
+    }
+    let [(_, name), (_, file), (_, string), (_, generator)] = words;
+    let wanted = "name, plus exactly one of file, string and gen_id, are needed";
+    let sources = [&file, &string, &generator].into_iter().filter(|s| s.is_some()).count();
+    let name = name.filter(|name| !name.is_empty() && sources == 1);
+    let name = name.ok_or_else(|| Stop::at(place, wanted))?;
+    if name.len() > 55 {
+        return Err(Stop::at(place, "name too long (max. 55 char)"));
+    }
+    let data = match (file, string) {
+        (_, Some(text)) => text.into_bytes(),
+        (Some(path), _) => std::fs::read(&path).map_err(|error| {
+            let text = error.to_string();
+            let text = text.split(" (os error").next().unwrap_or_default().to_owned();
+            Stop::at(place, format!("can't load {path}: {text}"))
+        })?,
+        _ => return Err(Stop::at(place, "no object here generates content for fw_cfg")),
+    };
+    if !name.starts_with("opt/") {
+        let text =
+            "warning: externally provided fw_cfg item names should be prefixed with \"opt/\"";
+        crate::fail::say(&format!("{place}: {text}\n"));
+    }
+    Ok((name, data))
+}
+
+/// `-add-fd`: a descriptor that the process inherited, for a set.
+#[derive(Debug)]
+pub(crate) struct GivenFd {
+    pub(crate) place: String,
+    pub(crate) number: i32,
+    pub(crate) set: i64,
+    pub(crate) opaque: Option<String>,
+}
+
+fn inherited_fd(given: Placed) -> Step<GivenFd> {
+    let place = given.place;
+    let value = Dialect::flat(None).parse(&given.value).at(&place)?.value;
+    let (mut number, mut set, mut opaque) = (None, None, None);
+    for (key, value) in value.as_map().unwrap_or(&[]) {
+        let text = value.as_str().unwrap_or_default();
+        let integer = || qapi::parse_int(text).and_then(|n| i64::try_from(n).ok());
+        match key.as_str() {
+            "fd" => number = integer(),
+            "set" => set = integer(),
+            "opaque" => opaque = Some(text.to_owned()),
+            _ => return Err(qapi::Error::invalid_parameter(key)).at(&place),
+        }
+    }
+    let number = number.and_then(|n| i32::try_from(n).ok()).filter(|n| *n >= 0);
+    let number =
+        number.ok_or_else(|| Stop::at(&place, "fd option is required and must be non-negative"))?;
+    if number <= 2 {
+        return Err(Stop::at(&place, "fd cannot be a standard I/O stream"));
+    }
+    let set = set.filter(|set| *set >= 0);
+    let set =
+        set.ok_or_else(|| Stop::at(&place, "set option is required and must be non-negative"))?;
+    Ok(GivenFd { place, number, set, opaque })
 }
 
 fn name(text: &str) -> qapi::Result<Option<String>> {
@@ -451,8 +551,11 @@ mod tests {
 
     #[test]
     fn memory_has_megabytes_as_unit() {
-        assert_eq!(memory("256"), Ok(256 << 20));
-        assert_eq!(memory("size=1.5G"), Ok(3 << 29));
+        assert_eq!(memory("256").map(|m| m.size), Ok(256 << 20));
+        assert_eq!(memory("size=1.5G").map(|m| m.size), Ok(3 << 29));
+        let want = MemorySize { size: 1 << 30, slots: 2, max: 4 << 30 };
+        assert_eq!(memory("1G,slots=2,maxmem=4G"), Ok(want));
+        assert!(memory("1G,slots=x").is_err());
         assert!(memory("12zz").is_err_and(|e| e.desc.contains("non-negative")));
         assert!(memory("1G,foo=1").is_err_and(|e| e.desc == "Invalid parameter 'foo'"));
     }

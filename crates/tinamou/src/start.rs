@@ -152,6 +152,12 @@ fn choose_accel(settings: &Settings, guest: &'static dyn GuestArch) -> Step<Stri
 /// Creates everything in QEMU's order.
 fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     let mut kept = Kept::default();
+    for given in &settings.fds {
+        let missing = |_| Stop::at(&given.place, "fd is not valid or already in use");
+        let fd = host::duplicate_number(given.number).map_err(missing)?;
+        let set = (Some(given.set), given.opaque.clone());
+        vm.fds.add_fd(fd, set.0, set.1).at(&given.place)?;
+    }
     let objects = parse_objects(vm, settings)?;
     for object in objects.iter().filter(|object| object.early) {
         add_object(vm, object)?;
