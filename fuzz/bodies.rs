@@ -146,7 +146,8 @@ fn virtqueue(data: &[u8], features: u32) {
     for queue in 0..3u32 {
         bench.write32(0x30, queue);
         bench.write32(0x38, u32::try_from(1 << (byte(0) % 11)).unwrap_or(8));
-        for (register, at) in [(0x80u64, byte(1) * 16), (0x90, byte(2) * 16), (0xa0, byte(3) * 16)] {
+        for (register, at) in [(0x80u64, byte(1) * 16), (0x90, byte(2) * 16), (0xa0, byte(3) * 16)]
+        {
             let at = RING + at;
             bench.write32(register, u32::try_from(at & 0xffff_ffff).unwrap_or(0));
             bench.write32(register + 4, u32::try_from(at >> 32).unwrap_or(0));

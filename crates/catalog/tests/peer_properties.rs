@@ -132,5 +132,8 @@ fn help_lines_are_understood() {
     let all = parse(text);
     assert_eq!(all["a"].default.as_deref(), Some("on"));
     assert_eq!((all["b"].kind.as_str(), all["b"].default.as_deref()), ("link<rng-backend>", None));
-    assert_eq!((all["c"].text.as_str(), all["c"].default.as_deref()), ("Words (of two)", Some("-1")));
+    assert_eq!(
+        (all["c"].text.as_str(), all["c"].default.as_deref()),
+        ("Words (of two)", Some("-1"))
+    );
 }

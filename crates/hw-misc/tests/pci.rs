@@ -97,7 +97,10 @@ fn the_educational_device_moves_bytes_within_its_reach() {
     // RAM is at 1 TiB, beyond 40 bits: this goes to address 0x100, where there are registers.
     transfer(&bench, (RAM_BASE + 0x100, 0x40000, 16), 1);
     let bench = Bench::of(&edu::CLASS, "dma_mask=0xffffffffffffffff");
-    let slot = { drop(slot); PciSlot::of(&bench) };
+    let slot = {
+        drop(slot);
+        PciSlot::of(&bench)
+    };
     slot.enable();
     slot.set_config(0x44, 4, u32::try_from((RAM_BASE + 0x9000) & 0xffff_ffff).unwrap());
     slot.set_config(0x48, 4, u32::try_from(RAM_BASE >> 32).unwrap());
