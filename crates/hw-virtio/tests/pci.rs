@@ -4,8 +4,11 @@ use device::DeviceClass;
 use hw_virtio::pci;
 use testbench::{Bench, PciSlot, RAM_BASE};
 
+/// An offset and the four words there.
+type Row = (u64, [u32; 4]);
+
 /// First bytes of configuration space of the peer's devices, from a dump of it.
-const PEER: &[(&DeviceClass, &str, &[(u64, [u32; 4])])] = &[
+const PEER: &[(&DeviceClass, &str, &[Row])] = &[
     (
         &pci::RNG,
         "",
