@@ -185,3 +185,70 @@ pub fn pflash(data: &[u8]) {
         };
     }
 }
+
+/// A virtio device behind MMIO transport with its ring, as the driver wrote it: RAM is filled
+/// with the input, then the queue is switched on and notified.
+fn virtqueue(data: &[u8], features: u32) {
+    const RING: u64 = testbench::RAM_BASE;
+    let bench = testbench::Bench::of(&virtio::mmio::CLASS, "force-legacy=off");
+    let props = Dialect::flat(None).parse("packed=on,in_order=on").map(|p| p.value);
+    let props = props.unwrap_or(qapi::Value::Null);
+    let class = &hw_virtio::balloon::CLASS;
+    let Ok(record) = class.build("dut", props, Source::KeyVal, bench.world()) else { return };
+    let Some(bus) = bench.record.buses.first() else { return };
+    if bus.plug(&record).is_err() {
+        return;
+    }
+    let (head, ram) = data.split_at(data.len().min(8));
+    bench.put_ram(0, ram.get(..ram.len().min(0x8000)).unwrap_or_default());
+    bench.write32(0x70, 3);
+    for (half, word) in [(0, 0x3000_0002), (1, features)] {
+        bench.write32(0x24, half);
+        bench.write32(0x20, word);
+    }
+    bench.write32(0x70, 11);
+    let byte = |at: usize| u64::from(head.get(at).copied().unwrap_or(0));
+    for queue in 0..3u32 {
+        bench.write32(0x30, queue);
+        bench.write32(0x38, u32::try_from(1 << (byte(0) % 11)).unwrap_or(8));
+        for (register, at) in [(0x80u64, byte(1) * 16), (0x90, byte(2) * 16), (0xa0, byte(3) * 16)]
+        {
+            let at = RING + at;
+            bench.write32(register, u32::try_from(at & 0xffff_ffff).unwrap_or(0));
+            bench.write32(register + 4, u32::try_from(at >> 32).unwrap_or(0));
+        }
+        bench.write32(0x44, 1);
+    }
+    bench.write32(0x70, 15);
+    for queue in 0..3u32 {
+        bench.write32(0x50, queue);
+        bench.write32(0x50, queue);
+    }
+    let saved = bench.save();
+    assert!(bench.load(&saved).is_ok(), "what was saved loads");
+    bench.write32(0x70, 0);
+    assert_eq!(bench.read32(0x70), 0);
+}
+
+/// Split rings of a hostile driver.
+pub fn virtqueue_split(data: &[u8]) {
+    virtqueue(data, 1);
+}
+
+/// Packed rings of a hostile driver, used in order.
+pub fn virtqueue_packed(data: &[u8]) {
+    virtqueue(data, 1 | 4 | 8);
+}
+
+/// The data of a `secret` that is decrypted.
+pub fn secret(data: &[u8]) {
+    let text = String::from_utf8_lossy(data).into_owned();
+    let key = device::SecretBytes(Arc::from([7u8; 32]));
+    for format in [objects::secret::Format::Raw, objects::secret::Format::Base64] {
+        let iv = Some("MDEyMzQ1Njc4OWFiY2RlZg==".to_owned());
+        let data = Some(text.clone());
+        let props = objects::secret::Props { data, file: None, format, keyid: None, iv };
+        _ = objects::secret::value(&props, Some(&key));
+        _ = objects::secret::value(&props, None);
+    }
+}

@@ -21,10 +21,14 @@ impl Random {
 
 /// Inputs of random words and random bytes.
 fn run(words: &[&[u8]], body: fn(&[u8])) {
+    run_long(words, body, 24);
+}
+
+fn run_long(words: &[&[u8]], body: fn(&[u8]), most: usize) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for _ in 0..4000 {
         let mut input = Vec::new();
-        for _ in 0..random.at(24) {
+        for _ in 0..random.at(most) {
             if random.at(6) == 0 {
                 input.push(u8::try_from(random.at(256)).unwrap_or(0));
             } else if let Some(word) = words.get(random.at(words.len())) {
@@ -145,4 +149,35 @@ fn pflash() {
         let input: Vec<u8> = (0..600).map(|_| u8::try_from(random.at(256)).unwrap_or(0)).collect();
         bodies::pflash(&input);
     }
+}
+
+/// Pieces of rings: addresses in RAM, lengths, flags and small indices.
+const RINGS: [&[u8]; 12] = [
+    b"\0\0\0\0\0\x01\0\0",
+    b"\0\x10\0\0\0\x01\0\0",
+    b"\0\x02\0\0\0\x01\0\0\x20\0\0\0\x04\0\0\0",
+    b"\0\x02\0\0\0\x01\0\0\x10\0\0\0\x02\0\0\0",
+    b"\0\x02\0\0\0\x01\0\0\x10\0\0\0\x01\0\x01\0",
+    b"\0\x02\0\0\0\x01\0\0\x10\0\0\0\x05\0\x80\0",
+    b"\0\x02\0\0\0\x01\0\0\x10\0\0\0\x05\0\x81\0",
+    b"\x10\0\0\0",
+    b"\xff\xff",
+    b"\0\0",
+    b"\x01\0",
+    b"\x02\0",
+];
+
+#[test]
+fn virtqueue_split() {
+    run_long(&RINGS, bodies::virtqueue_split, 80);
+}
+
+#[test]
+fn virtqueue_packed() {
+    run_long(&RINGS, bodies::virtqueue_packed, 80);
+}
+
+#[test]
+fn secret() {
+    run(&[b"YWJj", b"=", b"MDEyMzQ1Njc4OWFiY2RlZg==", b"*", b"\n"], bodies::secret);
 }

@@ -20,7 +20,8 @@ pub fn help(class: &ObjectClass) -> String {
     if members.is_empty() {
         return format!("There are no options for {}.\n", class.name);
     }
-    members.sort_by_key(|m| m.name);
+    // As the peer sorts: by the line, where '-' comes before '='.
+    members.sort_by_key(|m| format!("{}=", m.name));
     let mut text = format!("{} options:\n", class.name);
     for member in members {
         let head = format!("  {}=<{}>", member.name, type_name((member.ty)()));

@@ -50,11 +50,13 @@ impl Entropy for RngBuiltin {
     }
 }
 
+type Call = Box<dyn FnOnce() + Send>;
+
 /// Entropy from a file.
 pub struct RngRandom {
     file: Arc<File>,
     /// Who waits for bytes; the first of them has a thread that watches the file.
-    waiting: Arc<Mutex<Vec<Box<dyn FnOnce() + Send>>>>,
+    waiting: Arc<Mutex<Vec<Call>>>,
 }
 
 impl ObjectType for RngRandom {

@@ -5,7 +5,8 @@ use crate::{Kind, Member, TypeInfo};
 /// One line of an options list: `  name=<type>          - doc (default: …)`.
 pub fn option_lines(members: &[&Member]) -> Vec<String> {
     let mut sorted: Vec<_> = members.iter().collect();
-    sorted.sort_by_key(|member| member.name);
+    // As QEMU sorts: by the line, where '-' comes before '='.
+    sorted.sort_by_key(|member| format!("{}=", member.name));
     sorted.into_iter().map(|member| option_line(member)).collect()
 }
 

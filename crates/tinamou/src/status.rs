@@ -41,6 +41,7 @@ fn every_row_is_built_and_everything_built_has_a_row() {
         catalog::GUESTS.iter().flat_map(|guest| guest.models()).map(|model| model.name),
     );
     check("Devices", catalog::DEVICES.iter().map(|class| class.name));
+    check("User-made objects", catalog::OBJECTS.iter().map(|class| class.name));
     check("Accelerators", catalog::ACCELS.iter().map(|accel| accel.name()));
     check("Character back ends", catalog::CHARDEVS.iter().map(|class| class.name));
     check("QMP commands", vmm::commands::COMMANDS.iter().map(|command| command.name));

@@ -184,7 +184,8 @@ impl Mapping {
             None => {
                 let how = if self.shared { Advice::LinuxRemove } else { Advice::LinuxDontNeed };
                 // SAFETY: the range is ours; its users read raw bytes and may find zeroes.
-                Ok(unsafe { madvise(ptr, len, how)? })
+                unsafe { madvise(ptr, len, how)? };
+                Ok(())
             }
         }
     }
@@ -196,7 +197,8 @@ impl Mapping {
     pub fn populate(&self, at: usize, len: usize) -> io::Result<()> {
         let ptr = self.range(at, len)?;
         // SAFETY: the range is ours and populating changes no contents.
-        Ok(unsafe { madvise(ptr, len, Advice::LinuxPopulateWrite)? })
+        unsafe { madvise(ptr, len, Advice::LinuxPopulateWrite)? };
+        Ok(())
     }
 
     /// Lets the kernel share equal pages, or not; failure is harmless and ignored.
