@@ -10,7 +10,7 @@ use std::{
 use vm_tests::{Vm, guest, scratch};
 
 /// Seconds for a boot with everything after it.
-const LIMIT: u64 = 30;
+const LIMIT: u64 = 180;
 
 /// Modules of the drivers, in the order they need each other.
 const MODULES: &str = "virtio/virtio_mmio virtio/virtio_pci_legacy_dev virtio/virtio_pci_modern_dev \
