@@ -31,7 +31,9 @@ pub mod ec {
     pub const PC_ALIGNMENT: u64 = 0x22;
     pub const DABT_LOWER: u64 = 0x24;
     pub const SP_ALIGNMENT: u64 = 0x26;
+    pub const BREAKPOINT_LOWER: u64 = 0x30;
     pub const STEP_LOWER: u64 = 0x32;
+    pub const WATCHPOINT_LOWER: u64 = 0x34;
     pub const BRK: u64 = 0x3c;
 }
 
@@ -115,8 +117,12 @@ impl ArmCpu {
     /// Moves to another EL and SP selection, exchanging the SP in use.
     pub fn switch_sp(&mut self, el: u8, sp_sel: bool) {
         self.sp_bank[Self::sp_index(&self.pstate)] = self.x[31];
+        let moved = self.pstate.el != el & 3;
         self.pstate.el = el & 3;
         self.pstate.sp_sel = sp_sel;
+        if moved && self.system.pmu_live {
+            self.update_pmu();
+        }
         self.x[31] = self.sp_bank[Self::sp_index(&self.pstate)];
     }
 
@@ -494,7 +500,7 @@ pub fn illegal_state(cx: &mut HelperCx<'_, ArmCpu>, _: [u64; 4]) -> u64 {
 /// Software step exception; PC is already at the next instruction.
 pub fn step_done(cx: &mut HelperCx<'_, ArmCpu>, _: [u64; 4]) -> u64 {
     let cpu = &mut *cx.cpu;
-    let target = cpu.sync_target();
+    let target = cpu.debug_target();
     let class = ec::STEP_LOWER + u64::from(target == cpu.pstate.el);
     cpu.pstate.ss = false;
     cpu.take_sync(target, class, 0x22);

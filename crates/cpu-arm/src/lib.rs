@@ -8,6 +8,7 @@
 
 pub mod arch;
 pub mod cpu;
+pub mod debug;
 pub mod decode;
 pub mod exception;
 pub mod features;
@@ -16,8 +17,10 @@ pub mod helpers;
 pub mod mmu;
 pub mod models;
 pub mod pauth;
+pub mod pmu;
 mod props;
 pub mod qarma;
+pub mod saved;
 pub mod state;
 pub mod sysreg;
 pub mod system;

@@ -120,7 +120,7 @@ pub(crate) fn apply(f: &mut Features, props: &[(String, String)]) -> Result<()> 
         qarma3: false,
         qarma5: false,
         default_qarma5: false,
-        pmu: false,
+        pmu: true,
         vfp: true,
         neon: true,
         cfgend: false,

@@ -60,7 +60,7 @@ fn config(cpus: u32) -> MachineConfig {
 }
 
 /// Nodes the peer has and we do not: the devices are not built yet.
-const ABSENT: &[&str] = &["/platform-bus@c000000", "/pmu", "/intc@8000000/its@8080000", "/flash@0"];
+const ABSENT: &[&str] = &["/platform-bus@c000000", "/intc@8000000/its@8080000", "/flash@0"];
 /// Properties that are random.
 const RANDOM: &[&str] = &["rng-seed", "kaslr-seed"];
 
