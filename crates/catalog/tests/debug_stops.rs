@@ -215,6 +215,9 @@ fn a_saved_cpu_goes_on_in_a_fresh_one() {
         // The memory of the other machine was not copied: the load reads its own.
         let lap = |b: &Bench| (0..8).map(|_| b.go(RunAs::Step)).collect::<Vec<_>>();
         assert_eq!(lap(b), lap(&other));
-        assert_eq!(other.cpu(|cpu| (cpu.v[3], cpu.nzcv())), (0x1122_3344_5566_7788_99aa_bbcc_ddee_ff00, 0b1010));
+        assert_eq!(
+            other.cpu(|cpu| (cpu.v[3], cpu.nzcv())),
+            (0x1122_3344_5566_7788_99aa_bbcc_ddee_ff00, 0b1010)
+        );
     });
 }
