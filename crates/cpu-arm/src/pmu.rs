@@ -19,7 +19,7 @@ pub const COUNTERS: usize = 6;
 pub const CYCLES: usize = 31;
 const SLOTS: usize = COUNTERS + 1;
 /// Implemented bits of the enable and overflow registers.
-pub const MASK: u64 = 1 << 31 | (1 << COUNTERS) - 1;
+pub const MASK: u64 = (1 << 31) | ((1 << COUNTERS) - 1);
 
 /// PMCR_EL0.E, P, C, D, X, DP, LC, LP.
 mod pmcr {
