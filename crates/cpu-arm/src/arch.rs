@@ -103,7 +103,7 @@ impl GuestArch for AArch64 {
         let cluster = Arc::new(Cluster { cpus: shared.clone(), run: Arc::clone(&config.run) });
         let units = shared.into_iter().enumerate().map(|(index, (id, shared))| {
             let timers = Timers::new(&config.clock, features.cntfrq);
-            let pmu = Pmu::new(&config.clock);
+            let pmu = Pmu::new(&config.clock, features.id.dfr0 >> 8 & 15 >= 6);
             let has_pmu = features.pmu();
             let system = System {
                 index,

@@ -383,6 +383,8 @@ impl ArmCpu {
     }
 
     fn after_call(&mut self) {
+        // The call is a step of its own (SSAdvance).
+        self.pstate.ss = false;
         let next = self.env.pc().wrapping_add(4);
         self.env.set_pc(next);
     }
@@ -497,12 +499,13 @@ pub fn illegal_state(cx: &mut HelperCx<'_, ArmCpu>, _: [u64; 4]) -> u64 {
     0
 }
 
-/// Software step exception; PC is already at the next instruction.
-pub fn step_done(cx: &mut HelperCx<'_, ArmCpu>, _: [u64; 4]) -> u64 {
+/// Software step exception; PC is already at the next instruction. Immediate: 1 after a load-exclusive.
+pub fn step_done(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     let cpu = &mut *cx.cpu;
     let target = cpu.debug_target();
     let class = ec::STEP_LOWER + u64::from(target == cpu.pstate.el);
     cpu.pstate.ss = false;
-    cpu.take_sync(target, class, 0x22);
+    // ISV, EX.
+    cpu.take_sync(target, class, 1 << 24 | (args[3] & 1) << 6 | 0x22);
     0
 }

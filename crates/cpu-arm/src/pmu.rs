@@ -63,6 +63,8 @@ struct Regs {
     running: [bool; SLOTS],
     since: u64,
     gate: Gate,
+    /// PMUv3p5: event counters have 64 bits, whatever overflow means.
+    wide: bool,
 }
 
 /// The registers of a PMU as they are saved.
@@ -148,8 +150,9 @@ impl Regs {
         let new = old.wrapping_add(by);
         let width = self.width(n);
         let over = if width == 64 { new < old } else { (old & 0xffff_ffff) + by > 0xffff_ffff };
-        // Event counters have 64 bits with PMUv3p5; without the long event flag they wrap at 32.
-        self.values[n] = if width == 64 || n == COUNTERS { new } else { new & 0xffff_ffff };
+        // Before PMUv3p5 event counters have 32 bits.
+        self.values[n] =
+            if self.wide || width == 64 || n == COUNTERS { new } else { new & 0xffff_ffff };
         if over {
             self.overflow |= bit(n);
         }
@@ -182,9 +185,9 @@ impl Regs {
 }
 
 impl Pmu {
-    /// A PMU on the guest's clock.
+    /// A PMU on the guest's clock; `wide`: PMUv3p5 event counters.
     #[must_use]
-    pub fn new(clock: &Clock) -> Arc<Self> {
+    pub fn new(clock: &Clock, wide: bool) -> Arc<Self> {
         Arc::new_cyclic(|me: &Weak<Self>| {
             let me = me.clone();
             let alarm = clock.timer(move || {
@@ -192,7 +195,8 @@ impl Pmu {
                     p.change(|_| {});
                 }
             });
-            Self { clock: clock.clone(), regs: Mutex::default(), alarm, out: IrqOut::new() }
+            let regs = Mutex::new(Regs { wide, ..Regs::default() });
+            Self { clock: clock.clone(), regs, alarm, out: IrqOut::new() }
         })
     }
 
@@ -279,8 +283,7 @@ impl Pmu {
     pub fn set_value(&self, n: usize, v: u64) {
         let event = n != CYCLES;
         self.change(|r| {
-            let long = r.pmcr & pmcr::LP != 0;
-            r.values[slot(n)] = if event && !long { v & 0xffff_ffff } else { v };
+            r.values[slot(n)] = if event && !r.wide { v & 0xffff_ffff } else { v };
         });
     }
 
@@ -292,7 +295,7 @@ impl Pmu {
 
     /// Writes it.
     pub fn set_filter(&self, n: usize, v: u64) {
-        let mask = if n == CYCLES { 0xfc00_0000 } else { 0xfc00_ffff };
+        let mask = if n == CYCLES { 0xfc00_0000 } else { 0xfe00_ffff };
         self.change(|r| r.types[slot(n)] = v & mask);
     }
 
