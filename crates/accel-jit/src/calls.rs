@@ -4,7 +4,7 @@
 //! `env.engine` on this thread right before; nothing else refers to it while generated code runs.
 
 use jit_ir::backend::RuntimeCalls;
-use jit_ir::{JitCpu, MemDesc, MemFault, RmwKind, eval};
+use jit_ir::{AccessKind, JitCpu, MemDesc, MemFault, RmwKind, eval};
 
 use crate::vcpu::{Core, JitVcpu};
 
@@ -146,6 +146,11 @@ impl Core {
         va: u64,
         desc: MemDesc,
     ) -> Result<u128, MemFault> {
+        let bytes = u64::from(desc.bytes());
+        if desc.is_within16() && bytes < 16 && (va & 15) + bytes > 16 {
+            // As observed of QEMU: with FEAT_LSE2 it is reported as of a write.
+            return Err(cpu.alignment_fault(va, AccessKind::Write));
+        }
         // Of 16 bytes each half is single-copy atomic, the whole is not yet: a torn value makes the
         // store-exclusive fail, since that compares all of it.
         let v = self.do_load(cpu, va, desc)?;

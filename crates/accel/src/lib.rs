@@ -82,7 +82,8 @@ pub struct Boot {
 pub trait CpuHandle: Send + Sync {
     /// Interrupt inputs, numbered as `device::cpu_input`.
     fn input(&self) -> Arc<dyn IrqSink>;
-    /// An interrupt output by name (Arm: "cntp", "cntv", "cnthp", "cnthv", "cntps").
+    /// An interrupt output by name (Arm: "cntp", "cntv", "cnthp", "cnthv", "cntps",
+    /// and "pmu" if the CPU has one).
     fn output(&self, name: &str) -> Option<Arc<IrqOut>>;
     /// Attaches system registers that a device implements. Before the first run only.
     fn attach_system_registers(&self, bank: Arc<dyn SystemRegisters>);

@@ -192,3 +192,34 @@ fn memory_is_written_through_the_debugger() {
         assert!(!b.vm.write_virtual(0, 0x5000_0000, &[0]), "no memory there");
     });
 }
+
+#[test]
+fn a_saved_cpu_goes_on_in_a_fresh_one() {
+    use vmstate::{StateReader, StateWriter};
+    both(|b| {
+        b.vm.insert_breakpoint(LOAD).expect("inserted");
+        b.go(RunAs::Run);
+        let saved = b.cpu(|cpu| {
+            cpu.v[3] = 0x1122_3344_5566_7788_99aa_bbcc_ddee_ff00;
+            cpu.set_nzcv(0b1010);
+            let mut w = StateWriter::new();
+            cpu.write_state(&mut w);
+            w.into_bytes()
+        });
+        let other = bench(None);
+        other.cpu(|cpu| {
+            for cut in [0, 1, saved.len() / 2, saved.len() - 1] {
+                assert!(cpu.read_state(&mut StateReader::new(&saved[..cut])).is_err());
+            }
+            assert_eq!(cpu.x[0], 0, "a broken stream changes nothing");
+            cpu.read_state(&mut StateReader::new(&saved)).expect("loaded");
+        });
+        // The memory of the other machine was not copied: the load reads its own.
+        let lap = |b: &Bench| (0..8).map(|_| b.go(RunAs::Step)).collect::<Vec<_>>();
+        assert_eq!(lap(b), lap(&other));
+        assert_eq!(
+            other.cpu(|cpu| (cpu.v[3], cpu.nzcv())),
+            (0x1122_3344_5566_7788_99aa_bbcc_ddee_ff00, 0b1010)
+        );
+    });
+}

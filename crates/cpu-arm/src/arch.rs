@@ -9,6 +9,7 @@ use device::{IrqOut, IrqSink};
 use jit_ir::Translator;
 
 use crate::features::Features;
+use crate::pmu::Pmu;
 use crate::props;
 use crate::state::ArmCpu;
 use crate::system::{Cluster, CpuShared, System, TIMER_NAMES, Timers};
@@ -36,6 +37,8 @@ const MODELS: &[CpuModel] = &[
 struct Handle {
     shared: Arc<CpuShared>,
     timers: Arc<Timers>,
+    pmu: Arc<Pmu>,
+    has_pmu: bool,
     id: u64,
     model: &'static CpuModel,
     pa_range: usize,
@@ -46,6 +49,9 @@ impl CpuHandle for Handle {
         Arc::<CpuShared>::clone(&self.shared)
     }
     fn output(&self, name: &str) -> Option<Arc<IrqOut>> {
+        if name == "pmu" {
+            return self.has_pmu.then(|| Arc::clone(&self.pmu.out));
+        }
         let n = TIMER_NAMES.iter().position(|t| *t == name)?;
         self.timers.outs.get(n).cloned()
     }
@@ -111,19 +117,24 @@ impl GuestArch for AArch64 {
         let cluster = Arc::new(Cluster { cpus: shared.clone(), run: Arc::clone(&config.run) });
         let units = shared.into_iter().enumerate().map(|(index, (id, shared))| {
             let timers = Timers::new(&config.clock, features.cntfrq);
+            let pmu = Pmu::new(&config.clock, features.id.dfr0 >> 8 & 15 >= 6);
+            let has_pmu = features.pmu();
             let system = System {
                 index,
                 mpidr: id | 1 << 31,
                 shared: Arc::clone(&shared),
                 cluster: Arc::clone(&cluster),
                 timers: Arc::clone(&timers),
+                pmu: Arc::clone(&pmu),
+                pmu_live: false,
                 psci: config.firmware_calls,
                 waiting: false,
                 mode_cache: [None; 4],
                 rng: 0x5eed_0000 ^ id ^ config.clock.now_ns(),
             };
             let cpu = ArmCpu::new(Arc::clone(&features), system);
-            CpuUnit { cpu, handle: Arc::new(Handle { shared, timers, id, model, pa_range }) }
+            let handle = Handle { shared, timers, pmu, has_pmu, id, model, pa_range };
+            CpuUnit { cpu, handle: Arc::new(handle) }
         });
         let units = units.collect();
         let translator: Arc<dyn Translator> = Arc::new(ArmTranslator::for_model(&features));

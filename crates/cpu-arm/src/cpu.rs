@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jit_ir::cpu::TlbTag;
-use jit_ir::{AccessKind, CodeMode, JitCpu, JitEnv, MemFault, PageMap, PhysMem, Wake};
+use jit_ir::{AccessKind, CodeMode, DebugPoints, JitCpu, JitEnv, MemFault, PageMap, PhysMem, Wake};
 
 use crate::features::{Features, Impdef};
 use crate::state::{ArmCpu, ModeKey, Pstate};
@@ -74,6 +74,7 @@ impl ArmCpu {
         }
         let last = self.system.cluster.cpus.len().saturating_sub(1).min(3) as u64;
         self.set_sys(Reg::L2CTLR_EL1, last << 24);
+        self.set_sys(Reg::OSLSR_EL1, 0xa); // implemented, locked
         self.set_sys(Reg::CNTFRQ_EL0, self.features.cntfrq);
         self.set_sys(Reg::VPIDR_EL2, self.features.id.midr);
         self.set_sys(Reg::VMPIDR_EL2, self.system.mpidr);
@@ -110,6 +111,9 @@ impl ArmCpu {
         self.env.clear_exclusive();
         self.system.waiting = false;
         self.system.timers.reset();
+        self.system.pmu.reset();
+        self.system.pmu_live = false;
+        self.set_sys(Reg::MDCR_EL2, if self.features.pmu() { 6 } else { 0 });
     }
 
     /// The exception level that a non-secure guest starts in by PSCI CPU_ON.
@@ -144,16 +148,6 @@ impl ArmCpu {
         if self.features.el3 && self.sys(Reg::CPTR_EL3) >> 10 & 1 != 0 { 3 } else { 0 }
     }
 
-    /// Software step is enabled for the current level (MDSCR_EL1.SS and the masks).
-    fn step_enabled(&self) -> bool {
-        let mdscr = self.sys(Reg::MDSCR_EL1);
-        let el = self.pstate.el;
-        let target = self.el0_trap_target();
-        let from_here =
-            el < target || (el == target && mdscr >> 13 & 1 != 0 && self.pstate.daif & 8 == 0);
-        mdscr & 1 != 0 && from_here
-    }
-
     /// Drops the cached mode keys: a register that they depend on changed.
     pub fn forget_mode(&mut self) {
         self.system.mode_cache = [None; 4];
@@ -162,7 +156,7 @@ impl ArmCpu {
     /// Software step is enabled here.
     #[must_use]
     pub fn steps(&self) -> bool {
-        self.sys(Reg::MDSCR_EL1) & 1 != 0 && self.step_enabled()
+        self.sys(Reg::MDSCR_EL1) & 1 != 0 && self.debug_open()
     }
 
     /// What of the mode key follows from system registers and the exception level.
@@ -290,7 +284,7 @@ impl JitCpu for ArmCpu {
         if self.pstate.il {
             // The translator raises it: every block of this mode starts with the exception.
         } else if self.steps() && !self.pstate.ss {
-            let target = self.sync_target();
+            let target = self.debug_target();
             let class = crate::exception::ec::STEP_LOWER + u64::from(target == self.pstate.el);
             self.take_sync(target, class, 0x22);
         }
@@ -308,6 +302,18 @@ impl JitCpu for ArmCpu {
         self.cold(el, pc, boot.arg);
         *self.system.shared.power.lock() = Power { on: !boot.powered_off, start: None };
         self.system.shared.attention.store(true, Ordering::Release);
+    }
+
+    fn debug_points(&mut self) -> DebugPoints {
+        self.covered()
+    }
+
+    fn breakpoint(&mut self) -> bool {
+        self.take_breakpoint()
+    }
+
+    fn watchpoint(&mut self, va: u64, len: u64, kind: AccessKind) -> Option<MemFault> {
+        self.watch_hit(va, len, kind)
     }
 
     fn runnable(&mut self) -> bool {

@@ -31,7 +31,9 @@ pub mod ec {
     pub const PC_ALIGNMENT: u64 = 0x22;
     pub const DABT_LOWER: u64 = 0x24;
     pub const SP_ALIGNMENT: u64 = 0x26;
+    pub const BREAKPOINT_LOWER: u64 = 0x30;
     pub const STEP_LOWER: u64 = 0x32;
+    pub const WATCHPOINT_LOWER: u64 = 0x34;
     pub const BRK: u64 = 0x3c;
 }
 
@@ -126,9 +128,13 @@ impl ArmCpu {
     pub fn switch_sp(&mut self, el: u8, sp_sel: bool) {
         self.sp_bank[Self::sp_index(&self.pstate)] = self.x[31];
         let before = self.pstate.el;
+        let moved = before != el & 3;
         self.pstate.el = el & 3;
         self.tell_gic(before);
         self.pstate.sp_sel = sp_sel;
+        if moved && self.system.pmu_live {
+            self.update_pmu();
+        }
         self.x[31] = self.sp_bank[Self::sp_index(&self.pstate)];
     }
 
@@ -389,6 +395,8 @@ impl ArmCpu {
     }
 
     fn after_call(&mut self) {
+        // The call is a step of its own (SSAdvance).
+        self.pstate.ss = false;
         let next = self.env.pc().wrapping_add(4);
         self.env.set_pc(next);
     }
@@ -503,12 +511,13 @@ pub fn illegal_state(cx: &mut HelperCx<'_, ArmCpu>, _: [u64; 4]) -> u64 {
     0
 }
 
-/// Software step exception; PC is already at the next instruction.
-pub fn step_done(cx: &mut HelperCx<'_, ArmCpu>, _: [u64; 4]) -> u64 {
+/// Software step exception; PC is already at the next instruction. Immediate: 1 after a load-exclusive.
+pub fn step_done(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     let cpu = &mut *cx.cpu;
-    let target = cpu.sync_target();
+    let target = cpu.debug_target();
     let class = ec::STEP_LOWER + u64::from(target == cpu.pstate.el);
     cpu.pstate.ss = false;
-    cpu.take_sync(target, class, 0x22);
+    // ISV, EX.
+    cpu.take_sync(target, class, 1 << 24 | (args[3] & 1) << 6 | 0x22);
     0
 }

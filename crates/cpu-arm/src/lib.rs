@@ -8,6 +8,7 @@
 
 pub mod arch;
 pub mod cpu;
+pub mod debug;
 pub mod decode;
 pub mod exception;
 mod expansion;
@@ -18,8 +19,10 @@ pub mod helpers;
 pub mod mmu;
 pub mod models;
 pub mod pauth;
+pub mod pmu;
 mod props;
 pub mod qarma;
+pub mod saved;
 pub mod state;
 pub mod sysreg;
 pub mod system;

@@ -669,6 +669,10 @@ impl ArmCpu {
 
     /// Takes the exception for a fault at PC.
     pub fn take_abort(&mut self, f: MemFault) {
+        if f.code & crate::debug::WATCHPOINT != 0 {
+            self.take_watchpoint(f);
+            return;
+        }
         let stage2 = f.code & STAGE2 != 0;
         let tge_el0 = self.pstate.el == 0 && self.hcr() >> 27 & 1 != 0;
         let target = if stage2 || tge_el0 { 2 } else { self.sync_target() };

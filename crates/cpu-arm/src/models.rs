@@ -42,6 +42,7 @@ pub const MAX_LACKS: &[Lack] = &[
     lack("ID_AA64MMFR0_EL1", 28, 1, 0, "52-bit addresses with 4 KiB pages"),
     lack("ID_AA64MMFR0_EL1", 32, 3, 2, "stage 2 of the same, 16 KiB"),
     lack("ID_AA64MMFR0_EL1", 40, 3, 2, "stage 2 of the same, 4 KiB"),
+    lack("ID_AA64MMFR0_EL1", 60, 2, 1, "CNTPOFF_EL2"),
     lack("ID_AA64MMFR0_EL1", 56, 1, 0, "fine-grained traps"),
     lack("ID_AA64MMFR1_EL1", 44, 1, 0, "alternate floating-point behaviour (FPCR.AH, NEP, FIZ)"),
     lack("ID_AA64MMFR2_EL1", 16, 1, 0, "52-bit virtual addresses with 64 KiB pages"),

@@ -120,7 +120,7 @@ pub(crate) fn apply(f: &mut Features, props: &[(String, String)]) -> Result<()> 
         qarma3: false,
         qarma5: false,
         default_qarma5: false,
-        pmu: false,
+        pmu: true,
         vfp: true,
         neon: true,
         cfgend: false,
@@ -254,7 +254,8 @@ mod tests {
 
     #[test]
     fn registers_follow_the_properties() {
-        let f = with("cortex-a57", &[("midr", "0x1234"), ("cfgend", "on")]).unwrap();
+        let f =
+            with("cortex-a57", &[("pmu", "off"), ("midr", "0x1234"), ("cfgend", "on")]).unwrap();
         assert_eq!((f.id.midr, f.pmu(), f.sctlr >> 25 & 1), (0x1234, false, 1));
         let f = with("max", &[("cntfrq", "100000"), ("reset-cbar", "4096")]).unwrap();
         assert_eq!((f.cntfrq, f.cbar), (100_000, 4096));

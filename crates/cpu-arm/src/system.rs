@@ -15,6 +15,7 @@ use evloop::{Clock, Timer};
 use jit_ir::HelperCx;
 use parking_lot::Mutex;
 
+use crate::pmu::Pmu;
 use crate::state::{ArmCpu, ModeKey};
 
 /// A callback that makes a vCPU leave translated code.
@@ -112,6 +113,18 @@ struct TimerRegs {
     ctl: [u32; 5],
     cval: [u64; 5],
     cntvoff: u64,
+}
+
+/// The registers of the timers as they are saved, in [`TimerId`] order. The count is the guest clock's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, derive::VmState)]
+#[vmstate(name = "arm-timers", version = 1)]
+pub struct TimerState {
+    /// CNTx_CTL without ISTATUS.
+    pub ctl: [u32; 5],
+    /// CNTx_CVAL.
+    pub cval: [u64; 5],
+    /// CNTVOFF_EL2.
+    pub cntvoff: u64,
 }
 
 /// The generic timers of one CPU.
@@ -225,8 +238,20 @@ impl Timers {
 
     /// Cold state.
     pub fn reset(&self) {
+        self.load(&TimerState::default());
+    }
+
+    /// The registers.
+    #[must_use]
+    pub fn save(&self) -> TimerState {
+        let r = self.regs.lock();
+        TimerState { ctl: r.ctl, cval: r.cval, cntvoff: r.cntvoff }
+    }
+
+    /// Replaces the registers and drives outputs and alarms anew.
+    pub fn load(&self, s: &TimerState) {
         let mut r = self.regs.lock();
-        *r = TimerRegs::default();
+        *r = TimerRegs { ctl: s.ctl.map(|c| c & 3), cval: s.cval, cntvoff: s.cntvoff };
         for n in 0..5 {
             self.update(&r, n);
         }
@@ -245,6 +270,10 @@ pub struct System {
     pub cluster: Arc<Cluster>,
     /// Generic timers.
     pub timers: Arc<Timers>,
+    /// Performance monitors.
+    pub pmu: Arc<Pmu>,
+    /// A counter is enabled: changes of the exception level matter to the PMU.
+    pub pmu_live: bool,
     /// PSCI conduit.
     pub psci: FirmwareCalls,
     /// Waiting for an interrupt (WFI).

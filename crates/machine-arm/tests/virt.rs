@@ -72,7 +72,7 @@ fn config(cpus: u32) -> MachineConfig {
 }
 
 /// Nodes the peer has and we do not: the devices are not built yet.
-const ABSENT: &[&str] = &["/pmu"];
+const ABSENT: &[&str] = &[];
 /// Properties that are random.
 const RANDOM: &[&str] = &["rng-seed", "kaslr-seed"];
 

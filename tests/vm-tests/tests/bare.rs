@@ -8,6 +8,12 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("pages", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("selfmod", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("atomics", &["-M", "virt", "-cpu", "max", "-smp", "4"]),
+    ("ids-cortex-a53", &["-M", "virt", "-cpu", "cortex-a53"]),
+    ("ids-cortex-a57", &["-M", "virt", "-cpu", "cortex-a57"]),
+    ("ids-cortex-a72", &["-M", "virt", "-cpu", "cortex-a72"]),
+    ("ids-cortex-a76", &["-M", "virt", "-cpu", "cortex-a76"]),
+    ("ids-neoverse-n1", &["-M", "virt", "-cpu", "neoverse-n1"]),
+    ("debug-pmu", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("timer-gicv2", &["-M", "virt,gic-version=2", "-cpu", "cortex-a57"]),
     ("timer-gicv3", &["-M", "virt,gic-version=3", "-cpu", "cortex-a57"]),
 ];

@@ -6,6 +6,7 @@
 //! registers, the PMU.
 
 mod identity;
+mod pmu;
 mod special;
 mod system_insns;
 pub mod table;
@@ -18,7 +19,7 @@ pub use system_insns::{dc_zva, sys_insn};
 pub use table::{PLAIN, REGS, Reg, exists, inline_slot};
 
 use crate::state::ArmCpu;
-use table::{CONTEXT, IRQS, Plain, READ_ONLY, VM, plain, redirect_e2h};
+use table::{CONTEXT, DEBUG, IRQS, Plain, READ_ONLY, VM, plain, redirect_e2h};
 
 /// Why an access is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Changed {
     pub mode: bool,
     /// Interrupt masking or routing.
     pub irqs: bool,
+    /// What debug registers cover.
+    pub debug: bool,
 }
 
 /// All mmu indices.
@@ -116,7 +119,24 @@ impl ArmCpu {
         if to_el3 && el < 3 && self.features.el3 {
             return Err(Trap::To(3));
         }
+        if p.enc >> 14 == 2 {
+            return self.check_debug(p.enc);
+        }
         self.check_optional(p, write)
+    }
+
+    /// MDCR_EL2.{TDA, TDOSA, TDE} and MDCR_EL3.{TDA, TDOSA} for debug registers.
+    fn check_debug(&self, enc: u16) -> Result<(), Trap> {
+        let el = self.pstate.el;
+        // The OS lock's registers have CRn = 1.
+        let bit = if enc >> 7 & 15 == 1 { 10 } else { 9 };
+        let mdcr = self.sys(Reg::MDCR_EL2);
+        let two = el < 2 && self.el2_enabled();
+        if two && (mdcr >> bit & 1 != 0 || mdcr >> 8 & 1 != 0 || self.hcr() >> 27 & 1 != 0) {
+            return Err(Trap::To(2));
+        }
+        let three = self.features.el3 && el < 3 && self.sys(Reg::MDCR_EL3) >> bit & 1 != 0;
+        if three { Err(Trap::To(3)) } else { Ok(()) }
     }
 
     /// Traps of registers that came with a feature.
@@ -179,10 +199,14 @@ impl ArmCpu {
         let old = self.sys(p.reg);
         let v = self.legal(p.reg, v);
         self.set_sys(p.reg, v);
+        if p.reg == Reg::MDCR_EL2 && self.system.pmu_live {
+            self.update_pmu();
+        }
         Ok(Changed {
             context: p.flags & CONTEXT != 0 && old != v,
             mode: false,
             irqs: p.flags & IRQS != 0,
+            debug: p.flags & DEBUG != 0 && old != v,
         })
     }
 
@@ -227,6 +251,8 @@ impl ArmCpu {
             Reg::HCRX_EL2 => v & (1 << 3 | 1 << 9),
             Reg::DISR_EL1 | Reg::VDISR_EL2 => v & (1 << 31 | 0x01ff_ffff),
             Reg::TTBR0_EL1 | Reg::TTBR1_EL1 if !self.features.asid16() => v & !(0xff << 56),
+            Reg::OSDLR_EL1 => v & 1,
+            Reg::DBGCLAIMCLR_EL1 => self.sys(r) & !v,
             Reg::VBAR_EL1 | Reg::VBAR_EL2 | Reg::VBAR_EL3 => v & !0x7ff,
             Reg::CSSELR_EL1 => v & 0xf,
             Reg::CNTKCTL_EL1 => v & 0x2_03ff,
@@ -241,8 +267,11 @@ impl ArmCpu {
             cx.cpu.forget_mode();
             cx.services.context_changed(cx.cpu, ALL_MMUS);
         }
+        if changed.debug {
+            cx.services.debug_changed(cx.cpu);
+        }
         let due = changed.irqs && cx.cpu.interrupt_ready();
-        if changed.context || changed.mode || due {
+        if changed.context || changed.mode || changed.debug || due {
             let next = cx.cpu.env.pc().wrapping_add(4);
             cx.cpu.env.set_pc(next);
             cx.cpu.env.exit_after_helper();

@@ -23,7 +23,7 @@ const RNDR: u16 = encoding(3, 3, 2, 4, 0);
 const RNDRRS: u16 = encoding(3, 3, 2, 4, 1);
 const ISR: u16 = encoding(3, 0, 12, 1, 0);
 const OSLAR: u16 = encoding(2, 0, 1, 0, 4);
-const OSLSR: u16 = encoding(2, 0, 1, 1, 4);
+const CLAIMSET: u16 = encoding(2, 0, 7, 8, 6);
 const RVBAR: [u16; 3] =
     [encoding(3, 0, 12, 0, 1), encoding(3, 4, 12, 0, 1), encoding(3, 6, 12, 0, 1)];
 const CNTVOFF: u16 = encoding(3, 4, 14, 0, 3);
@@ -171,6 +171,9 @@ impl ArmCpu {
         if let Some(r) = self.read_pstate(enc) {
             return r;
         }
+        if let Some(r) = self.read_pmu(enc) {
+            return r;
+        }
         if let Some((id, reg)) = timer_of(enc) {
             self.check_timer(id)?;
             return Ok(self.system.timers.read(id, reg));
@@ -190,22 +193,27 @@ impl ArmCpu {
                 self.set_nzcv(0);
                 Ok(self.random())
             }
-            e if e == encoding(3, 3, 14, 0, 1) => {
+            e if e == encoding(3, 3, 14, 0, 1)
+                || (e == encoding(3, 3, 14, 0, 5) && self.features.ecv()) =>
+            {
                 self.check_counter(true)?;
                 Ok(self.system.timers.count())
             }
-            e if e == encoding(3, 3, 14, 0, 2) => {
+            e if e == encoding(3, 3, 14, 0, 2)
+                || (e == encoding(3, 3, 14, 0, 6) && self.features.ecv()) =>
+            {
                 self.check_counter(false)?;
                 Ok(self.system.timers.count().wrapping_sub(self.counter_offset()))
             }
             CNTVOFF => Ok(self.system.timers.offset()),
             ISR => Ok(self.pending_isr()),
-            OSLSR => Ok(8),
+            CLAIMSET => self.check_debug(enc).map(|()| 0xff),
             e if e == RVBAR[usize::from(self.highest_el().clamp(1, 3)) - 1] => {
                 Ok(self.features.rvbar.unwrap_or(0))
             }
             e if e == encoding(2, 0, 1, 0, 0)
                 || e == encoding(2, 0, 7, 14, 6)
+                || e == encoding(2, 3, 0, 5, 0)
                 || e == encoding(2, 3, 0, 1, 0) =>
             {
                 Ok(0)
@@ -271,6 +279,9 @@ impl ArmCpu {
         if let Some(r) = self.write_pstate(enc, v) {
             return r;
         }
+        if let Some(r) = self.write_pmu(enc, v) {
+            return r;
+        }
         if let Some((id, reg)) = timer_of(enc) {
             self.check_timer(id)?;
             self.system.timers.write(id, reg, v);
@@ -294,7 +305,16 @@ impl ArmCpu {
             }
             FPSR => self.fpsr = v as u32 & 0xf800_009f,
             CNTVOFF => self.system.timers.set_offset(v),
-            OSLAR => {}
+            OSLAR => {
+                self.check_debug(enc)?;
+                self.set_sys(Reg::OSLSR_EL1, 8 | (v & 1) << 1);
+                self.forget_mode();
+                return Ok(Changed { mode: true, debug: true, ..none });
+            }
+            CLAIMSET => {
+                self.check_debug(enc)?;
+                self.set_sys(Reg::DBGCLAIMCLR_EL1, self.sys(Reg::DBGCLAIMCLR_EL1) | v & 0xff);
+            }
             _ => return Err(Trap::Undefined),
         }
         Ok(none)

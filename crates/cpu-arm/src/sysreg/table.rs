@@ -10,20 +10,24 @@ use crate::state::{ModeKey, SP_EL0_SLOT, sys_slot};
 const SP_EL0: u16 = encoding(3, 0, 4, 1, 0);
 
 /// Translated code may read it in place.
-pub const INLINE_R: u8 = 1;
+pub const INLINE_R: u16 = 1;
 /// Translated code may write it in place.
-pub const INLINE_W: u8 = 2;
+pub const INLINE_W: u16 = 2;
 /// Writing changes translation regimes or the mode key.
-pub const CONTEXT: u8 = 4;
+pub const CONTEXT: u16 = 4;
 /// HCR_EL2.TVM/TRVM trap EL1 accesses.
-pub const VM: u8 = 8;
+pub const VM: u16 = 8;
 /// Reads only.
-pub const READ_ONLY: u8 = 16;
+pub const READ_ONLY: u16 = 16;
 /// Writing may change interrupt routing or masking.
-pub const IRQS: u8 = 32;
+pub const IRQS: u16 = 32;
 /// Only there with a feature or on some models: see [`exists`].
-pub const OPTIONAL: u8 = 64;
-const INLINE: u8 = INLINE_R | INLINE_W;
+pub const OPTIONAL: u16 = 64;
+/// Writing may change what debug registers cover.
+pub const DEBUG: u16 = 256;
+/// Storage only: accesses are special.
+pub const HIDDEN: u16 = 128;
+const INLINE: u16 = INLINE_R | INLINE_W;
 
 /// A plainly stored register.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +37,7 @@ pub struct Plain {
     /// Encoding.
     pub enc: u16,
     /// Behaviour bits of this module.
-    pub flags: u8,
+    pub flags: u16,
 }
 
 macro_rules! plain_regs {
@@ -90,14 +94,13 @@ plain_regs! {
     CSSELR_EL1 = 3 2 0 0 0 0;
     TPIDR_EL0 = 3 3 13 0 2 INLINE;
     TPIDRRO_EL0 = 3 3 13 0 3 INLINE;
-    MDSCR_EL1 = 2 0 0 2 2 CONTEXT;
+    MDSCR_EL1 = 2 0 0 2 2 CONTEXT | DEBUG;
     MDCCINT_EL1 = 2 0 0 2 0 0;
     OSDTRRX_EL1 = 2 0 0 0 2 0;
     OSDTRTX_EL1 = 2 0 0 3 2 0;
     OSECCR_EL1 = 2 0 0 6 2 0;
-    OSDLR_EL1 = 2 0 1 3 4 0;
+    OSDLR_EL1 = 2 0 1 3 4 CONTEXT;
     DBGPRCR_EL1 = 2 0 1 4 4 0;
-    DBGCLAIMSET_EL1 = 2 0 7 8 6 0;
     DBGCLAIMCLR_EL1 = 2 0 7 9 6 0;
     VPIDR_EL2 = 3 4 0 0 0 0;
     VMPIDR_EL2 = 3 4 0 0 5 0;
@@ -148,27 +151,28 @@ plain_regs! {
     VBAR_EL3 = 3 6 12 0 0 INLINE;
     TPIDR_EL3 = 3 6 13 0 2 INLINE;
     CNTFRQ_EL0 = 3 3 14 0 0 0;
-    // Debug breakpoint and watchpoint registers: stored; matching is not modelled yet.
-    DBGBVR0_EL1 = 2 0 0 0 4 0;
-    DBGBVR1_EL1 = 2 0 0 1 4 0;
-    DBGBVR2_EL1 = 2 0 0 2 4 0;
-    DBGBVR3_EL1 = 2 0 0 3 4 0;
-    DBGBVR4_EL1 = 2 0 0 4 4 0;
-    DBGBVR5_EL1 = 2 0 0 5 4 0;
-    DBGBCR0_EL1 = 2 0 0 0 5 0;
-    DBGBCR1_EL1 = 2 0 0 1 5 0;
-    DBGBCR2_EL1 = 2 0 0 2 5 0;
-    DBGBCR3_EL1 = 2 0 0 3 5 0;
-    DBGBCR4_EL1 = 2 0 0 4 5 0;
-    DBGBCR5_EL1 = 2 0 0 5 5 0;
-    DBGWVR0_EL1 = 2 0 0 0 6 0;
-    DBGWVR1_EL1 = 2 0 0 1 6 0;
-    DBGWVR2_EL1 = 2 0 0 2 6 0;
-    DBGWVR3_EL1 = 2 0 0 3 6 0;
-    DBGWCR0_EL1 = 2 0 0 0 7 0;
-    DBGWCR1_EL1 = 2 0 0 1 7 0;
-    DBGWCR2_EL1 = 2 0 0 2 7 0;
-    DBGWCR3_EL1 = 2 0 0 3 7 0;
+    OSLSR_EL1 = 2 0 1 1 4 READ_ONLY;
+    // Debug breakpoint and watchpoint registers.
+    DBGBVR0_EL1 = 2 0 0 0 4 DEBUG;
+    DBGBVR1_EL1 = 2 0 0 1 4 DEBUG;
+    DBGBVR2_EL1 = 2 0 0 2 4 DEBUG;
+    DBGBVR3_EL1 = 2 0 0 3 4 DEBUG;
+    DBGBVR4_EL1 = 2 0 0 4 4 DEBUG;
+    DBGBVR5_EL1 = 2 0 0 5 4 DEBUG;
+    DBGBCR0_EL1 = 2 0 0 0 5 DEBUG;
+    DBGBCR1_EL1 = 2 0 0 1 5 DEBUG;
+    DBGBCR2_EL1 = 2 0 0 2 5 DEBUG;
+    DBGBCR3_EL1 = 2 0 0 3 5 DEBUG;
+    DBGBCR4_EL1 = 2 0 0 4 5 DEBUG;
+    DBGBCR5_EL1 = 2 0 0 5 5 DEBUG;
+    DBGWVR0_EL1 = 2 0 0 0 6 DEBUG;
+    DBGWVR1_EL1 = 2 0 0 1 6 DEBUG;
+    DBGWVR2_EL1 = 2 0 0 2 6 DEBUG;
+    DBGWVR3_EL1 = 2 0 0 3 6 DEBUG;
+    DBGWCR0_EL1 = 2 0 0 0 7 DEBUG;
+    DBGWCR1_EL1 = 2 0 0 1 7 DEBUG;
+    DBGWCR2_EL1 = 2 0 0 2 7 DEBUG;
+    DBGWCR3_EL1 = 2 0 0 3 7 DEBUG;
     // Implementation defined: Cortex-A57 and its like, Neoverse N1.
     CPUACTLR_EL1 = 3 1 15 2 0 OPTIONAL;
     CPUECTLR_EL1 = 3 1 15 2 1 OPTIONAL;
@@ -188,6 +192,9 @@ plain_regs! {
     N1_ERXPFGCDN_EL1 = 3 0 15 2 0 OPTIONAL;
     N1_ERXPFGCTL_EL1 = 3 0 15 2 1 OPTIONAL;
     N1_ERXPFGF_EL1 = 3 0 15 2 2 OPTIONAL;
+    // Numbers that the PMU's registers use; reached through `pmu` alone.
+    PMSELR_EL0 = 3 3 9 12 5 HIDDEN;
+    PMUSERENR_EL0 = 3 3 9 14 0 HIDDEN;
     // With a feature.
     LORSA_EL1 = 3 0 10 4 0 OPTIONAL;
     LOREA_EL1 = 3 0 10 4 1 OPTIONAL;
@@ -225,8 +232,11 @@ pub fn plain(enc: u16) -> Option<&'static Plain> {
 /// Whether a CPU of these features has the register.
 #[must_use]
 pub fn exists(p: &Plain, f: &Features) -> bool {
-    if p.flags & OPTIONAL == 0 {
+    if p.flags & (OPTIONAL | HIDDEN) == 0 {
         return true;
+    }
+    if p.flags & HIDDEN != 0 {
+        return false;
     }
     match p.reg {
         Reg::CPUACTLR_EL1

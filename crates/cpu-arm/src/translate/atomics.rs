@@ -24,6 +24,7 @@ impl Ctx<'_> {
     pub(super) fn ldxr(&mut self, a: &ArgExcl) -> bool {
         let at = self.base(a.rn);
         let desc = Self::ordered(self.mem_strict(a.sz), a.lasr, 0);
+        self.load_exclusive = true;
         let v = self.b.load_ex(Self::access_ty(a.sz), at, desc);
         self.set_reg(a.rt, v);
         true
@@ -62,6 +63,7 @@ impl Ctx<'_> {
     pub(super) fn ldxp(&mut self, a: &ArgExclp) -> bool {
         let at = self.base(a.rn);
         let desc = Self::ordered(self.mem_strict(a.sz + 1), a.lasr, 0);
+        self.load_exclusive = true;
         let v = self.b.load_ex(Self::pair_ty(a.sz), at, desc);
         let (first, second) = self.split(a.sz, v);
         self.set_reg(a.rt, first);

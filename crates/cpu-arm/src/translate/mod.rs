@@ -91,6 +91,8 @@ pub struct Ctx<'a> {
     /// The SP in use is known to be a multiple of 16.
     sp_aligned: bool,
     branches: u32,
+    /// The last instruction was a load-exclusive.
+    load_exclusive: bool,
 }
 
 impl Translator for ArmTranslator {
@@ -116,6 +118,7 @@ impl Translator for ArmTranslator {
             btype_live: self.isa.bti,
             sp_aligned: !key.sp_check(),
             branches: 0,
+            load_exclusive: false,
         };
         for n in 1.. {
             t.instruction(word_at(page, t.offset));
@@ -287,16 +290,17 @@ impl<'a> Ctx<'a> {
     }
 
     fn step_exit(&mut self, exit: Exit) -> Exit {
+        let imm = u32::from(self.load_exclusive);
         let target = match exit {
             Exit::RuntimePcSet | Exit::Helper { .. } => return exit,
             Exit::Page(o) | Exit::Runtime(o) => {
-                return Exit::Helper { helper: HelperId::StepDone as u16, imm: 0, offset: o };
+                return Exit::Helper { helper: HelperId::StepDone as u16, imm, offset: o };
             }
             Exit::Rel(d) => self.b.pc(d),
             Exit::Indirect(v) | Exit::Return(v) => v,
         };
         self.b.set(ENV_PAGE, target);
-        Exit::Helper { helper: HelperId::StepDone as u16, imm: 0, offset: 0 }
+        Exit::Helper { helper: HelperId::StepDone as u16, imm, offset: 0 }
     }
 
     /// Ends the block after this instruction, through the run loop: the mode may have changed.

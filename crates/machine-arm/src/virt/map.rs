@@ -16,9 +16,11 @@ pub(super) const RAM: u64 = 0x4000_0000;
 /// Shared interrupts of the board.
 pub(super) const SHARED_IRQS: u32 = 256;
 
-/// Private interrupts (INTIDs) of the CPUs' timers, by the CPU's output name.
+/// Private interrupts (INTIDs) of the CPUs' timers and PMUs, by the CPU's output name.
 pub(super) const TIMERS: &[(&str, u32)] =
-    &[("cntps", 29), ("cntp", 30), ("cntv", 27), ("cnthp", 26), ("cnthv", 28)];
+    &[("cntps", 29), ("cntp", 30), ("cntv", 27), ("cnthp", 26), ("cnthv", 28), ("pmu", PMU)];
+/// Private interrupt of the performance monitors.
+pub(super) const PMU: u32 = 23;
 /// Private interrupt of virtual interface maintenance.
 pub(super) const MAINTENANCE: u32 = 25;
 

@@ -35,6 +35,9 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     clock(&mut t);
     timer(&mut t, plan);
     cpu_nodes(&mut t, plan, board);
+    if plan.version.pmu && board.cpu_handles().iter().any(|cpu| cpu.output("pmu").is_some()) {
+        pmu(&mut t, plan);
+    }
     interrupt_controller(&mut t, plan, gic);
     if board.record(map::UART.name).is_some() {
         uart(&mut t, &map::UART);
@@ -98,13 +101,27 @@ fn clock(t: &mut Fdt) {
     t.set(node, "phandle", Prop::cell(CLOCK));
 }
 
-fn timer(t: &mut Fdt, plan: &Plan) {
-    // GICv2 specifiers of private interrupts name the CPUs in bits 8 to 15.
-    let trigger = if plan.version.timer_level { LEVEL_HIGH } else { EDGE_RISING };
-    let flags = match plan.gic {
+/// Flags of a private interrupt; GICv2 specifiers name the CPUs in bits 8 to 15.
+fn private_flags(plan: &Plan) -> u32 {
+    private_trigger(plan, LEVEL_HIGH)
+}
+
+fn private_trigger(plan: &Plan, trigger: u32) -> u32 {
+    match plan.gic {
         Gic::V2 => trigger | ((1u32 << plan.ids.len().min(8)) - 1) << 8,
         Gic::V3 => trigger,
-    };
+    }
+}
+
+fn pmu(t: &mut Fdt, plan: &Plan) {
+    let cells = vec![PPI, map::PMU - 16, private_flags(plan)];
+    t.set("/pmu", "interrupts", Prop::Cells(cells));
+    t.set("/pmu", "compatible", Prop::str("arm,armv8-pmuv3"));
+}
+
+fn timer(t: &mut Fdt, plan: &Plan) {
+    let trigger = if plan.version.timer_level { LEVEL_HIGH } else { EDGE_RISING };
+    let flags = private_trigger(plan, trigger);
     // Secure and non-secure physical, virtual, hypervisor; 16 is the first PPI.
     let cells = ["cntps", "cntp", "cntv", "cnthp"].iter().flat_map(|name| {
         let intid = map::TIMERS.iter().find(|(n, _)| n == name).map_or(16, |(_, i)| *i);

@@ -12,6 +12,8 @@ pub(super) struct Version {
     summary: &'static str,
     /// Since 2.7: `its` is on by default.
     pub(super) its: bool,
+    /// Since 2.7: the PMU is told of.
+    pub(super) pmu: bool,
     /// Since 2.9: the timers' interrupts are told to be level-triggered.
     pub(super) timer_level: bool,
     /// Since 3.0: configuration space lies high.
@@ -56,6 +58,7 @@ const fn version(((major, minor), name, summary): Named) -> Version {
         name,
         summary,
         its: number >= 207,
+        pmu: number >= 207,
         timer_level: number >= 209,
         high_ecam: number >= 300,
         secure_gpio: number >= 600,

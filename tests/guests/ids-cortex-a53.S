@@ -1,0 +1,2 @@
+// Identification registers of cortex-a53.
+    .include "ids.inc"

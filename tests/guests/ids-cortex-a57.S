@@ -1,0 +1,2 @@
+// Identification registers of cortex-a57.
+    .include "ids.inc"

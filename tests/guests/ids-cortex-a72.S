@@ -1,0 +1,2 @@
+// Identification registers of cortex-a72.
+    .include "ids.inc"

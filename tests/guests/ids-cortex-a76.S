@@ -1,0 +1,2 @@
+// Identification registers of cortex-a76.
+    .include "ids.inc"

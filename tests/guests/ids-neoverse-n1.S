@@ -1,0 +1,2 @@
+// Identification registers of neoverse-n1.
+    .include "ids.inc"
