@@ -169,9 +169,9 @@ fn documentation_reaches_the_help() {
 #[test]
 fn schema_masks_types_and_ends() {
     let mut schema = Schema::new(std::collections::BTreeMap::new());
-    schema.command("add", Add::type_info, <()>::type_info, false);
-    schema.command("node", Node::type_info, Vec::<Node>::type_info, true);
-    schema.command("flat", WithFlat::type_info, <()>::type_info, true);
+    schema.command("add", (Add::type_info, <()>::type_info), false, &[]);
+    schema.command("node", (Node::type_info, Vec::<Node>::type_info), true, &[]);
+    schema.command("flat", (WithFlat::type_info, <()>::type_info), true, &[]);
     let text = json::to_string(&schema.finish());
     assert!(text.contains(r#"{"case": "file", "type": "#), "{text}");
     assert!(text.contains(r#""meta-type": "alternate""#), "{text}");

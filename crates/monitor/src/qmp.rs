@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use device::{CharEvent, CharPort, CharReceiver};
 use parking_lot::Mutex;
 use qapi::{Class, Error, Qapi as _, Result, Value, json};
+use vmm::commands::COMMANDS;
 use vmm::{Event, EventSink, Vm};
 
 use crate::output::Output;
@@ -132,7 +133,7 @@ impl Qmp {
             ));
         }
         let enables_oob = negotiates && wants_oob(&call.args);
-        let oob_allowed = OOB.contains(&call.name.as_str());
+        let oob_allowed = COMMANDS.iter().any(|command| command.oob && command.name == call.name);
         if call.oob && !oob_allowed {
             let text = format!("The command {} does not support OOB", call.name);
             return Err(Error::generic(text));
@@ -149,9 +150,6 @@ impl Qmp {
         Ok(reply)
     }
 }
-
-/// Commands that may be sent out of band.
-const OOB: &[&str] = &["yank"];
 
 fn wants_oob(args: &Value) -> bool {
     let enable = args.get("enable").and_then(Value::as_list).unwrap_or(&[]);

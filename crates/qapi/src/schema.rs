@@ -26,7 +26,13 @@ impl Schema {
     }
 
     /// Adds a command.
-    pub fn command(&mut self, name: &str, args: TypeRef, returns: TypeRef, oob: bool) {
+    pub fn command(
+        &mut self,
+        name: &str,
+        (args, returns): (TypeRef, TypeRef),
+        oob: bool,
+        features: &[&str],
+    ) {
         let args = self.name_of(args());
         let returns = self.name_of(returns());
         let mut entry = Value::map([
@@ -37,6 +43,10 @@ impl Schema {
         ]);
         if oob {
             entry.set("allow-oob", Value::Bool(true));
+        }
+        if !features.is_empty() {
+            let features = features.iter().map(|feature| Value::from(*feature)).collect();
+            entry.set("features", Value::List(features));
         }
         self.entries.push(entry);
     }

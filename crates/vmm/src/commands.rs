@@ -22,6 +22,10 @@ use crate::Vm;
 pub trait QmpCommand: Qapi {
     /// The name on the wire.
     const NAME: &'static str;
+    /// What management programs may find out about it (`features` of the schema).
+    const FEATURES: &'static [&'static str] = &[];
+    /// It may be sent out of band.
+    const OOB: bool = false;
     /// What it gives back.
     type Returns: Qapi;
     /// Carries it out.
@@ -36,6 +40,10 @@ pub struct Command {
     pub args: TypeRef,
     /// Type of the reply.
     pub returns: TypeRef,
+    /// Features in the schema.
+    pub features: &'static [&'static str],
+    /// It may be sent out of band.
+    pub oob: bool,
     /// Converts, carries out, converts back.
     pub run: fn(&Vm, Value) -> Result<Value>,
 }
@@ -47,6 +55,8 @@ impl Command {
             name: C::NAME,
             args: C::type_info,
             returns: <C::Returns as Qapi>::type_info,
+            features: C::FEATURES,
+            oob: C::OOB,
             run: |vm, args| {
                 let command = C::from_value(args, Source::Json)?;
                 command.run(vm).map(|reply| reply.to_value())

@@ -128,11 +128,13 @@ pub(super) struct QueryQmpSchema;
 impl QmpCommand for QueryQmpSchema {
     const NAME: &'static str = "query-qmp-schema";
     type Returns = Vec<SchemaInfo>;
-    fn run(self, _: &Vm) -> Result<Vec<SchemaInfo>> {
+    fn run(self, vm: &Vm) -> Result<Vec<SchemaInfo>> {
         let backends = chardev::CLASSES.iter().map(|class| (class.name, class.args)).collect();
-        let mut schema = Schema::new([("chardev", backends)].into());
+        let objects = vm.listing.objects.iter().map(|class| (class.name, class.props)).collect();
+        let mut schema = Schema::new([("chardev", backends), ("object", objects)].into());
         for command in COMMANDS {
-            schema.command(command.name, command.args, command.returns, false);
+            let types = (command.args, command.returns);
+            schema.command(command.name, types, command.oob, command.features);
         }
         for (name, data) in EVENTS {
             schema.event(name, *data);

@@ -29,8 +29,6 @@ pub(super) enum CpuModelExpansionType {
 pub(super) struct CpuModelExpansionInfo {
     /// The model.
     model: CpuModelInfo,
-    /// Properties that will go away.
-    deprecated_props: Option<Vec<String>>,
 }
 
 /// Tell the properties of a CPU model.
@@ -80,6 +78,6 @@ impl QmpCommand for QueryCpuModelExpansion {
             expanded.ok_or_else(|| Error::generic(format!("CPU model '{name}' not found")))??;
         let props = Value::map(expanded.into_iter().map(|(n, on)| (n, Value::Bool(on))));
         let model = CpuModelInfo { name, props: Some(props) };
-        Ok(CpuModelExpansionInfo { model, deprecated_props: None })
+        Ok(CpuModelExpansionInfo { model })
     }
 }

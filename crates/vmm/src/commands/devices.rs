@@ -75,6 +75,7 @@ pub(super) struct DeviceAdd {
 
 impl QmpCommand for DeviceAdd {
     const NAME: &'static str = "device_add";
+    const FEATURES: &'static [&'static str] = &["json-cli", "json-cli-hotplug"];
     type Returns = ();
     fn run(self, vm: &Vm) -> Result<()> {
         let Some(class) = vm.listing.device(&self.driver) else {

@@ -257,6 +257,7 @@ pub(super) struct Yank {
 
 impl QmpCommand for Yank {
     const NAME: &'static str = "yank";
+    const OOB: bool = true;
     type Returns = ();
     fn run(self, vm: &Vm) -> Result<()> {
         let mut found = Vec::new();

@@ -157,15 +157,49 @@ impl QmpCommand for QomListProperties {
     }
 }
 
-/// Make an object.
-#[derive(Qapi)]
+/// Make an object: its type, its id, and the properties of the type beside them.
 pub(super) struct ObjectAdd {
-    /// Its type.
     qom_type: String,
-    /// Its id.
     id: String,
-    #[qapi(rest)]
     props: Value,
+}
+
+impl qapi::Qapi for ObjectAdd {
+    fn type_info() -> &'static TypeInfo {
+        static ID: [qapi::Member; 1] = [qapi::Member {
+            name: "id",
+            doc: "Its id.",
+            ty: <String as qapi::Qapi>::type_info,
+            default: None,
+            optional: false,
+            flatten: false,
+            features: &[],
+        }];
+        static INFO: TypeInfo = TypeInfo {
+            name: "ObjectOptions",
+            doc: "Make an object.",
+            kind: Kind::OpenUnion { tag: "qom-type", base: &ID, family: "object" },
+        };
+        &INFO
+    }
+
+    fn from_value(mut value: Value, source: Source) -> Result<Self> {
+        let mut word = |name: &str| match value.take(name) {
+            Some(word) => {
+                <String as qapi::Qapi>::from_value(word, source).map_err(|e| e.within(name))
+            }
+            None => Err(Error::missing(name)),
+        };
+        let (qom_type, id) = (word("qom-type")?, word("id")?);
+        Ok(Self { qom_type, id, props: value })
+    }
+
+    fn to_value(&self) -> Value {
+        let mut value = self.props.clone();
+        value.set("qom-type", Value::from(self.qom_type.as_str()));
+        value.set("id", Value::from(self.id.as_str()));
+        value
+    }
 }
 
 /// Makes an object from its type, id and properties.
