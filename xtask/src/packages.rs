@@ -1,5 +1,6 @@
 //! Debian packages that demo and tests need.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Result;
@@ -10,6 +11,8 @@ pub(crate) const TEST: &[(&str, &str)] = &[
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     ("cc", "gcc"),
     ("gdb-multiarch", "gdb-multiarch"),
+    ("python3", "python3"),
+    ("pip3", "python3-pip"),
 ];
 
 fn have(tool: &str) -> bool {
@@ -36,6 +39,20 @@ pub(crate) fn apt(args: &[&str]) -> Result<()> {
         .env("DEBIAN_FRONTEND", "noninteractive");
     let status = c.stdout(Stdio::null()).status().map_err(|e| format!("apt-get: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("apt-get {} failed", args.join(" "))) }
+}
+
+/// Installs the Python package `qemu.qmp` into a folder of its own, unless it is there.
+pub(crate) fn python(target: &Path) -> Result<PathBuf> {
+    let dir = target.join("python");
+    if dir.join("qemu/qmp").is_dir() {
+        return Ok(dir);
+    }
+    eprintln!("==> installing the Python package qemu.qmp into {}", dir.display());
+    let mut pip = Command::new("pip3");
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]);
+    pip.arg("--target").arg(&dir).arg("qemu.qmp");
+    let status = pip.status().map_err(|e| format!("pip3: {e}"))?;
+    if status.success() { Ok(dir) } else { Err("pip3 install qemu.qmp failed".into()) }
 }
 
 /// Installs the packages of tools that are missing.

@@ -86,6 +86,7 @@ impl Totals {
 fn all_tests(totals: &mut Totals, args: &[String]) -> Result<()> {
     packages::need(packages::TEST)?;
     let guest = guests::fetch()?;
+    let python = packages::python(&target_dir())?;
     if !args.iter().any(|a| a == "--no-check") {
         check(&[])?;
     }
@@ -95,7 +96,7 @@ fn all_tests(totals: &mut Totals, args: &[String]) -> Result<()> {
     let mut machines =
         cargo(&["test", "--release", "--manifest-path", "tests/vm-tests/Cargo.toml", "--quiet"]);
     machines.args(["--no-fail-fast", "--", "--test-threads=1", "--nocapture"]);
-    machines.env("TINAMOU", emulator).env("TINAMOU_GUESTS", guest.dir);
+    machines.env("TINAMOU", emulator).env("TINAMOU_GUESTS", guest.dir).env("PYTHONPATH", python);
     totals.run("whole-machine tests", &mut machines).and(units)
 }
 
