@@ -46,8 +46,63 @@ fn boot(program: &Path, guest: &guests::Guest, cpu: &str, marker: &str) -> Resul
     found.ok_or(format!("{}: the guest ended before '{marker}'", program.display()))
 }
 
-/// `bench [CPU] [ROUNDS]`.
+/// Picoseconds of a device register read, by device, as the guest measures them.
+fn mmio_of(program: &Path, image: &Path) -> Result<Vec<(String, f64)>> {
+    let out = Command::new(program)
+        .args(["-M", "virt,gic-version=3", "-cpu", "max", "-nodefaults", "-display", "none"])
+        .args(["-serial", "stdio", "-kernel"])
+        .arg(image)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    let line = |line: &str| {
+        let (name, digits) = line.split_once(' ')?;
+        let picoseconds = u64::from_str_radix(digits.trim(), 16).ok()?;
+        Some((name.to_owned(), picoseconds as f64 / 1000.0))
+    };
+    Ok(String::from_utf8_lossy(&out.stdout).lines().filter_map(line).collect())
+}
+
+/// `bench mmio [ROUNDS]`: reads of device registers from a bare-metal guest.
+fn mmio(rounds: usize) -> Result<()> {
+    crate::packages::need(crate::packages::TEST)?;
+    let ours = steps::build_release()?;
+    let (image, object) =
+        (steps::target_dir().join("mmio.elf"), steps::target_dir().join("mmio.o"));
+    let text = |path: &Path| path.display().to_string();
+    let source = ["-I", "tests/guests", "-o", &text(&object), "tests/guests/bench/mmio.S"];
+    steps::run("assembling", Command::new("aarch64-linux-gnu-as").args(source))?;
+    let link =
+        ["-Ttext=0x40200000", "-z", "max-page-size=4096", "-o", &text(&image), &text(&object)];
+    steps::run("linking", Command::new("aarch64-linux-gnu-ld").args(link))?;
+    let mut best: Vec<(String, f64, f64)> = Vec::new();
+    for _ in 0..rounds {
+        let (a, b) = (mmio_of(&ours, &image)?, mmio_of(Path::new("qemu-system-aarch64"), &image)?);
+        for ((name, ours), (_, peer)) in a.into_iter().zip(b) {
+            match best.iter_mut().find(|(known, ..)| *known == name) {
+                Some(slot) => *slot = (name, slot.1.min(ours), slot.2.min(peer)),
+                None => best.push((name, ours, peer)),
+            }
+        }
+    }
+    for (name, ours, peer) in best {
+        let ratio = peer / ours;
+        println!(
+            "read of a register of {name}: ours {ours:.0} ns, QEMU {peer:.0} ns, ratio QEMU/ours {ratio:.2}"
+        );
+    }
+    Ok(())
+}
+
+/// `bench [CPU] [ROUNDS]`, `bench mmio [ROUNDS]`, `bench lookup`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
+    if args.first().is_some_and(|word| word == "lookup") {
+        let args = ["run", "--release", "--quiet", "-p", "memory", "--example", "lookup"];
+        return steps::run("address-space lookups", &mut steps::cargo(&args));
+    }
+    if args.first().is_some_and(|word| word == "mmio") {
+        return mmio(args.get(1).and_then(|n| n.parse().ok()).unwrap_or(3));
+    }
     let cpu = args.first().map_or("max", String::as_str);
     let rounds: usize = args.get(1).and_then(|n| n.parse().ok()).unwrap_or(1);
     let guest = guests::fetch()?;

@@ -40,7 +40,9 @@ impl IrqOut {
     /// Drives the line. Call it with the lock held that decided the level, or two
     /// threads may deliver their levels in the wrong order.
     pub fn set(&self, level: bool) {
-        if self.level.swap(level, Ordering::AcqRel) != level
+        // The lock of the device orders calls, so a plain look is enough to see no change.
+        if self.level.load(Ordering::Acquire) != level
+            && self.level.swap(level, Ordering::AcqRel) != level
             && let Some((sink, input)) = self.to.get()
         {
             sink.set(*input, level);
