@@ -7,6 +7,7 @@ use crate::Result;
 
 /// For tests: a device tree compiler to compare trees, a cross compiler for bare-metal guests, a debugger.
 pub(crate) const TEST: &[(&str, &str)] = &[
+    ("/usr/lib/u-boot/qemu_arm64/u-boot.bin", "u-boot-qemu"),
     ("dtc", "device-tree-compiler"),
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     ("cc", "gcc"),
@@ -16,6 +17,9 @@ pub(crate) const TEST: &[(&str, &str)] = &[
 ];
 
 fn have(tool: &str) -> bool {
+    if tool.starts_with('/') {
+        return Path::new(tool).exists();
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|d| d.join(tool).is_file())
 }

@@ -127,6 +127,8 @@ pub(crate) struct Stops {
     breaks: Vec<u64>,
     variant: u32,
     watching: bool,
+    /// The run loop must look: there is a hit or a step to make.
+    pub(crate) pending: bool,
     /// The run loop executes one instruction.
     pub(crate) step: bool,
     /// The block to run is a single one: look-ups leave.
@@ -198,6 +200,7 @@ impl Core {
     pub(crate) fn stopped_at(&mut self, cpu: &mut dyn JitCpu, pc: u64) -> bool {
         if self.stops.points.breaks.binary_search(&pc).is_ok() && !self.stops.step {
             self.stops.hit = Some(DebugStop::Breakpoint { addr: pc });
+            self.stops.pending = true;
             cpu.env().kick();
             return true;
         }
@@ -231,6 +234,7 @@ impl Core {
         let found = watches.iter().find(|w| w.kind.covers(write) && w.touches(at, len));
         if let Some(point) = found.filter(|_| !self.stops.step) {
             self.stops.hit = Some(DebugStop::Watchpoint { point: *point, addr: va, write });
+            self.stops.pending = true;
             cpu.env().kick();
             return Err(MemFault { va, code: MemFault::DEBUG_STOP, extra: 0, kind });
         }

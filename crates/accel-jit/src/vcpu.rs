@@ -451,6 +451,18 @@ impl JitVcpu {
         }
     }
 
+    /// Reports what was hit, or executes the debugger's step.
+    #[cold]
+    fn debug_event(&mut self, native: bool) -> Exit {
+        let stops = &mut self.core.stops;
+        stops.pending = stops.step;
+        match stops.hit.take() {
+            Some(stop) => Exit::Debug(stop),
+            None if stops.step => self.run_step(native),
+            None => Exit::Interrupted,
+        }
+    }
+
     /// One instruction for the debugger.
     fn run_step(&mut self, native: bool) -> Exit {
         let engine = Arc::clone(&self.core.engine);
@@ -530,11 +542,8 @@ impl Vcpu for JitVcpu {
         loop {
             let kicked = self.cpu.env().request.swap(0, Ordering::AcqRel) < 0;
             self.outside();
-            if let Some(stop) = self.core.stops.hit.take() {
-                return Exit::Debug(stop);
-            }
-            if self.core.stops.step {
-                return self.run_step(native);
+            if self.core.stops.pending {
+                return self.debug_event(native);
             }
             if self.cpu.poll() == Wake::Halt {
                 return Exit::Halted;
@@ -562,6 +571,7 @@ impl Vcpu for JitVcpu {
 
     fn set_step(&mut self, step: bool) {
         self.core.stops.step = step;
+        self.core.stops.pending = step || self.core.stops.hit.is_some();
     }
 
     fn cpu(&mut self) -> Option<&mut dyn JitCpu> {

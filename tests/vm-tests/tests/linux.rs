@@ -60,6 +60,33 @@ fn gicv3_four_cortex_a57_report_and_power_off() {
     reports("3", 4, "cortex-a57");
 }
 
+#[test]
+fn the_other_models_report_and_power_off() {
+    for (gic, cpus, cpu) in [
+        ("2", 1, "cortex-a53"),
+        ("3", 4, "cortex-a72"),
+        ("3", 1, "cortex-a76"),
+        ("3,virtualization=on", 4, "neoverse-n1"),
+    ] {
+        reports(gic, cpus, cpu);
+    }
+}
+
+/// Debian's U-Boot in place of firmware comes to its prompt and knows the machine.
+#[test]
+fn u_boot_comes_to_its_prompt() {
+    let image = "/usr/lib/u-boot/qemu_arm64/u-boot.bin";
+    let args = ["-M", "virt", "-cpu", "cortex-a57", "-m", "512", "-nographic", "-nodefaults"];
+    let mut vm = Vm::start(&[&args[..], &["-serial", "stdio", "-bios", image]].concat(), LIMIT);
+    vm.wait_for("Hit any key to stop autoboot");
+    vm.send("\r");
+    vm.wait_for("=> ");
+    vm.send("setexpr a 6 * 7; echo RAM $a; bdinfo\r");
+    // setexpr is hexadecimal.
+    vm.wait_for("RAM 2a");
+    vm.wait_for("0x0000000020000000");
+}
+
 fn installer(smp: &str) {
     let mut vm = linux(&["-M", "virt", "-cpu", "max", "-smp", smp, "-m", "1G"], "initrd.gz", "");
     vm.wait_for("Select a language");

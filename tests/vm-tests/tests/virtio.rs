@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use vm_tests::{Vm, guest, scratch};
+use vm_tests::{Listener, Vm, guest, scratch};
 
 /// Seconds for a boot with everything after it.
 const LIMIT: u64 = 180;
@@ -62,7 +62,11 @@ fn drives(name: &str, devices: &[&str], status: &str, interrupts: &[&str]) {
     for device in devices {
         args.extend(["-device", device]);
     }
+    let listener = Listener::new(&format!("{name}-q"));
+    let qmp = listener.option();
+    args.extend(["-qmp", &qmp]);
     let mut vm = Vm::start(&args, LIMIT);
+    let mut qmp = listener.accept(LIMIT);
     vm.wait_for("guest# ");
     (console.stream(), port.stream());
     vm.send(&format!(
@@ -86,6 +90,12 @@ fn drives(name: &str, devices: &[&str], status: &str, interrupts: &[&str]) {
          [ \"$H\" != \"$T\" ] && echo \"RANDOM$((4 + 5))\"\r",
     );
     vm.wait_for("RANDOM9");
+    // The guest gives half of its memory back, and notices that it is gone.
+    let balloon = "balloon\",\"arguments\":{\"value\":268435456},\"id\":\"b";
+    assert!(qmp.run(balloon).starts_with("{\"return\": {}"));
+    while !qmp.event("BALLOON_CHANGE").contains("\"actual\": 268435456") {}
+    vm.send("M=$(sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo); echo BALLOON$((M / 262144))=\r");
+    vm.wait_for("BALLOON0=");
     vm.send("cat /sys/class/virtio-ports/*/name; P=$(ls /dev/vport*p1); echo \"PORT$((5 + 1))\"\r");
     vm.wait_for("org.tinamou.test");
     vm.wait_for("PORT6");

@@ -19,7 +19,7 @@ pub use system_insns::{dc_zva, sys_insn};
 pub use table::{PLAIN, REGS, Reg, exists, inline_slot};
 
 use crate::state::ArmCpu;
-use table::{CONTEXT, DEBUG, IRQS, Plain, READ_ONLY, VM, plain, redirect_e2h};
+use table::{CONTEXT, DEBUG, IRQS, Plain, READ_ONLY, TRAPS, VM, plain, redirect_e2h};
 
 /// Why an access is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,9 @@ impl ArmCpu {
     }
 
     fn check_level(&self, enc: u16) -> Result<u16, Trap> {
-        self.check_impdef(enc)?;
+        if matches!(enc >> 7 & 15, 11 | 15) && enc >> 14 == 3 && self.pstate.el <= 1 {
+            self.check_impdef()?;
+        }
         let el = self.pstate.el;
         let e2h = self.e2h();
         if enc >> 14 == 3 && enc >> 11 & 7 == 5 && !(e2h && el >= 2) {
@@ -82,11 +84,8 @@ impl ArmCpu {
     }
 
     /// SCTLR_ELx.TIDCP and HCR_EL2.TIDCP: implementation defined registers.
-    fn check_impdef(&self, enc: u16) -> Result<(), Trap> {
+    fn check_impdef(&self) -> Result<(), Trap> {
         let el = self.pstate.el;
-        if enc >> 14 != 3 || !matches!(enc >> 7 & 15, 11 | 15) || el > 1 {
-            return Ok(());
-        }
         if el == 0 && self.features.tidcp1() && self.sctlr() >> 63 != 0 {
             return Err(Trap::To(self.el0_trap_target()));
         }
@@ -101,10 +100,19 @@ impl ArmCpu {
     }
 
     fn check_plain(&self, p: &Plain, write: bool) -> Result<(), Trap> {
+        if p.flags & VM != 0 && self.pstate.el == 1 {
+            let bit = if write { 26 } else { 30 };
+            if self.hcr() >> bit & 1 != 0 {
+                return Err(Trap::To(2));
+            }
+        }
+        // Debug registers all have traps.
+        if p.flags & TRAPS == 0 && p.enc >> 14 != 2 { Ok(()) } else { self.check_traps(p, write) }
+    }
+
+    fn check_traps(&self, p: &Plain, write: bool) -> Result<(), Trap> {
         let el = self.pstate.el;
         let hcr = self.hcr();
-        let bit = if write { 26 } else { 30 };
-        let vm = p.flags & VM != 0 && el == 1 && hcr >> bit & 1 != 0;
         let tcpac = |cptr: Reg| self.sys(cptr) >> 31 & 1 != 0;
         let other = match p.reg {
             Reg::CSSELR_EL1 => return self.check_identity(p.enc),
@@ -112,7 +120,7 @@ impl ArmCpu {
             Reg::CPACR_EL1 => tcpac(Reg::CPTR_EL2),
             _ => false,
         };
-        if vm || (other && el == 1 && self.el2_enabled()) {
+        if other && el == 1 && self.el2_enabled() {
             return Err(Trap::To(2));
         }
         let to_el3 = matches!(p.reg, Reg::CPACR_EL1 | Reg::CPTR_EL2) && tcpac(Reg::CPTR_EL3);

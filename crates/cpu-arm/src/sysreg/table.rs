@@ -25,6 +25,8 @@ pub const IRQS: u16 = 32;
 pub const OPTIONAL: u16 = 64;
 /// Writing may change what debug registers cover.
 pub const DEBUG: u16 = 256;
+/// Has traps of its own besides [`VM`].
+pub const TRAPS: u16 = 512;
 /// Storage only: accesses are special.
 pub const HIDDEN: u16 = 128;
 const INLINE: u16 = INLINE_R | INLINE_W;
@@ -63,8 +65,8 @@ macro_rules! plain_regs {
 
 plain_regs! {
     SCTLR_EL1 = 3 0 1 0 0 CONTEXT | VM | INLINE_R;
-    ACTLR_EL1 = 3 0 1 0 1 0;
-    CPACR_EL1 = 3 0 1 0 2 CONTEXT | INLINE_R;
+    ACTLR_EL1 = 3 0 1 0 1 TRAPS;
+    CPACR_EL1 = 3 0 1 0 2 CONTEXT | INLINE_R | TRAPS;
     TTBR0_EL1 = 3 0 2 0 0 CONTEXT | VM | INLINE_R;
     TTBR1_EL1 = 3 0 2 0 1 CONTEXT | VM | INLINE_R;
     TCR_EL1 = 3 0 2 0 2 CONTEXT | VM | INLINE_R;
@@ -91,7 +93,7 @@ plain_regs! {
     CONTEXTIDR_EL1 = 3 0 13 0 1 VM | INLINE;
     TPIDR_EL1 = 3 0 13 0 4 INLINE;
     CNTKCTL_EL1 = 3 0 14 1 0 0;
-    CSSELR_EL1 = 3 2 0 0 0 0;
+    CSSELR_EL1 = 3 2 0 0 0 TRAPS;
     TPIDR_EL0 = 3 3 13 0 2 INLINE;
     TPIDRRO_EL0 = 3 3 13 0 3 INLINE;
     MDSCR_EL1 = 2 0 0 2 2 CONTEXT | DEBUG;
@@ -108,7 +110,7 @@ plain_regs! {
     ACTLR_EL2 = 3 4 1 0 1 0;
     HCR_EL2 = 3 4 1 1 0 CONTEXT | IRQS;
     MDCR_EL2 = 3 4 1 1 1 CONTEXT;
-    CPTR_EL2 = 3 4 1 1 2 CONTEXT;
+    CPTR_EL2 = 3 4 1 1 2 CONTEXT | TRAPS;
     HSTR_EL2 = 3 4 1 1 3 0;
     HACR_EL2 = 3 4 1 1 7 0;
     TTBR0_EL2 = 3 4 2 0 0 CONTEXT;
@@ -196,18 +198,18 @@ plain_regs! {
     PMSELR_EL0 = 3 3 9 12 5 HIDDEN;
     PMUSERENR_EL0 = 3 3 9 14 0 HIDDEN;
     // With a feature.
-    LORSA_EL1 = 3 0 10 4 0 OPTIONAL;
-    LOREA_EL1 = 3 0 10 4 1 OPTIONAL;
-    LORN_EL1 = 3 0 10 4 2 OPTIONAL;
-    LORC_EL1 = 3 0 10 4 3 OPTIONAL;
-    LORID_EL1 = 3 0 10 4 7 OPTIONAL;
-    ERRIDR_EL1 = 3 0 5 3 0 OPTIONAL | READ_ONLY;
-    DISR_EL1 = 3 0 12 1 1 OPTIONAL;
+    LORSA_EL1 = 3 0 10 4 0 OPTIONAL | TRAPS;
+    LOREA_EL1 = 3 0 10 4 1 OPTIONAL | TRAPS;
+    LORN_EL1 = 3 0 10 4 2 OPTIONAL | TRAPS;
+    LORC_EL1 = 3 0 10 4 3 OPTIONAL | TRAPS;
+    LORID_EL1 = 3 0 10 4 7 OPTIONAL | TRAPS;
+    ERRIDR_EL1 = 3 0 5 3 0 OPTIONAL | READ_ONLY | TRAPS;
+    DISR_EL1 = 3 0 12 1 1 OPTIONAL | TRAPS;
     VDISR_EL2 = 3 4 12 1 1 OPTIONAL;
     VSESR_EL2 = 3 4 5 2 3 OPTIONAL;
     HCRX_EL2 = 3 4 1 2 2 OPTIONAL | CONTEXT;
-    SCXTNUM_EL0 = 3 3 13 0 7 OPTIONAL;
-    SCXTNUM_EL1 = 3 0 13 0 7 OPTIONAL;
+    SCXTNUM_EL0 = 3 3 13 0 7 OPTIONAL | TRAPS;
+    SCXTNUM_EL1 = 3 0 13 0 7 OPTIONAL | TRAPS;
     SCXTNUM_EL2 = 3 4 13 0 7 OPTIONAL;
     SCXTNUM_EL3 = 3 6 13 0 7 OPTIONAL;
 }
