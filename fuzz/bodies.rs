@@ -167,6 +167,29 @@ pub fn its(data: &[u8]) {
     }
 }
 
+/// Accesses to the configuration interface for firmware, and DMA descriptors in RAM: the first 64
+/// bytes are the descriptors, then three bytes for each access.
+pub fn fw_cfg(data: &[u8]) {
+    use testbench::{BANK, Bench, RAM_BASE};
+    let b = Bench::of(&hw_misc::fw_cfg::CLASS, "");
+    let (descriptors, steps) = data.split_at(data.len().min(64));
+    _ = b.world().memory.write(RAM_BASE, descriptors, device::TxAttrs::default());
+    for step in steps.chunks_exact(3) {
+        let [what, high, low] = *step else { continue };
+        let value = u64::from(u16::from_be_bytes([high, low]));
+        let size = [device::Size::B1, device::Size::B2, device::Size::B4, device::Size::B8]
+            [usize::from(what & 3)];
+        let (bank, at) = (u64::from(what >> 2) % 3 * BANK, u64::from(what >> 4) % 8);
+        _ = match what >> 7 {
+            0 => b.try_write(bank + at, size, value),
+            _ => b.try_read(bank + at, size).map(|_| ()),
+        };
+        // The DMA address register takes a big-endian address: one near the descriptors.
+        let address = (RAM_BASE + value % 128).swap_bytes();
+        _ = b.try_write(2 * BANK, device::Size::B8, address);
+    }
+}
+
 /// Accesses to a flash bank: three bytes each, what and where.
 pub fn pflash(data: &[u8]) {
     let shape = "name=f,width=4,device-width=2,sector-length=4096,num-blocks=4";

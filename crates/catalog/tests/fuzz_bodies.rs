@@ -143,6 +143,15 @@ fn its() {
 }
 
 #[test]
+fn fw_cfg() {
+    let mut random = Random(7);
+    for _ in 0..100 {
+        let input: Vec<u8> = (0..600).map(|_| u8::try_from(random.at(256)).unwrap_or(0)).collect();
+        bodies::fw_cfg(&input);
+    }
+}
+
+#[test]
 fn pflash() {
     let mut random = Random(6);
     for _ in 0..50 {

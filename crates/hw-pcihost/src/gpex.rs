@@ -68,6 +68,7 @@ impl DeviceType for Gpex {
         let common = Common::of_board();
         let root = Arc::new(Function::new(&identity, &common, Vec::new(), &[], None));
         bus.add(0, &root);
+        at.offer::<Arc<PciBus>>(bus.clone());
         let device = Arc::new(Gpex { bus: bus.clone(), root, _hole: hole });
         let rules = AccessRules {
             valid: (Size::B1, Size::B8),

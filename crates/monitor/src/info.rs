@@ -38,6 +38,7 @@ static INFOS: &[Info] = &[
     ),
     info!("mtree", "[-f]", "show memory tree (-f: dump flat view for address spaces)", mtree),
     info!("name", "", "show the current VM name", |vm, _| name(vm)),
+    info!("pci", "", "show PCI info", |vm, _| pci(vm)),
     info!("qom-tree", "[path]", "show QOM composition tree", objects::qom_tree),
     info!("qtree", "", "show device tree", |vm, _| qtree::text(vm)),
     info!(
@@ -102,6 +103,42 @@ fn memdev(vm: &Vm) -> String {
 fn memory_size(vm: &Vm) -> String {
     let size = vm.machine().map_or(0, |machine| machine.ram_size);
     format!("base memory: {size}\nplugged memory: 0\n")
+}
+
+fn pci(vm: &Vm) -> String {
+    let Some(functions) = vmm::commands::pci_functions(vm) else {
+        return "PCI devices not supported\n".into();
+    };
+    let mut text = String::new();
+    for f in functions {
+        _ = writeln!(text, "  Bus  0, device {:3}, function {}:", f.slot, f.function);
+        match vmm::commands::pci_class_name(f.class) {
+            Some(name) => _ = write!(text, "    {name}"),
+            None => _ = write!(text, "    Class {:04}", f.class),
+        }
+        _ = writeln!(text, ": PCI device {:04x}:{:04x}", f.id.0, f.id.1);
+        _ = writeln!(text, "      PCI subsystem {:04x}:{:04x}", f.subsystem.0, f.subsystem.1);
+        if let (line, pin @ 1..=4) = f.irq {
+            _ = writeln!(text, "      IRQ {line}, pin {}", char::from(b'A' + pin - 1));
+        }
+        for r in &f.regions {
+            let kind = match (r.io, r.wide, r.prefetch) {
+                (true, ..) => "I/O",
+                (_, true, true) => "64 bit prefetchable memory",
+                (_, true, false) => "64 bit memory",
+                (_, false, true) => "32 bit prefetchable memory",
+                (_, false, false) => "32 bit memory",
+            };
+            let place = match (r.address, r.io) {
+                (Some(at), true) => format!("at {at:#06x} [{:#06x}]", at + r.size - 1),
+                (Some(at), false) => format!("at {at:#010x} [{:#010x}]", at + r.size - 1),
+                (None, _) => "(not mapped)".into(),
+            };
+            _ = writeln!(text, "      BAR{}: {kind} {place}", r.bar);
+        }
+        _ = writeln!(text, "      id \"{}\"", f.name);
+    }
+    text
 }
 
 fn jit(vm: &Vm) -> String {

@@ -75,6 +75,10 @@ impl PciBus {
         self.functions.lock().insert(devfn, function.clone());
     }
 
+    pub(crate) fn all(&self) -> Vec<(u8, Arc<Function>)> {
+        self.functions.lock().iter().map(|(devfn, f)| (*devfn, f.clone())).collect()
+    }
+
     fn find(&self, devfn: u8) -> Option<Arc<Function>> {
         self.functions.lock().get(&devfn).cloned()
     }

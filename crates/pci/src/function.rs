@@ -310,6 +310,16 @@ impl Function {
         _ = self.names.set((class, id.to_owned()));
     }
 
+    pub(crate) fn bars(&self) -> &[Option<Bar>] {
+        &self.bars
+    }
+
+    /// The id that the user gave, empty if none.
+    pub(crate) fn user_id(&self) -> String {
+        let id = self.names.get().map_or("", |names| &names.1);
+        if id.contains('[') { String::new() } else { id.to_owned() }
+    }
+
     pub(crate) fn name(&self) -> &str {
         self.names.get().map_or("the host bridge", |names| names.0)
     }

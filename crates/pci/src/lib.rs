@@ -10,10 +10,12 @@
 
 mod bus;
 mod function;
+mod listing;
 mod msix;
 mod props;
 
 pub use bus::{Host, PciBus};
 pub use function::{Bar, ConfigHook, Function, Identity};
+pub use listing::{FunctionInfo, RegionInfo};
 pub use msix::Msix;
 pub use props::{Addr, BusNumber, Common};

@@ -46,25 +46,63 @@ fn option_groups() -> Vec<OptionGroup> {
             .map(|(name, kind)| OptionParameter { name, kind, help: "" })
             .collect(),
     };
-    let string = "string";
-    vec![
-        group("machine", &[("type", string), ("accel", string)]),
-        group("memory", &[("size", "size")]),
+    let (string, number, boolean) = ("string", "number", "boolean");
+    let mut groups = vec![
+        group("memory", &[("size", "size"), ("slots", number), ("maxmem", "size")]),
         group(
             "smp-opts",
             &[
-                ("cpus", "number"),
-                ("sockets", "number"),
-                ("clusters", "number"),
-                ("cores", "number"),
-                ("threads", "number"),
-                ("maxcpus", "number"),
+                ("cpus", number),
+                ("drawers", number),
+                ("books", number),
+                ("sockets", number),
+                ("dies", number),
+                ("clusters", number),
+                ("modules", number),
+                ("cores", number),
+                ("threads", number),
+                ("maxcpus", number),
             ],
         ),
-        group("accel", &[("accel", string)]),
-        group("name", &[("guest", string)]),
-        group("mon", &[("mode", string), ("chardev", string), ("pretty", "boolean")]),
-        group("chardev", &[("backend", string), ("id", string), ("mux", "boolean")]),
+        group("accel", &[]),
+        group("action", &["reboot", "shutdown", "panic", "watchdog"].map(|name| (name, string))),
+        group("add-fd", &[("fd", number), ("set", number), ("opaque", string)]),
+        group("fw_cfg", &["name", "file", "string", "gen_id"].map(|name| (name, string))),
+        group("global", &["driver", "property", "value"].map(|name| (name, string))),
+        group("name", &[("guest", string), ("process", string), ("debug-threads", boolean)]),
+        group("mon", &[("mode", string), ("chardev", string), ("pretty", boolean)]),
+        group("msg", &[("timestamp", boolean)]),
+        group("rtc", &["base", "clock", "driftfix"].map(|name| (name, string))),
         group("device", &[]),
-    ]
+        group("object", &[]),
+    ];
+    // What the machines and character back ends take is in their types.
+    let mut machine = vec![OptionParameter { name: "type", kind: string, help: "" }];
+    let types = catalog::MACHINES.iter().map(|class| class.props);
+    machine.extend(parameters(types));
+    groups.push(OptionGroup { name: "machine", parameters: machine });
+    let mut chardev: Vec<_> = [("backend", string), ("id", string), ("mux", boolean)]
+        .map(|(name, kind)| OptionParameter { name, kind, help: "" })
+        .into();
+    chardev.extend(parameters(catalog::CHARDEVS.iter().map(|class| class.args)));
+    groups.push(OptionGroup { name: "chardev", parameters: chardev });
+    groups
+}
+
+/// The members of some types, each name once.
+fn parameters(types: impl Iterator<Item = qapi::TypeRef>) -> Vec<OptionParameter> {
+    let mut all: Vec<OptionParameter> = Vec::new();
+    for member in types.flat_map(|ty| ty().members()) {
+        if all.iter().any(|known| known.name == member.name) {
+            continue;
+        }
+        let kind = match (member.ty)().kind {
+            qapi::Kind::Bool => "boolean",
+            qapi::Kind::Int | qapi::Kind::Number => "number",
+            qapi::Kind::Size => "size",
+            _ => "string",
+        };
+        all.push(OptionParameter { name: member.name, kind, help: "" });
+    }
+    all
 }

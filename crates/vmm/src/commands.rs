@@ -11,6 +11,7 @@ mod facts;
 mod fd;
 mod machine;
 mod memory;
+mod pci;
 mod qom;
 mod run;
 
@@ -114,6 +115,7 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<balloon::QueryBalloon>(),
     Command::of::<cpu_model::QueryCpuModelExpansion>(),
     Command::of::<memory::Memsave>(),
+    Command::of::<pci::QueryPci>(),
     Command::of::<memory::Pmemsave>(),
     Command::of::<memory::QueryMemdev>(),
     Command::of::<memory::QueryMemoryDevices>(),
@@ -136,6 +138,7 @@ pub static COMMANDS: &[Command] = &[
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
+pub use pci::{pci_class_name, pci_functions};
 pub use qom::add_object;
 
 /// Carries out a command by name.
