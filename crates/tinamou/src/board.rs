@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use accel::VmConfig;
+use accel::{CpuHandle, CpuSet, VmConfig};
+use device::AddressSpace;
 use machine::{BootFiles, Host, MachineClass, MachineConfig, Topology};
 use qapi::{Source, Value};
 use vmm::{AccelExecution, Execution, Machine, NoExecution, Vm};
@@ -63,26 +64,7 @@ pub(crate) fn create(
     } = created;
     let execution: Arc<dyn Execution> = match cpus {
         None => Arc::new(NoExecution),
-        Some(set) => {
-            let accel = catalog::ACCELS.iter().find(|accel| accel.name() == vm.config.accel);
-            let accel = accel.ok_or_else(|| {
-                Stop::new(format!("machine '{name}' needs an accelerator; -accel help lists them"))
-            })?;
-            let config = VmConfig {
-                memory: world.memory.clone(),
-                secure_memory: secure.clone(),
-                options: accel_options(settings, &vm.config.accel),
-                cpus: set.units.into_iter().map(|unit| unit.cpu).collect(),
-                translator: Some(set.translator),
-                run: vm.run_control(),
-            };
-            let chosen = chosen_accel(settings, &vm.config.accel);
-            let vm = match chosen {
-                Some(chosen) => accel.new_vm(config).at(&chosen.place)?,
-                None => accel.new_vm(config)?,
-            };
-            Arc::new(AccelExecution { vm, cpus: handles })
-        }
+        Some(set) => run_by(vm, settings, (set, handles), (&world.memory, secure.as_ref()))?,
     };
     let roms = blobs.iter().map(|(at, data)| (*at, data.len() as u64, String::from("blob")));
     let roms = roms.collect();
@@ -112,6 +94,31 @@ pub(crate) fn create(
     vm.set_machine(machine, execution);
     vm.reset_devices(device::Reset::Cold);
     Ok(())
+}
+
+/// Gives the CPUs to the accelerator.
+fn run_by(
+    vm: &Arc<Vm>,
+    settings: &Settings,
+    (set, cpus): (CpuSet, Vec<Arc<dyn CpuHandle>>),
+    (memory, secure): (&AddressSpace, Option<&AddressSpace>),
+) -> Step<Arc<dyn Execution>> {
+    let accel = catalog::ACCELS.iter().find(|accel| accel.name() == vm.config.accel);
+    let missing = "this machine needs an accelerator; -accel help lists them";
+    let accel = accel.ok_or_else(|| Stop::new(missing))?;
+    let config = VmConfig {
+        memory: memory.clone(),
+        secure_memory: secure.cloned(),
+        options: accel_options(settings, &vm.config.accel),
+        cpus: set.units.into_iter().map(|unit| unit.cpu).collect(),
+        translator: Some(set.translator),
+        run: vm.run_control(),
+    };
+    let vm = match chosen_accel(settings, &vm.config.accel) {
+        Some(chosen) => accel.new_vm(config).at(&chosen.place)?,
+        None => accel.new_vm(config)?,
+    };
+    Ok(Arc::new(AccelExecution { vm, cpus }))
 }
 
 fn properties(class: &MachineClass, settings: &Settings) -> Step<Value> {
