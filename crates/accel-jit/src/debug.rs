@@ -151,6 +151,7 @@ impl Stops {
     }
 
     /// What the cache key of a page gets in addition, and the page's stops.
+    #[inline]
     pub(crate) fn of_page(&self, va: u64) -> (u64, Vec<u32>) {
         if self.breaks.is_empty() {
             return (0, Vec::new());
@@ -160,6 +161,7 @@ impl Stops {
         (variant << VARIANT_AT, offsets)
     }
 
+    #[inline]
     pub(crate) fn at_stop(&self, pc: u64) -> bool {
         !self.breaks.is_empty() && self.breaks.binary_search(&pc).is_ok()
     }
@@ -197,6 +199,7 @@ impl Core {
     }
 
     /// The PC is at a stop address. True: leave, something stopped or the guest took an exception.
+    #[cold]
     pub(crate) fn stopped_at(&mut self, cpu: &mut dyn JitCpu, pc: u64) -> bool {
         if self.stops.points.breaks.binary_search(&pc).is_ok() && !self.stops.step {
             self.stops.hit = Some(DebugStop::Breakpoint { addr: pc });
@@ -208,6 +211,7 @@ impl Core {
     }
 
     /// A block of the one instruction at `pc`, linked to nothing.
+    #[cold]
     pub(crate) fn single(&mut self, page: &Arc<PageCode>, pc: u64) -> Option<(Arc<PageCode>, u32)> {
         let engine = Arc::clone(&self.engine);
         let own = engine.cache.lock().page(page.pa, page.key | SINGLE);
@@ -221,6 +225,7 @@ impl Core {
     }
 
     /// Looks at an access to a watched page before it is made.
+    #[cold]
     pub(crate) fn check_watch(
         &mut self,
         cpu: &mut dyn JitCpu,
@@ -244,6 +249,7 @@ impl Core {
 
 impl JitVcpu {
     /// Executes one instruction and no interrupt.
+    #[cold]
     pub(crate) fn step_once(&mut self, native: bool) {
         let cpu = &mut *self.cpu;
         let core = &mut *self.core;

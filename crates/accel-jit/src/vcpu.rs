@@ -188,6 +188,7 @@ impl Core {
     }
 
     /// Brings the code slot in line with the CPU's mode.
+    #[inline(always)] // twice in the code, one of them hot
     pub(crate) fn update_mode(&mut self, cpu: &mut dyn JitCpu) {
         let mode = cpu.code_mode(0);
         let tag = cpu.tlb_tag(mode.mmu);
@@ -223,6 +224,7 @@ impl Core {
     }
 
     /// The page object of the page that holds `pc`.
+    #[inline(always)] // twice in the code, one of them hot
     pub(crate) fn code_page(
         &mut self,
         cpu: &mut dyn JitCpu,
@@ -443,6 +445,7 @@ impl JitVcpu {
         self.core.stops.single = false;
     }
 
+    #[inline(always)] // twice in the code, one of them hot
     pub(crate) fn run_entry(&mut self, native: bool, page: Arc<PageCode>, entry: u32) {
         if native {
             self.run_native(entry);

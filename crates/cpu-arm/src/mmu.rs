@@ -255,16 +255,32 @@ impl ArmCpu {
     /// Top-byte-ignore and address size for a pointer in the regime of the current level.
     #[must_use]
     pub fn pointer_shape(&self, high: bool, data: bool) -> (bool, u32) {
+        let (tcr, single) = self.current_tcr();
+        let n = u32::from(high && !single);
+        let granule = if n == 1 { granule1(tcr >> 30) } else { granule0(tcr >> 14) };
+        let size = size_limits(bits(tcr, 16 * n, 6), granule, self.features.ttst());
+        (self.top_byte_ignored(tcr, single, n, data), size)
+    }
+
+    /// TCR of the current level's regime, and whether it has one address range.
+    fn current_tcr(&self) -> (u64, bool) {
         let (regime, _, _) = Self::index_meaning(self.data_mmu());
-        let single = matches!(regime, Regime::El2 | Regime::El3);
-        let h = self.half(regime, high && !single);
-        (h.tbi && (data || !h.tbid), h.size)
+        (self.regime_regs(regime).1, matches!(regime, Regime::El2 | Regime::El3))
+    }
+
+    /// TBI, and for instructions not TBID, of range `n`.
+    fn top_byte_ignored(&self, tcr: u64, single: bool, n: u32, data: bool) -> bool {
+        let (tbi, tbid) = if single { (20, 29) } else { (37 + n, 51 + n) };
+        let but = !data && tcr >> tbid & 1 != 0 && self.features.pauth() > 0;
+        tcr >> tbi & 1 != 0 && !but
     }
 
     /// Whether tags of low and high branch targets are ignored.
     #[must_use]
     pub fn branch_tbi(&self) -> (bool, bool) {
-        (self.pointer_shape(false, false).0, self.pointer_shape(true, false).0)
+        let (tcr, single) = self.current_tcr();
+        let of = |n: u32| self.top_byte_ignored(tcr, single, n, false);
+        if single { (of(0), of(0)) } else { (of(0), of(1)) }
     }
 
     /// VMID in use.

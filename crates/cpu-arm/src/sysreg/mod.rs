@@ -1,9 +1,10 @@
 //! System registers and system instructions (Arm ARM chapter D19, D8.13 for TLB maintenance).
 //!
 //! Plainly stored registers are rows of [`table`]; the rest is in [`special`]. Traps modelled:
-//! EL0 enables (SCTLR_EL1, CNTKCTL_EL1), HCR_EL2 TVM/TRVM/TTLB/TSW/TPC/TPU/TACR/TID3/TDZ, timer
-//! enables of CNTHCTL_EL2. Not modelled: fine-grained traps, MDCR traps, RAS and LORegion
-//! registers, the PMU.
+//! EL0 enables (SCTLR_EL1, CNTKCTL_EL1, PMUSERENR_EL0), HCR_EL2 TVM/TRVM/TTLB*/TSW/TPC/TPU/TACR/TID1
+//! to TID4/TDZ/TIDCP/TLOR/TERR/EnSCXT, CPTR TCPAC, MDCR TDA/TDOSA/TPM, timer enables of CNTHCTL_EL2. Not
+//! modelled: fine-grained traps, HCRX_EL2 beyond storage, error records of RAS, MDCR_EL3 beyond TDA,
+//! TDOSA, TPM, SPME and SDD.
 
 mod identity;
 mod pmu;
