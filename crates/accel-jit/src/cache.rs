@@ -153,6 +153,17 @@ impl Cache {
         Ok((at as u32, r))
     }
 
+    /// Emitted code, from an offset on.
+    pub(crate) fn code(&self, at: u32, len: usize) -> &[u8] {
+        let at = at as usize;
+        if at.checked_add(len).is_none_or(|end| end > self.used) {
+            return &[];
+        }
+        // SAFETY: inside the part of the area that was written; it is read while the lock is held, and
+        // patches of jumps elsewhere in the area do not touch the block that was just emitted.
+        unsafe { std::slice::from_raw_parts(self.area.rw().add(at), len) }
+    }
+
     /// Emits the thunks at the start of the area.
     pub(crate) fn emit_runtime(
         &mut self,

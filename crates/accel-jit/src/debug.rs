@@ -211,7 +211,7 @@ impl Core {
         let known = own.entry(pc & 0xfff).load(Ordering::Acquire);
         self.stops.single = true;
         let entry = match known {
-            0 => self.translate(&own, (pc & 0xfff) as u32, 1, &[])?,
+            0 => self.translate(&own, pc, 1, &[])?,
             entry => entry,
         };
         Some((own, entry))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jit_ir::backend::{HostBackend, Runtime};
 use jit_ir::opt::Passes;
-use jit_ir::{Block, Translator};
+use jit_ir::Translator;
 use memory::AddressSpace;
 use parking_lot::Mutex;
 
@@ -74,28 +74,5 @@ impl Engine {
             }
         }
         empty
-    }
-
-    /// `-d in_asm,op`.
-    pub(crate) fn log_block(&self, page: &[u8], start: u32, block: &Block) {
-        use std::fmt::Write as _;
-        if !trace::enabled(trace::Mask::IN_ASM | trace::Mask::OP) {
-            return;
-        }
-        let mut text = String::new();
-        if trace::enabled(trace::Mask::IN_ASM) {
-            text.push_str("IN:\n");
-            let end = (start + block.len) as usize;
-            for at in (start as usize..end).step_by(4) {
-                let Some(bytes) = page.get(at..at + 4) else { break };
-                // Writing to a string cannot fail.
-                let insn = self.translator.disassemble(bytes, at as u64);
-                _ = writeln!(text, "{at:#05x}: {insn}");
-            }
-        }
-        if trace::enabled(trace::Mask::OP) {
-            _ = write!(text, "OP:\n{}", jit_ir::text::print(block));
-        }
-        trace::write(format_args!("{text}"));
     }
 }

@@ -17,6 +17,7 @@ mod debug;
 mod engine;
 mod exclusive;
 mod interp;
+mod log;
 mod services;
 mod tlb;
 mod vcpu;
@@ -127,7 +128,10 @@ impl Accel for JitAccel {
     }
 
     fn new_vm(&self, config: VmConfig) -> qapi::Result<Arc<dyn AccelVm>> {
-        let parsed = parse(&config.options)?;
+        let mut parsed = parse(&config.options)?;
+        if log::wants_every_block() {
+            parsed.options.passes.remove(Passes::RING);
+        }
         let Some(translator) = config.translator else {
             return Ok(Arc::new(Idle));
         };
@@ -249,6 +253,9 @@ impl AccelVm for JitVm {
     }
     fn write_virtual(&self, cpu: usize, va: u64, bytes: &[u8]) -> bool {
         self.threads.with(cpu, |v| v.write_virtual(va, bytes)).unwrap_or(false)
+    }
+    fn disassemble(&self, pc: u64, bytes: &[u8]) -> Option<String> {
+        Some(self.engine.translator.disassemble(bytes, pc))
     }
     fn info(&self) -> String {
         let cache = self.engine.cache.lock();

@@ -22,6 +22,7 @@ use crate::debug::Stops;
 use crate::engine::Engine;
 use crate::exclusive::{Message, Peer};
 use crate::interp::InterpMachine;
+use crate::log;
 use crate::services::OwnedPhys;
 use crate::tlb::{L1, L1_SIZE, L2};
 
@@ -243,8 +244,10 @@ impl Core {
         let key = key | self.stops.of_page(pc).0;
         let engine = Arc::clone(&self.engine);
         let page = engine.cache.lock().page(e.pa, key);
-        self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
-        self.code_pages[n] = Some(Arc::clone(&page));
+        if !log::wants_every_block() {
+            self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
+            self.code_pages[n] = Some(Arc::clone(&page));
+        }
         Ok(page)
     }
 
@@ -286,17 +289,18 @@ impl Core {
         }
         let max_insns = self.engine.options.max_insns;
         let stops = self.stops.of_page(pc).1;
-        let entry = self.translate(&page, (pc & 0xfff) as u32, max_insns, &stops)?;
+        let entry = self.translate(&page, pc, max_insns, &stops)?;
         Some((page, entry))
     }
 
     pub(crate) fn translate(
         &mut self,
         page: &Arc<PageCode>,
-        start: u32,
+        pc: u64,
         max_insns: u32,
         stops: &[u32],
     ) -> Option<u32> {
+        let start = (pc & 0xfff) as u32;
         let engine = Arc::clone(&self.engine);
         let began = host::monotonic_ns();
         let mut cache = engine.cache.lock();
@@ -319,7 +323,7 @@ impl Core {
         if let Err(e) = jit_ir::verify::verify(self.builder.block(), layout, helpers) {
             panic!("{e}\n{}", jit_ir::text::print(self.builder.block()));
         }
-        engine.log_block(&bytes, start, self.builder.block());
+        engine.log_guest(&bytes, pc, self.builder.block());
         let block = self.builder.block();
         let entry = match &engine.native {
             None => {
@@ -341,7 +345,11 @@ impl Core {
                     Ok(out.written().len())
                 });
                 match emitted {
-                    Ok((at, _)) => at,
+                    Ok((at, len)) => {
+                        let code = cache.code(at, len);
+                        engine.log_host(pc, block, &self.live, native.code_base + u64::from(at), code);
+                        at
+                    }
                     Err(_) => {
                         self.must_leave = true;
                         return None;
@@ -352,6 +360,11 @@ impl Core {
         cache.publish(page, block, entry);
         cache.stats.translate_ns += host::monotonic_ns() - began;
         Some(entry)
+    }
+
+    /// The mode key of the code in use.
+    pub(crate) fn mode_key(&self) -> u64 {
+        self.mode.key
     }
 
     /// Host address for generated code to go on at, 0 = leave. Patches the exit that asked.
@@ -370,14 +383,17 @@ impl Core {
         };
         let pc = cpu.env().pc();
         cpu.env().set_pc(pc);
-        let Some(native) = &self.engine.native else { return 0 };
+        let engine = Arc::clone(&self.engine);
+        let Some(native) = &engine.native else { return 0 };
         let target = native.code_base + u64::from(entry);
+        self.log_run(cpu, entry);
         if site != 0
+            && !trace::enabled(trace::Mask::NOCHAIN)
             && !self.stops.single
             && self.engine.options.passes.contains(opt::Passes::CHAIN)
         {
             let word = native.backend.patch(site, target);
-            self.engine.cache.lock().patch(site, word);
+            engine.cache.lock().patch(site, word);
         }
         target
     }
@@ -436,6 +452,7 @@ impl JitVcpu {
         let pc = self.cpu.env().pc();
         self.cpu.env().set_pc(pc);
         if native && let Some(entry) = self.core.quick(pc) {
+            self.core.log_run(&mut *self.cpu, entry);
             self.run_native(entry);
         } else if let Some((page, entry)) = self.core.find(&mut *self.cpu) {
             self.run_entry(native, page, entry);
@@ -444,6 +461,7 @@ impl JitVcpu {
     }
 
     pub(crate) fn run_entry(&mut self, native: bool, page: Arc<PageCode>, entry: u32) {
+        self.core.log_run(&mut *self.cpu, entry);
         if native {
             self.run_native(entry);
         } else {
@@ -514,7 +532,10 @@ impl JitVcpu {
                 break;
             }
             match self.core.find(&mut *self.cpu) {
-                Some(next) => (page, entry) = next,
+                Some(next) => {
+                    (page, entry) = next;
+                    self.core.log_run(&mut *self.cpu, entry);
+                }
                 None => break,
             }
         }

@@ -178,6 +178,11 @@ pub trait AccelVm: Send + Sync {
         let _ = cpu;
         None
     }
+    /// The instruction in these bytes as monitors show it: its bytes and what it does.
+    fn disassemble(&self, pc: u64, bytes: &[u8]) -> Option<String> {
+        let _ = (pc, bytes);
+        None
+    }
     // ------------------------------------------------------------ debugger (see [`debug`])
 
     /// Sets who is told about stops; `None` = nobody.

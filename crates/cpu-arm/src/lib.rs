@@ -9,12 +9,14 @@
 pub mod arch;
 pub mod cpu;
 pub mod decode;
+pub mod disassembly;
 pub mod exception;
 mod expansion;
 pub mod features;
 pub mod fpsimd;
 mod gdb;
 pub mod helpers;
+mod log;
 pub mod mmu;
 pub mod models;
 pub mod pauth;

@@ -133,9 +133,9 @@ impl Translator for ArmTranslator {
         }
     }
 
-    fn disassemble(&self, bytes: &[u8], _pc: u64) -> String {
+    fn disassemble(&self, bytes: &[u8], pc: u64) -> String {
         let word = bytes.first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
-        base::print(word).unwrap_or_else(|| format!(".inst {word:#010x}"))
+        format!("{word:08x}  {}", crate::disassembly::disassemble(word, pc))
     }
 }
 
