@@ -207,7 +207,7 @@ impl Core {
     /// A block of the one instruction at `pc`, linked to nothing.
     pub(crate) fn single(&mut self, page: &Arc<PageCode>, pc: u64) -> Option<(Arc<PageCode>, u32)> {
         let engine = Arc::clone(&self.engine);
-        let own = engine.cache.lock().page(page.pa, page.key | SINGLE);
+        let own = engine.cache.lock().page(&page.ram, page.key | SINGLE);
         let known = own.entry(pc & 0xfff).load(Ordering::Acquire);
         self.stops.single = true;
         let entry = match known {

@@ -3,15 +3,17 @@
 //! Lock order: `peers` before a peer's inbox; `cache` is taken with neither held.
 //! UNSAFE: none.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
+use guest_ram::Watch;
+use jit_ir::Translator;
 use jit_ir::backend::{HostBackend, Runtime};
 use jit_ir::opt::Passes;
-use jit_ir::Translator;
-use memory::AddressSpace;
+use memory::{AddressSpace, FlatRange, FlatView, Listener};
 use parking_lot::Mutex;
 
-use crate::cache::{Cache, CodePages};
+use crate::cache::{Cache, CodePages, RamPage};
 use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
 
@@ -48,31 +50,80 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// From now on writes to this physical page are noticed.
-    pub(crate) fn protect_code(&self, pa: u64) {
-        if self.code_pages.add(pa) {
+    /// From now on writes to this page are noticed, whoever makes them.
+    pub(crate) fn protect_code(self: &Arc<Self>, ram: &RamPage) {
+        if let Some(block) = ram.block.upgrade() {
+            let me = Arc::downgrade(self);
+            let watch: Weak<dyn Watch> = me;
+            block.watch_page(ram.offset, &watch);
+        }
+        if self.code_pages.add(ram.host) {
             for p in &*self.peers.lock() {
-                p.l1.protect(pa);
+                p.l1.protect(ram.host);
             }
         }
     }
 
-    /// A write to a page that may hold translated code. True: no code is left there, so later writes
-    /// need not be noticed.
-    pub(crate) fn code_written(&self, pa: u64, len: u64, me: &Arc<Peer>) -> bool {
+    /// Bytes of one page, by host address, were written, and the page may hold translated code. `me` = the
+    /// vCPU that did it, which forgets its predicted returns itself. True: no code is left there, so later
+    /// writes need not be noticed.
+    pub(crate) fn code_written(&self, at: u64, len: u64, me: Option<&Arc<Peer>>) -> bool {
         let mut cache = self.cache.lock();
-        let (dropped, empty) = cache.written(pa, len);
+        let (dropped, empty) = cache.written(at, len);
         if empty {
-            self.code_pages.remove(pa);
+            self.code_pages.remove(at & !0xfff);
         }
         drop(cache);
         if dropped {
             for p in &*self.peers.lock() {
-                if !Arc::ptr_eq(p, me) {
+                if me.is_none_or(|me| !Arc::ptr_eq(p, me)) {
                     p.post(Message::CodeChanged);
                 }
             }
         }
         empty
+    }
+}
+
+impl Watch for Engine {
+    fn written(&self, at: u64, len: u64) {
+        let mut at = at;
+        let end = at.saturating_add(len);
+        while at < end {
+            let next = ((at | 0xfff) + 1).min(end);
+            if self.code_pages.contains(at & !0xfff) {
+                self.code_written(at, next - at, None);
+            }
+            at = next;
+        }
+    }
+
+    fn taken(&self) {
+        let peers = self.peers.lock().clone();
+        for p in &peers {
+            p.l1.protect_all();
+            p.kick();
+        }
+        // A store between its check of the tag and its write is over once its vCPU was outside.
+        for p in &peers {
+            let rounds = p.rounds.load(Ordering::SeqCst);
+            while p.in_code.load(Ordering::SeqCst) && p.rounds.load(Ordering::SeqCst) == rounds {
+                p.kick();
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Follows the memory map: whoever runs translated code leaves it and forgets its translations. The view
+/// that each vCPU keeps until then holds the RAM that its TLBs point to.
+pub(crate) struct MapListener(pub(crate) Weak<Engine>);
+
+impl Listener for MapListener {
+    fn changed(&self, _: &Arc<FlatView>, _: &[FlatRange], _: &[FlatRange]) {
+        let Some(engine) = self.0.upgrade() else { return };
+        for p in &*engine.peers.lock() {
+            p.kick();
+        }
     }
 }

@@ -16,6 +16,7 @@ mod calls;
 mod debug;
 mod engine;
 mod exclusive;
+mod info;
 mod interp;
 mod log;
 mod services;
@@ -34,7 +35,7 @@ use jit_ir::opt::Passes;
 use parking_lot::Mutex;
 
 use cache::{Cache, CodePages};
-use engine::{Engine, Native, Options};
+use engine::{Engine, MapListener, Native, Options};
 use exclusive::World;
 
 pub use vcpu::JitVcpu;
@@ -50,6 +51,8 @@ pub struct JitAccel {
 
 struct JitVm {
     engine: Arc<Engine>,
+    /// Kept: address spaces hold it weakly.
+    _map: Arc<dyn memory::Listener>,
     threads: VcpuThreads,
 }
 
@@ -170,13 +173,18 @@ impl Accel for JitAccel {
             world: World::default(),
             debug: debug::Debug::default(),
         });
+        let map: Arc<dyn memory::Listener> = Arc::new(MapListener(Arc::downgrade(&engine)));
+        engine.memory.listen(&map);
+        if let Some(secure) = &engine.secure_memory {
+            secure.listen(&map);
+        }
         let vcpus = config
             .cpus
             .into_iter()
             .map(|cpu| Box::new(JitVcpu::new(&engine, cpu)) as Box<dyn Vcpu>)
             .collect();
         let threads = VcpuThreads::new(vcpus, &config.run);
-        Ok(Arc::new(JitVm { engine, threads }))
+        Ok(Arc::new(JitVm { engine, _map: map, threads }))
     }
 }
 
@@ -258,25 +266,6 @@ impl AccelVm for JitVm {
         Some(self.engine.translator.disassemble(bytes, pc))
     }
     fn info(&self) -> String {
-        let cache = self.engine.cache.lock();
-        let (used, size) = cache.usage();
-        let s = cache.stats;
-        let per_insn = if s.insns == 0 { 0.0 } else { s.translate_ns as f64 / s.insns as f64 };
-        format!(
-            "Translation buffer state:\n\
-             backend             {}\n\
-             gen code size       {used}/{size}\n\
-             TB count            {}\n\
-             TB avg target insns {:.1}\n\
-             translation         {:.3} us per guest instruction\n\
-             TB invalidate count {}\n\
-             TB flush count      {}\n",
-            self.engine.native.as_ref().map_or("interp", |n| n.backend.name()),
-            s.blocks,
-            s.insns as f64 / s.blocks.max(1) as f64,
-            per_insn / 1000.0,
-            s.invalidations,
-            s.flushes,
-        )
+        info::text(&self.engine)
     }
 }
