@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::cache::{Cache, CodePages, RamPage};
 use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
+use crate::icount::Icount;
 
 /// Options of `-accel tcg`.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,8 @@ pub(crate) struct Engine {
     pub(crate) peers: Mutex<Vec<Arc<Peer>>>,
     pub(crate) world: World,
     pub(crate) debug: Debug,
+    /// Instructions make the guest's time.
+    pub(crate) icount: Option<Arc<Icount>>,
 }
 
 impl Engine {

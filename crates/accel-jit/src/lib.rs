@@ -7,8 +7,9 @@
 //!
 //! Debug events are in [`debug`].
 //!
-//! Not built yet: generational eviction (a full code area is emptied), `thread=single`, icount,
-//! dirty tracking, DMA writes to translated pages.
+//! What runs where is [`accel::Threads`]'s; instruction counting is in `icount`.
+//!
+//! Not built: record and replay, plugins.
 
 mod access;
 mod cache;
@@ -16,6 +17,7 @@ mod calls;
 mod debug;
 mod engine;
 mod exclusive;
+mod icount;
 mod info;
 mod interp;
 mod log;
@@ -26,7 +28,7 @@ mod vcpu;
 use std::sync::Arc;
 
 use accel::{
-    Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Vcpu, VcpuThreads, VmConfig,
+    Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Threads, Vcpu, VcpuThreads, VmConfig,
     WatchKind, Watchpoint,
 };
 use jit_ir::JitCpu;
@@ -59,6 +61,8 @@ struct JitVm {
 struct Parsed {
     options: Options,
     tb_mib: usize,
+    /// `thread`, if given: single.
+    single: Option<bool>,
     backend: Option<String>,
 }
 
@@ -70,15 +74,16 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
     let mut p = Parsed {
         options: Options { passes: Passes::all(), max_insns: 64 },
         tb_mib: DEFAULT_TB_SIZE,
+        single: None,
         backend: None,
     };
     for (name, value) in options {
         match (name.as_str(), value.as_str()) {
-            ("thread", "multi") => {}
-            ("thread", "single") => {
-                return Err(qapi::Error::generic("'thread=single' is not built yet"));
+            ("thread", "multi") => p.single = Some(false),
+            ("thread", "single") => p.single = Some(true),
+            ("thread", other) => {
+                return Err(qapi::Error::generic(format!("Invalid 'thread' setting {other}")));
             }
-            ("thread", _) => return Err(bad(name, "'multi' or 'single'")),
             ("tb-size", v) => {
                 p.tb_mib = v
                     .parse()
@@ -135,6 +140,9 @@ impl Accel for JitAccel {
         if log::wants_every_block() {
             parsed.options.passes.remove(Passes::RING);
         }
+        if config.icount.is_some() && parsed.single == Some(false) {
+            return Err(qapi::Error::generic("No MTTCG when icount is enabled"));
+        }
         let Some(translator) = config.translator else {
             return Ok(Arc::new(Idle));
         };
@@ -172,7 +180,16 @@ impl Accel for JitAccel {
             peers: Mutex::default(),
             world: World::default(),
             debug: debug::Debug::default(),
+            icount: config.icount.map(icount::Icount::new),
         });
+        let how = match (&engine.icount, parsed.single) {
+            (Some(icount), _) => {
+                icount::attach(&engine, icount);
+                Threads::Single(Some(Arc::clone(icount) as Arc<dyn accel::Pace>))
+            }
+            (None, Some(true)) => Threads::Single(None),
+            (None, _) => Threads::Multi,
+        };
         let map: Arc<dyn memory::Listener> = Arc::new(MapListener(Arc::downgrade(&engine)));
         engine.memory.listen(&map);
         if let Some(secure) = &engine.secure_memory {
@@ -183,7 +200,7 @@ impl Accel for JitAccel {
             .into_iter()
             .map(|cpu| Box::new(JitVcpu::new(&engine, cpu)) as Box<dyn Vcpu>)
             .collect();
-        let threads = VcpuThreads::new(vcpus, &config.run);
+        let threads = VcpuThreads::new(vcpus, &config.run, how);
         Ok(Arc::new(JitVm { engine, _map: map, threads }))
     }
 }

@@ -22,6 +22,7 @@ use crate::cache::{PageCode, RamPage};
 use crate::debug::Stops;
 use crate::engine::Engine;
 use crate::exclusive::{Message, Peer};
+use crate::icount;
 use crate::interp::InterpMachine;
 use crate::log;
 use crate::services::OwnedPhys;
@@ -343,7 +344,9 @@ impl Core {
         page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
         self.builder.begin(start);
         let b = &mut self.builder;
-        let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, stops };
+        let count = engine.icount.is_some();
+        let mut cx =
+            TranslateCx { b, key: page.key, page: &bytes, start, max_insns, count, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
         let helpers = engine.translator.helpers();
@@ -359,6 +362,7 @@ impl Core {
             Some(native) => {
                 opt::run(block, layout, helpers, engine.options.passes, &mut self.live);
                 let cx = BlockCx {
+                    count,
                     block,
                     live: &self.live,
                     layout,
@@ -502,8 +506,14 @@ impl JitVcpu {
         self.cpu.env().helper_exit = 0;
         engine.world.enter(&self.core.peer);
         self.core.handle_messages(&mut *self.cpu);
+        if let Some(icount) = &engine.icount {
+            icount.grant_one(self.cpu.env());
+        }
         self.step_once(native);
         self.cpu.env().helper_exit = 0;
+        if let Some(icount) = &engine.icount {
+            icount.settle(self.cpu.env());
+        }
         engine.world.leave(&self.core.peer);
         self.outside();
         self.core.stops.hit = None;
@@ -544,6 +554,9 @@ impl JitVcpu {
         loop {
             let block = engine.cache.lock().blocks.get(entry as usize - 1).cloned();
             let Some(block) = block else { break };
+            if engine.icount.is_some() && !icount::take(self.cpu.env(), block.insns) {
+                break;
+            }
             let va = self.cpu.env().page;
             let mut m = InterpMachine { core: &mut self.core, cpu: &mut *self.cpu, helpers, state };
             match jit_interp::run(&block, state, layout, &mut m, va, &mut vals) {
@@ -584,6 +597,9 @@ impl Vcpu for JitVcpu {
             if self.core.stops.step {
                 return self.run_step(native);
             }
+            if let Some(icount) = &engine.icount {
+                icount.fire();
+            }
             if self.cpu.poll() == Wake::Halt {
                 return Exit::Halted;
             }
@@ -597,9 +613,17 @@ impl Vcpu for JitVcpu {
             engine.world.enter(&self.core.peer);
             self.core.handle_messages(&mut *self.cpu);
             self.core.update_mode(&mut *self.cpu);
+            if let Some(icount) = &engine.icount {
+                icount.grant(self.cpu.env());
+            }
             self.execute(native);
             self.cpu.env().helper_exit = 0;
             engine.world.leave(&self.core.peer);
+            if let Some(icount) = &engine.icount
+                && icount.settle(self.cpu.env())
+            {
+                return Exit::Interrupted;
+            }
         }
     }
 

@@ -199,6 +199,9 @@ pub struct TranslateCx<'a> {
     pub start: u32,
     /// At most this many instructions.
     pub max_insns: u32,
+    /// Instructions are counted: a block ends at its first conditional branch, so that all of it is
+    /// executed unless something faults.
+    pub count: bool,
     /// Page offsets that may only be the first instruction of a block (breakpoints).
     pub stops: &'a [u32],
 }

@@ -68,7 +68,13 @@ pub(crate) fn create(
             let accel = accel.ok_or_else(|| {
                 Stop::new(format!("machine '{name}' needs an accelerator; -accel help lists them"))
             })?;
+            let icount = |shift| accel::Icount {
+                shift,
+                sleep: settings.icount.sleep,
+                clock: world.clock.clone(),
+            };
             let config = VmConfig {
+                icount: settings.icount.shift.map(icount),
                 memory: world.memory.clone(),
                 secure_memory: secure.clone(),
                 options: accel_options(settings, &vm.config.accel),

@@ -20,6 +20,7 @@ mod help;
 mod listing;
 mod options;
 mod rtc;
+mod icount;
 mod settings;
 mod start;
 #[cfg(test)]

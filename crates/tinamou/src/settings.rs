@@ -6,6 +6,7 @@ use vmm::{Actions, RebootAction, ShutdownAction};
 use crate::{
     fail::{At as _, Step, Stop},
     options::Given,
+    icount::{self, Icount},
     rtc::{self, Rtc},
 };
 
@@ -83,6 +84,7 @@ pub(crate) struct Settings {
     pub(crate) pidfile: Option<Placed>,
     pub(crate) daemonize: bool,
     pub(crate) rtc: Rtc,
+    pub(crate) icount: Icount,
     pub(crate) log_filter: Option<Placed>,
     pub(crate) timestamps: bool,
 }
@@ -165,6 +167,7 @@ impl Settings {
             "pidfile" => self.pidfile = Some(given),
             "daemonize" => self.daemonize = true,
             "rtc" => self.rtc = rtc::parse(&given)?,
+            "icount" => self.icount = icount::parse(&given)?,
             "action" => action(&mut self.actions, &given)?,
             "dfilter" => self.log_filter = Some(given),
             "msg" => self.timestamps = timestamps(&given)?,

@@ -124,7 +124,8 @@ impl Translator for ArmTranslator {
                 Flow::Jump(to) => to,
                 Flow::End => return,
             };
-            let full = n >= max || t.branches >= MAX_BRANCHES || t.b.is_full();
+            let branches = if cx.count { 1 } else { MAX_BRANCHES };
+            let full = n >= max || t.branches >= branches || t.b.is_full();
             if full || i64::from(next) >= PAGE || cx.stops.contains(&next) {
                 t.leave(exit_at(i64::from(next)));
                 return;
