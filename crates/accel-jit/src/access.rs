@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use guest_ram::RamBlock;
 use jit_ir::env::TAG_INVALID;
 use jit_ir::{AccessKind, JitCpu, MemDesc, MemFault, PhysMem};
 use memory::{FlatView, Size, TxAttrs};
@@ -149,9 +150,25 @@ pub(crate) fn extend(desc: MemDesc, v: u128) -> u128 {
 }
 
 impl Core {
-    /// The current views of both worlds.
-    pub(crate) fn views(&mut self) -> (Arc<FlatView>, Arc<FlatView>) {
+    /// The views of both worlds that the translations were made with.
+    pub(crate) fn views(&self) -> (Arc<FlatView>, Arc<FlatView>) {
         (Arc::clone(self.view_of(false)), Arc::clone(self.view_of(true)))
+    }
+
+    /// The number of a RAM block, for entries of the second level.
+    fn block_number(&mut self, block: &Arc<RamBlock>) -> u16 {
+        let known = self.blocks.iter().position(|b| Arc::ptr_eq(b, block));
+        let n = known.unwrap_or_else(|| {
+            self.blocks.push(Arc::clone(block));
+            self.blocks.len() - 1
+        });
+        n as u16
+    }
+
+    /// The block of an entry, and the offset of its page there.
+    pub(crate) fn ram_of(&self, e: &L2Entry) -> Option<(&Arc<RamBlock>, u64)> {
+        let block = self.blocks.get(usize::from(e.block))?;
+        Some((block, e.host.wrapping_sub(block.host_ptr() as u64)))
     }
 
     /// Finds or makes the translation of a page for an access.
@@ -173,7 +190,7 @@ impl Core {
             _ => self.walk(cpu, va, kind, mmu)?,
         };
         if kind != AccessKind::Exec && e.host != 0 && e.flags & flag::WATCHED == 0 {
-            self.install(&e, va, mmu);
+            self.install(cpu, &e, va, mmu, kind);
         }
         Ok(e)
     }
@@ -208,11 +225,13 @@ impl Core {
         if ram.as_ref().is_some_and(|r| r.readonly) {
             flags |= flag::ROM;
         }
-        let host = ram.map_or(0, |r| r.host as u64);
+        let host = ram.as_ref().map_or(0, |r| r.host as u64);
+        let block = ram.map_or(0, |r| self.block_number(&r.block));
         let e = L2Entry {
             page: va & !0xfff,
             pa,
             host,
+            block,
             flags,
             code_attr: m.code_attr,
             ..L2Entry::default()
@@ -225,7 +244,10 @@ impl Core {
     }
 
     /// Puts a RAM page into the first level.
-    fn install(&mut self, e: &L2Entry, va: u64, mmu: u8) {
+    fn install(&mut self, cpu: &mut dyn JitCpu, e: &L2Entry, va: u64, mmu: u8, kind: AccessKind) {
+        if self.l1.before_fill(mmu, va) {
+            cpu.env().tlb[usize::from(mmu & 15)] = self.l1.place(usize::from(mmu & 15));
+        }
         self.note_l1_use(mmu);
         let page = va & !0xfff;
         let slot = self.l1.slot(mmu, va);
@@ -237,14 +259,29 @@ impl Core {
         slot.write.store(TAG_INVALID, Ordering::Relaxed);
         slot.read.store(TAG_INVALID, Ordering::Relaxed);
         slot.addend.store(e.host.wrapping_sub(page), Ordering::Relaxed);
-        slot.pa.store(e.pa, Ordering::SeqCst);
+        slot.page.store(e.host, Ordering::SeqCst);
         slot.read.store(read, Ordering::Relaxed);
-        if may_write {
+        if may_write && self.note_write(e, kind) {
             slot.write.store(page, Ordering::SeqCst);
-            if self.engine.code_pages.contains(e.pa) {
+            let taken = kind != AccessKind::Write && !self.note_write(e, kind);
+            if taken || self.engine.code_pages.contains(e.host) {
                 slot.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
             }
         }
+    }
+
+    /// Dirty tracking: whether writes to the page may go past it, since it is known to be dirty. A write
+    /// makes it so.
+    fn note_write(&self, e: &L2Entry, kind: AccessKind) -> bool {
+        let Some((block, offset)) = self.ram_of(e) else { return false };
+        let dirty = block.dirty();
+        if dirty.is_dirty(offset >> 12) {
+            return true;
+        }
+        if kind == AccessKind::Write {
+            dirty.mark(offset, 1);
+        }
+        kind == AccessKind::Write
     }
 
     fn check_alignment(
@@ -290,6 +327,7 @@ impl Core {
         bytes: u32,
     ) -> Result<u128, MemFault> {
         let pa = e.pa | va & 0xfff;
+        self.follow_view(cpu);
         let view = Arc::clone(self.view_of(e.flags & flag::SECURE != 0));
         let attrs = self.attrs(e);
         let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Read);
@@ -313,6 +351,7 @@ impl Core {
         v: u128,
     ) -> Result<(), MemFault> {
         let pa = e.pa | va & 0xfff;
+        self.follow_view(cpu);
         let view = Arc::clone(self.view_of(e.flags & flag::SECURE != 0));
         let attrs = self.attrs(e);
         let fault = |cpu: &mut dyn JitCpu| cpu.bus_fault(va, pa, AccessKind::Write);
@@ -373,22 +412,34 @@ impl Core {
         Ok(v)
     }
 
-    /// A write to RAM is about to happen.
-    fn before_write(&mut self, cpu: &mut dyn JitCpu, e: &L2Entry, va: u64, len: u64) {
-        if self.engine.code_pages.contains(e.pa) {
+    /// RAM was written, after the walk for a write: code that was made from it goes.
+    fn wrote(&mut self, cpu: &mut dyn JitCpu, e: &L2Entry, va: u64, len: u64) {
+        // The bytes before the look at the bit: a translation in progress elsewhere sees either.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.engine.code_pages.contains(e.host) {
             let engine = Arc::clone(&self.engine);
-            let empty = engine.code_written(e.pa | va & 0xfff, len, &self.peer);
+            let empty = engine.code_written(e.host | va & 0xfff, len, Some(&self.peer));
             Self::clear_ring(cpu);
             if empty {
                 // Later writes may be inline again.
                 for mmu in 0..jit_ir::env::MMUS as u8 {
                     let slot = self.l1.slot(mmu, va);
-                    if slot.pa.load(Ordering::Relaxed) == e.pa {
-                        slot.pa.store(u64::MAX, Ordering::Relaxed);
-                        slot.read.store(TAG_INVALID, Ordering::Relaxed);
+                    if slot.page.load(Ordering::Relaxed) == e.host {
+                        slot.clear();
                     }
                 }
             }
+        }
+    }
+
+    /// Guest code in a range of one page is said to have changed: what was made from it goes even if no
+    /// write was noticed (a write that another CPU had begun before the page was protected).
+    pub(crate) fn code_line_changed(&mut self, cpu: &mut dyn JitCpu, va: u64, len: u64) {
+        let mmu = cpu.code_mode(0).mmu;
+        let tag = self.tags[usize::from(mmu & 15)];
+        let Some(e) = self.l2.probe(va, mmu, tag).filter(|e| e.host != 0) else { return };
+        if self.engine.code_pages.contains(e.host) {
+            self.wrote(cpu, &e, va & !(len - 1), len);
         }
     }
 
@@ -422,9 +473,9 @@ impl Core {
             // Ignored, or it goes to a ROM device.
             return self.mmio_write(cpu, &e, va, bytes, v);
         }
-        self.before_write(cpu, &e, va, u64::from(bytes));
         // SAFETY: inside the writable RAM page of `e`.
         unsafe { write_ram((e.host + (va & 0xfff)) as *mut u8, bytes, v) };
+        self.wrote(cpu, &e, va, u64::from(bytes));
         if desc.is_release() {
             std::sync::atomic::fence(Ordering::SeqCst);
         }
@@ -460,7 +511,6 @@ impl Core {
             }
             return Ok(order(old));
         }
-        self.before_write(cpu, &e, va, u64::from(bytes));
         let at = (e.host + (va & 0xfff)) as *mut u8;
         loop {
             // SAFETY: inside the writable RAM page of `e`, and not across a 16-byte granule.
@@ -469,6 +519,7 @@ impl Core {
             // SAFETY: likewise.
             let seen = unsafe { cas_ram(at, bytes, old, order(new & mask_of(bytes))) };
             if seen == old {
+                self.wrote(cpu, &e, va, u64::from(bytes));
                 return Ok(order(old));
             }
         }
@@ -496,9 +547,9 @@ impl Core {
             return Ok(());
         }
         if e.flags & flag::ROM == 0 && (va & 0xfff) + len <= 4096 {
-            self.before_write(cpu, &e, va, len);
             // SAFETY: inside the writable RAM page of `e`.
             unsafe { std::ptr::write_bytes((e.host + (va & 0xfff)) as *mut u8, 0, len as usize) };
+            self.wrote(cpu, &e, va, len);
         }
         Ok(())
     }
@@ -523,9 +574,10 @@ impl Core {
             if e.flags & flag::ROM != 0 {
                 return false;
             }
-            self.before_write(cpu, &e, at, 1);
             // SAFETY: inside the writable RAM page of `e`.
             unsafe { write_ram((e.host + (at & 0xfff)) as *mut u8, 1, u128::from(*b)) };
+            self.note_write(&e, AccessKind::Write);
+            self.wrote(cpu, &e, at, 1);
         }
         true
     }
@@ -544,7 +596,9 @@ impl Core {
                 let view = if m.secure { secure.clone() } else { view.clone() };
                 let ram = view.ram_at(pa).filter(|r| r.len >= 4096).ok_or(())?;
                 let flags = if ram.readonly { flag::ROM } else { 0 };
+                let block = self.block_number(&ram.block);
                 L2Entry {
+                    block,
                     page: va & !0xfff,
                     pa,
                     host: ram.host as u64,

@@ -214,11 +214,11 @@ impl Core {
     #[cold]
     pub(crate) fn single(&mut self, page: &Arc<PageCode>, pc: u64) -> Option<(Arc<PageCode>, u32)> {
         let engine = Arc::clone(&self.engine);
-        let own = engine.cache.lock().page(page.pa, page.key | SINGLE);
+        let own = engine.cache.lock().page(&page.ram, page.key | SINGLE);
         let known = own.entry(pc & 0xfff).load(Ordering::Acquire);
         self.stops.single = true;
         let entry = match known {
-            0 => self.translate(&own, (pc & 0xfff) as u32, 1, &[])?,
+            0 => self.translate(&own, pc, 1, &[])?,
             entry => entry,
         };
         Some((own, entry))

@@ -3,17 +3,20 @@
 //! Lock order: `peers` before a peer's inbox; `cache` is taken with neither held.
 //! UNSAFE: none.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
+use guest_ram::Watch;
+use jit_ir::Translator;
 use jit_ir::backend::{HostBackend, Runtime};
 use jit_ir::opt::Passes;
-use jit_ir::{Block, Translator};
-use memory::AddressSpace;
+use memory::{AddressSpace, FlatRange, FlatView, Listener};
 use parking_lot::Mutex;
 
-use crate::cache::{Cache, CodePages};
+use crate::cache::{Cache, CodePages, RamPage};
 use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
+use crate::icount::Icount;
 
 /// Options of `-accel tcg`.
 #[derive(Clone, Copy, Debug)]
@@ -45,57 +48,85 @@ pub(crate) struct Engine {
     pub(crate) peers: Mutex<Vec<Arc<Peer>>>,
     pub(crate) world: World,
     pub(crate) debug: Debug,
+    /// Instructions make the guest's time.
+    pub(crate) icount: Option<Arc<Icount>>,
 }
 
 impl Engine {
-    /// From now on writes to this physical page are noticed.
-    pub(crate) fn protect_code(&self, pa: u64) {
-        if self.code_pages.add(pa) {
+    /// From now on writes to this page are noticed, whoever makes them.
+    pub(crate) fn protect_code(self: &Arc<Self>, ram: &RamPage) {
+        if let Some(block) = ram.block.upgrade() {
+            let me = Arc::downgrade(self);
+            let watch: Weak<dyn Watch> = me;
+            block.watch_page(ram.offset, &watch);
+        }
+        if self.code_pages.add(ram.host) {
             for p in &*self.peers.lock() {
-                p.l1.protect(pa);
+                p.l1.protect(ram.host);
             }
         }
     }
 
-    /// A write to a page that may hold translated code. True: no code is left there, so later writes
-    /// need not be noticed.
-    pub(crate) fn code_written(&self, pa: u64, len: u64, me: &Arc<Peer>) -> bool {
+    /// Bytes of one page, by host address, were written, and the page may hold translated code. `me` = the
+    /// vCPU that did it, which forgets its predicted returns itself. True: no code is left there, so later
+    /// writes need not be noticed.
+    pub(crate) fn code_written(&self, at: u64, len: u64, me: Option<&Arc<Peer>>) -> bool {
         let mut cache = self.cache.lock();
-        let (dropped, empty) = cache.written(pa, len);
+        let (dropped, empty) = cache.written(at, len);
         if empty {
-            self.code_pages.remove(pa);
+            self.code_pages.remove(at & !0xfff);
         }
         drop(cache);
         if dropped {
             for p in &*self.peers.lock() {
-                if !Arc::ptr_eq(p, me) {
+                if me.is_none_or(|me| !Arc::ptr_eq(p, me)) {
                     p.post(Message::CodeChanged);
                 }
             }
         }
         empty
     }
+}
 
-    /// `-d in_asm,op`.
-    pub(crate) fn log_block(&self, page: &[u8], start: u32, block: &Block) {
-        use std::fmt::Write as _;
-        if !trace::enabled(trace::Mask::IN_ASM | trace::Mask::OP) {
-            return;
+impl Watch for Engine {
+    fn written(&self, at: u64, len: u64) {
+        let mut at = at;
+        let end = at.saturating_add(len);
+        while at < end {
+            let next = ((at | 0xfff) + 1).min(end);
+            if self.code_pages.contains(at & !0xfff) {
+                self.code_written(at, next - at, None);
+            }
+            at = next;
         }
-        let mut text = String::new();
-        if trace::enabled(trace::Mask::IN_ASM) {
-            text.push_str("IN:\n");
-            let end = (start + block.len) as usize;
-            for at in (start as usize..end).step_by(4) {
-                let Some(bytes) = page.get(at..at + 4) else { break };
-                // Writing to a string cannot fail.
-                let insn = self.translator.disassemble(bytes, at as u64);
-                _ = writeln!(text, "{at:#05x}: {insn}");
+    }
+
+    fn taken(&self) {
+        let peers = self.peers.lock().clone();
+        for p in &peers {
+            p.l1.protect_all();
+            p.kick();
+        }
+        // A store between its check of the tag and its write is over once its vCPU was outside.
+        for p in &peers {
+            let rounds = p.rounds.load(Ordering::SeqCst);
+            while p.in_code.load(Ordering::SeqCst) && p.rounds.load(Ordering::SeqCst) == rounds {
+                p.kick();
+                std::thread::yield_now();
             }
         }
-        if trace::enabled(trace::Mask::OP) {
-            _ = write!(text, "OP:\n{}", jit_ir::text::print(block));
+    }
+}
+
+/// Follows the memory map: whoever runs translated code leaves it and forgets its translations. The view
+/// that each vCPU keeps until then holds the RAM that its TLBs point to.
+pub(crate) struct MapListener(pub(crate) Weak<Engine>);
+
+impl Listener for MapListener {
+    fn changed(&self, _: &Arc<FlatView>, _: &[FlatRange], _: &[FlatRange]) {
+        let Some(engine) = self.0.upgrade() else { return };
+        for p in &*engine.peers.lock() {
+            p.kick();
         }
-        trace::write(format_args!("{text}"));
     }
 }

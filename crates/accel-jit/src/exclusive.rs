@@ -8,12 +8,12 @@
 //! UNSAFE: none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use jit_ir::TlbFlush;
 use parking_lot::Mutex;
 
-use crate::tlb::L1;
+use crate::tlb::SharedL1;
 
 /// A message to another vCPU.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub(crate) enum Message {
     Flush(TlbFlush),
     /// Translated code was invalidated: predicted returns are void.
     CodeChanged,
+    /// A generation of code was dropped: code TLBs are void too.
+    CodeGone,
     /// The debugger's points changed.
     PointsChanged,
 }
@@ -35,18 +37,26 @@ pub(crate) struct Peer {
     /// Number of messages waiting.
     pub(crate) waiting: AtomicUsize,
     /// First-level TLB.
-    pub(crate) l1: Arc<L1>,
+    pub(crate) l1: Arc<SharedL1>,
+    /// How often generated code was left.
+    pub(crate) rounds: AtomicU64,
+    /// Look-ups that generated code asked for, and those that found a block; written by the vCPU alone.
+    pub(crate) lookups: AtomicU64,
+    pub(crate) hits: AtomicU64,
     /// `JitEnv::request` of the CPU; null when the vCPU is gone.
     request: AtomicPtr<std::sync::atomic::AtomicI32>,
 }
 
 impl Peer {
-    pub(crate) fn new(l1: Arc<L1>) -> Arc<Self> {
+    pub(crate) fn new(l1: Arc<SharedL1>) -> Arc<Self> {
         Arc::new(Self {
             in_code: AtomicBool::new(false),
             inbox: Mutex::default(),
             waiting: AtomicUsize::new(0),
             l1,
+            rounds: AtomicU64::new(0),
+            lookups: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
             request: AtomicPtr::default(),
         })
     }
@@ -64,6 +74,11 @@ impl Peer {
             // no concurrent kicks: peers and kickers are only used while the VM lives.
             unsafe { &*at }.store(-1, Ordering::Release);
         }
+    }
+
+    /// Adds one to a number that only this vCPU's thread writes.
+    pub(crate) fn count(&self, number: &AtomicU64) {
+        number.store(number.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     pub(crate) fn post(&self, m: Message) {
@@ -97,6 +112,7 @@ impl World {
 
     /// Generated code was left.
     pub(crate) fn leave(&self, me: &Peer) {
+        me.rounds.fetch_add(1, Ordering::SeqCst);
         me.in_code.store(false, Ordering::SeqCst);
     }
 

@@ -7,8 +7,9 @@
 //!
 //! Debug events are in [`debug`].
 //!
-//! Not built yet: generational eviction (a full code area is emptied), `thread=single`, icount,
-//! dirty tracking, DMA writes to translated pages.
+//! What runs where is [`accel::Threads`]'s; instruction counting is in `icount`.
+//!
+//! Not built: record and replay, plugins.
 
 mod access;
 mod cache;
@@ -16,7 +17,10 @@ mod calls;
 mod debug;
 mod engine;
 mod exclusive;
+mod icount;
+mod info;
 mod interp;
+mod log;
 mod services;
 mod tlb;
 mod vcpu;
@@ -24,7 +28,7 @@ mod vcpu;
 use std::sync::Arc;
 
 use accel::{
-    Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Vcpu, VcpuThreads, VmConfig,
+    Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Threads, Vcpu, VcpuThreads, VmConfig,
     WatchKind, Watchpoint,
 };
 use jit_ir::JitCpu;
@@ -33,7 +37,7 @@ use jit_ir::opt::Passes;
 use parking_lot::Mutex;
 
 use cache::{Cache, CodePages};
-use engine::{Engine, Native, Options};
+use engine::{Engine, MapListener, Native, Options};
 use exclusive::World;
 
 pub use vcpu::JitVcpu;
@@ -49,12 +53,16 @@ pub struct JitAccel {
 
 struct JitVm {
     engine: Arc<Engine>,
+    /// Kept: address spaces hold it weakly.
+    _map: Arc<dyn memory::Listener>,
     threads: VcpuThreads,
 }
 
 struct Parsed {
     options: Options,
     tb_mib: usize,
+    /// `thread`, if given: single.
+    single: Option<bool>,
     backend: Option<String>,
 }
 
@@ -66,15 +74,16 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
     let mut p = Parsed {
         options: Options { passes: Passes::all(), max_insns: 64 },
         tb_mib: DEFAULT_TB_SIZE,
+        single: None,
         backend: None,
     };
     for (name, value) in options {
         match (name.as_str(), value.as_str()) {
-            ("thread", "multi") => {}
-            ("thread", "single") => {
-                return Err(qapi::Error::generic("'thread=single' is not built yet"));
+            ("thread", "multi") => p.single = Some(false),
+            ("thread", "single") => p.single = Some(true),
+            ("thread", other) => {
+                return Err(qapi::Error::generic(format!("Invalid 'thread' setting {other}")));
             }
-            ("thread", _) => return Err(bad(name, "'multi' or 'single'")),
             ("tb-size", v) => {
                 p.tb_mib = v
                     .parse()
@@ -127,7 +136,13 @@ impl Accel for JitAccel {
     }
 
     fn new_vm(&self, config: VmConfig) -> qapi::Result<Arc<dyn AccelVm>> {
-        let parsed = parse(&config.options)?;
+        let mut parsed = parse(&config.options)?;
+        if log::wants_every_block() {
+            parsed.options.passes.remove(Passes::RING);
+        }
+        if config.icount.is_some() && parsed.single == Some(false) {
+            return Err(qapi::Error::generic("No MTTCG when icount is enabled"));
+        }
         let Some(translator) = config.translator else {
             return Ok(Arc::new(Idle));
         };
@@ -165,14 +180,28 @@ impl Accel for JitAccel {
             peers: Mutex::default(),
             world: World::default(),
             debug: debug::Debug::default(),
+            icount: config.icount.map(icount::Icount::new),
         });
+        let how = match (&engine.icount, parsed.single) {
+            (Some(icount), _) => {
+                icount::attach(&engine, icount);
+                Threads::Single(Some(Arc::clone(icount) as Arc<dyn accel::Pace>))
+            }
+            (None, Some(true)) => Threads::Single(None),
+            (None, _) => Threads::Multi,
+        };
+        let map: Arc<dyn memory::Listener> = Arc::new(MapListener(Arc::downgrade(&engine)));
+        engine.memory.listen(&map);
+        if let Some(secure) = &engine.secure_memory {
+            secure.listen(&map);
+        }
         let vcpus = config
             .cpus
             .into_iter()
             .map(|cpu| Box::new(JitVcpu::new(&engine, cpu)) as Box<dyn Vcpu>)
             .collect();
-        let threads = VcpuThreads::new(vcpus, &config.run);
-        Ok(Arc::new(JitVm { engine, threads }))
+        let threads = VcpuThreads::new(vcpus, &config.run, how);
+        Ok(Arc::new(JitVm { engine, _map: map, threads }))
     }
 }
 
@@ -250,26 +279,10 @@ impl AccelVm for JitVm {
     fn write_virtual(&self, cpu: usize, va: u64, bytes: &[u8]) -> bool {
         self.threads.with(cpu, |v| v.write_virtual(va, bytes)).unwrap_or(false)
     }
+    fn disassemble(&self, pc: u64, bytes: &[u8]) -> Option<String> {
+        Some(self.engine.translator.disassemble(bytes, pc))
+    }
     fn info(&self) -> String {
-        let cache = self.engine.cache.lock();
-        let (used, size) = cache.usage();
-        let s = cache.stats;
-        let per_insn = if s.insns == 0 { 0.0 } else { s.translate_ns as f64 / s.insns as f64 };
-        format!(
-            "Translation buffer state:\n\
-             backend             {}\n\
-             gen code size       {used}/{size}\n\
-             TB count            {}\n\
-             TB avg target insns {:.1}\n\
-             translation         {:.3} us per guest instruction\n\
-             TB invalidate count {}\n\
-             TB flush count      {}\n",
-            self.engine.native.as_ref().map_or("interp", |n| n.backend.name()),
-            s.blocks,
-            s.insns as f64 / s.blocks.max(1) as f64,
-            per_insn / 1000.0,
-            s.invalidations,
-            s.flushes,
-        )
+        info::text(&self.engine)
     }
 }

@@ -79,6 +79,11 @@ impl Services for Core {
             self.unsynced = peers.len() > 1;
         }
     }
+    fn code_changed(&mut self, cpu: &mut dyn JitCpu, va: u64, len: u64) {
+        if len <= 4096 && len.is_power_of_two() {
+            self.code_line_changed(cpu, va, len);
+        }
+    }
     fn debug_changed(&mut self, cpu: &mut dyn JitCpu) {
         self.reload_stops(cpu);
     }

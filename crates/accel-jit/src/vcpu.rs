@@ -8,22 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use accel::{Exit, Kicker, Vcpu};
+use guest_ram::RamBlock;
 use jit_ir::backend::{BlockCx, CODE_TLB};
 use jit_ir::cpu::TlbTag;
-use jit_ir::env::{CodeTlbEntry, MMUS, RING, RingEntry, TlbTable};
+use jit_ir::env::{CodeTlbEntry, MMUS, RING, RingEntry};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness};
 use jit_ir::{AccessKind, Builder, CodeMode, JitCpu, MemFault, Services, TranslateCx, Wake};
-use memory::{AddressSpace, CachedView, FlatView};
+use memory::{AddressSpace, FlatView};
 use rustc_hash::FxHashMap;
 
-use crate::cache::PageCode;
+use crate::cache::{PageCode, RamPage};
 use crate::debug::Stops;
 use crate::engine::Engine;
 use crate::exclusive::{Message, Peer};
+use crate::icount;
 use crate::interp::InterpMachine;
+use crate::log;
 use crate::services::OwnedPhys;
-use crate::tlb::{L1, L1_SIZE, L2};
+use crate::tlb::{L1, L2};
 
 const NO_ENTRY: CodeTlbEntry = CodeTlbEntry { tag: u64::MAX, entries: 0 };
 
@@ -39,13 +42,14 @@ struct SlotKey {
 pub(crate) struct Core {
     pub(crate) engine: Arc<Engine>,
     pub(crate) peer: Arc<Peer>,
-    pub(crate) l1: Arc<L1>,
+    pub(crate) l1: L1,
     pub(crate) l2: L2,
-    pub(crate) view: CachedView,
+    /// The view that the translations were made with; it holds the RAM that the TLBs point to.
+    view: Arc<FlatView>,
     /// The secure world's, where that differs.
-    pub(crate) secure_view: Option<CachedView>,
-    /// Generation of the view that the translations were made with.
-    pub(crate) followed: u64,
+    secure_view: Option<Arc<FlatView>>,
+    /// RAM blocks that entries of the second level name.
+    pub(crate) blocks: Vec<Arc<RamBlock>>,
     pub(crate) tags: [TlbTag; MMUS],
     l1_used: u16,
     code_tlb: Box<[CodeTlbEntry]>,
@@ -76,16 +80,16 @@ pub struct JitVcpu {
 }
 
 impl Core {
-    fn new(engine: &Arc<Engine>, l1: Arc<L1>, peer: Arc<Peer>) -> Self {
+    fn new(engine: &Arc<Engine>, l1: L1, peer: Arc<Peer>) -> Self {
         Self {
             builder: Builder::new(
                 engine.translator.layout(),
                 engine.translator.helpers(),
                 engine.options.passes,
             ),
-            followed: u64::MAX,
-            view: engine.memory.cached(),
-            secure_view: engine.secure_memory.as_ref().map(AddressSpace::cached),
+            view: engine.memory.view(),
+            secure_view: engine.secure_memory.as_ref().map(AddressSpace::view),
+            blocks: Vec::new(),
             engine: Arc::clone(engine),
             peer,
             l1,
@@ -113,11 +117,12 @@ impl Core {
         }
     }
 
-    /// The current view of a world. The secure one holds all that the other one does.
-    pub(crate) fn view_of(&mut self, secure: bool) -> &Arc<FlatView> {
-        match &mut self.secure_view {
-            Some(view) if secure => view.get(),
-            _ => self.view.get(),
+    /// The view of a world that the translations were made with. The secure one holds all that the other
+    /// one does.
+    pub(crate) fn view_of(&self, secure: bool) -> &Arc<FlatView> {
+        match &self.secure_view {
+            Some(view) if secure => view,
+            _ => &self.view,
         }
     }
 
@@ -159,13 +164,29 @@ impl Core {
 
     /// Forgets every translation if the memory map changed since the last time.
     pub(crate) fn follow_view(&mut self, cpu: &mut dyn JitCpu) {
-        // The secure world sees all of the other's map, so its number counts all changes.
-        let generation = self.view_of(true).generation();
-        self.view.get();
-        if generation != self.followed {
-            self.followed = generation;
-            self.flush_all(cpu);
+        let engine = &self.engine;
+        let stale = |space: &AddressSpace, view: &Arc<FlatView>| {
+            (space.generation() != view.generation()).then(|| space.view())
+        };
+        let plain = stale(&engine.memory, &self.view);
+        let secure = match (&engine.secure_memory, &self.secure_view) {
+            (Some(space), Some(view)) => stale(space, view),
+            _ => None,
+        };
+        if plain.is_none() && secure.is_none() {
+            return;
         }
+        // The old views go last: they hold what the TLBs point to.
+        self.flush_all(cpu);
+        self.blocks.clear();
+        if let Some(view) = plain {
+            self.view = view;
+        }
+        if secure.is_some() {
+            self.secure_view = secure;
+        }
+        let (plain, secure) = self.views();
+        self.walker = OwnedPhys(plain, secure);
     }
 
     pub(crate) fn handle_messages(&mut self, cpu: &mut dyn JitCpu) {
@@ -180,6 +201,10 @@ impl Core {
             match m {
                 Message::Flush(what) => self.flush_local(cpu, &what),
                 Message::CodeChanged => Self::clear_ring(cpu),
+                Message::CodeGone => {
+                    self.clear_code_tlb();
+                    Self::clear_ring(cpu);
+                }
                 Message::PointsChanged => self.reload_stops(cpu),
             }
         }
@@ -244,9 +269,14 @@ impl Core {
         let key = if e.code_attr == 0 { self.mode.key } else { cpu.code_mode(e.code_attr).key };
         let key = key | self.stops.of_page(pc).0;
         let engine = Arc::clone(&self.engine);
-        let page = engine.cache.lock().page(e.pa, key);
-        self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
-        self.code_pages[n] = Some(Arc::clone(&page));
+        let (block, offset) =
+            self.ram_of(&e).ok_or_else(|| cpu.bus_fault(pc, e.pa, AccessKind::Exec))?;
+        let ram = RamPage { host: e.host, block: Arc::downgrade(block), offset };
+        let page = engine.cache.lock().page(&ram, key);
+        if !log::wants_every_block() {
+            self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
+            self.code_pages[n] = Some(Arc::clone(&page));
+        }
         Ok(page)
     }
 
@@ -288,17 +318,18 @@ impl Core {
         }
         let max_insns = self.engine.options.max_insns;
         let stops = self.stops.of_page(pc).1;
-        let entry = self.translate(&page, (pc & 0xfff) as u32, max_insns, &stops)?;
+        let entry = self.translate(&page, pc, max_insns, &stops)?;
         Some((page, entry))
     }
 
     pub(crate) fn translate(
         &mut self,
         page: &Arc<PageCode>,
-        start: u32,
+        pc: u64,
         max_insns: u32,
         stops: &[u32],
     ) -> Option<u32> {
+        let start = (pc & 0xfff) as u32;
         let engine = Arc::clone(&self.engine);
         let began = host::monotonic_ns();
         let mut cache = engine.cache.lock();
@@ -306,14 +337,17 @@ impl Core {
         if known != 0 {
             return Some(known);
         }
-        engine.protect_code(page.pa);
-        let mut bytes = [0u8; 4096];
-        if self.view_of(true).read_bytes(page.pa, &mut bytes, memory::TxAttrs::default()).is_err() {
+        if cache.is_over() {
+            self.must_leave = true;
             return None;
         }
+        engine.protect_code(&page.ram);
+        let mut bytes = [0u8; 4096];
+        page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
         self.builder.begin(start);
         let b = &mut self.builder;
-        let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, stops };
+        let count = engine.icount.is_some();
+        let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, count, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
         let helpers = engine.translator.helpers();
@@ -321,16 +355,15 @@ impl Core {
         if let Err(e) = jit_ir::verify::verify(self.builder.block(), layout, helpers) {
             panic!("{e}\n{}", jit_ir::text::print(self.builder.block()));
         }
-        engine.log_block(&bytes, start, self.builder.block());
+        engine.log_guest(&bytes, pc, self.builder.block());
         let block = self.builder.block();
+        let mut size = 0;
         let entry = match &engine.native {
-            None => {
-                cache.blocks.push(Arc::new(block.clone()));
-                cache.blocks.len() as u32
-            }
+            None => cache.add_block(block),
             Some(native) => {
                 opt::run(block, layout, helpers, engine.options.passes, &mut self.live);
                 let cx = BlockCx {
+                    count,
                     block,
                     live: &self.live,
                     layout,
@@ -343,7 +376,18 @@ impl Core {
                     Ok(out.written().len())
                 });
                 match emitted {
-                    Ok((at, _)) => at,
+                    Ok((at, len)) => {
+                        size = len;
+                        let code = cache.code(at, len);
+                        engine.log_host(
+                            pc,
+                            block,
+                            &self.live,
+                            native.code_base + u64::from(at),
+                            code,
+                        );
+                        at
+                    }
                     Err(_) => {
                         self.must_leave = true;
                         return None;
@@ -351,20 +395,28 @@ impl Core {
                 }
             }
         };
-        cache.publish(page, block, entry);
+        cache.publish(page, block, entry, size);
         cache.stats.translate_ns += host::monotonic_ns() - began;
         Some(entry)
+    }
+
+    /// The mode key of the code in use.
+    pub(crate) fn mode_key(&self) -> u64 {
+        self.mode.key
     }
 
     /// Host address for generated code to go on at, 0 = leave. Patches the exit that asked.
     pub(crate) fn lookup(&mut self, cpu: &mut dyn JitCpu) -> u64 {
         let site = std::mem::take(&mut cpu.env().patch_site);
-        cpu.env().counters[2] += 1;
+        self.peer.count(&self.peer.lookups);
         if cpu.env().request.load(Ordering::Acquire) < 0 || self.must_leave || self.stops.single {
             return 0;
         }
         let entry = match self.quick(cpu.env().pc()) {
-            Some(entry) => entry,
+            Some(entry) => {
+                self.peer.count(&self.peer.hits);
+                entry
+            }
             None => match self.find(cpu) {
                 Some((_, entry)) => entry,
                 None => return 0,
@@ -372,14 +424,17 @@ impl Core {
         };
         let pc = cpu.env().pc();
         cpu.env().set_pc(pc);
-        let Some(native) = &self.engine.native else { return 0 };
+        let engine = Arc::clone(&self.engine);
+        let Some(native) = &engine.native else { return 0 };
         let target = native.code_base + u64::from(entry);
+        self.log_run(cpu, entry);
         if site != 0
+            && !trace::enabled(trace::Mask::NOCHAIN)
             && !self.stops.single
             && self.engine.options.passes.contains(opt::Passes::CHAIN)
         {
             let word = native.backend.patch(site, target);
-            self.engine.cache.lock().patch(site, word);
+            engine.cache.lock().patch(site, word);
         }
         target
     }
@@ -388,12 +443,12 @@ impl Core {
 impl JitVcpu {
     pub(crate) fn new(engine: &Arc<Engine>, mut cpu: Box<dyn JitCpu>) -> Self {
         let l1 = L1::new();
-        let peer = Peer::new(Arc::clone(&l1));
-        let mut core = Box::new(Core::new(engine, Arc::clone(&l1), Arc::clone(&peer)));
+        let peer = Peer::new(l1.shared());
+        let mut core = Box::new(Core::new(engine, l1, Arc::clone(&peer)));
         core.clear_code_tlb();
         let env = cpu.env();
         for mmu in 0..MMUS {
-            env.tlb[mmu] = TlbTable { mask: (L1_SIZE as u64 - 1) * 32, base: l1.base(mmu) };
+            env.tlb[mmu] = core.l1.place(mmu);
         }
         env.code_tlb = core.code_tlb.as_ptr() as u64;
         env.code_base = engine.native.as_ref().map_or(0, |n| n.code_base);
@@ -418,17 +473,14 @@ impl JitVcpu {
         self.core.follow_view(cpu);
     }
 
-    /// The code area is full: empties it while nobody runs generated code.
+    /// The code area is full: makes room while nobody runs generated code.
     fn flush_code(&mut self) {
         let engine = Arc::clone(&self.core.engine);
         let peers = engine.peers.lock().clone();
         engine.world.exclusive(&peers, || {
-            engine.cache.lock().clear(&engine.code_pages);
+            engine.cache.lock().evict(&engine.code_pages);
             for p in &peers {
-                p.post(Message::Flush(jit_ir::TlbFlush {
-                    regimes: u32::MAX,
-                    ..Default::default()
-                }));
+                p.post(Message::CodeGone);
             }
         });
     }
@@ -438,6 +490,7 @@ impl JitVcpu {
         let pc = self.cpu.env().pc();
         self.cpu.env().set_pc(pc);
         if native && let Some(entry) = self.core.quick(pc) {
+            self.core.log_run(&mut *self.cpu, entry);
             self.run_native(entry);
         } else if let Some((page, entry)) = self.core.find(&mut *self.cpu) {
             self.run_entry(native, page, entry);
@@ -447,6 +500,7 @@ impl JitVcpu {
 
     #[inline(always)] // twice in the code, one of them hot
     pub(crate) fn run_entry(&mut self, native: bool, page: Arc<PageCode>, entry: u32) {
+        self.core.log_run(&mut *self.cpu, entry);
         if native {
             self.run_native(entry);
         } else {
@@ -472,8 +526,14 @@ impl JitVcpu {
         self.cpu.env().helper_exit = 0;
         engine.world.enter(&self.core.peer);
         self.core.handle_messages(&mut *self.cpu);
+        if let Some(icount) = &engine.icount {
+            icount.grant_one(self.cpu.env());
+        }
         self.step_once(native);
         self.cpu.env().helper_exit = 0;
+        if let Some(icount) = &engine.icount {
+            icount.settle(self.cpu.env());
+        }
         engine.world.leave(&self.core.peer);
         self.outside();
         self.core.stops.hit = None;
@@ -514,6 +574,9 @@ impl JitVcpu {
         loop {
             let block = engine.cache.lock().blocks.get(entry as usize - 1).cloned();
             let Some(block) = block else { break };
+            if engine.icount.is_some() && !icount::take(self.cpu.env(), block.insns) {
+                break;
+            }
             let va = self.cpu.env().page;
             let mut m = InterpMachine { core: &mut self.core, cpu: &mut *self.cpu, helpers, state };
             match jit_interp::run(&block, state, layout, &mut m, va, &mut vals) {
@@ -529,7 +592,10 @@ impl JitVcpu {
                 break;
             }
             match self.core.find(&mut *self.cpu) {
-                Some(next) => (page, entry) = next,
+                Some(next) => {
+                    (page, entry) = next;
+                    self.core.log_run(&mut *self.cpu, entry);
+                }
                 None => break,
             }
         }
@@ -548,6 +614,9 @@ impl Vcpu for JitVcpu {
             if self.core.stops.pending {
                 return self.debug_event(native);
             }
+            if let Some(icount) = &engine.icount {
+                icount.fire();
+            }
             if self.cpu.poll() == Wake::Halt {
                 return Exit::Halted;
             }
@@ -561,9 +630,17 @@ impl Vcpu for JitVcpu {
             engine.world.enter(&self.core.peer);
             self.core.handle_messages(&mut *self.cpu);
             self.core.update_mode(&mut *self.cpu);
+            if let Some(icount) = &engine.icount {
+                icount.grant(self.cpu.env());
+            }
             self.execute(native);
             self.cpu.env().helper_exit = 0;
             engine.world.leave(&self.core.peer);
+            if let Some(icount) = &engine.icount
+                && icount.settle(self.cpu.env())
+            {
+                return Exit::Interrupted;
+            }
         }
     }
 

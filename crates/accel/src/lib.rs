@@ -1,12 +1,13 @@
 //! Accelerators and guest architectures as machines and the control plane see them.
 //!
-//! A [`GuestArch`] makes CPUs; an [`Accel`] runs them. [`VcpuThreads`] is the thread-per-vCPU run
+//! A [`GuestArch`] makes CPUs; an [`Accel`] runs them. [`VcpuThreads`] is the run
 //! loop that every accelerator shares: it starts, stops, halts and kicks, and knows nothing of how
 //! a [`Vcpu`] executes.
 //!
 //! Not here: translation and TLBs (`accel-jit`), hypervisors (`accel-kvm`), guest CPUs (`cpu-*`).
 
 pub mod debug;
+mod rounds;
 mod threads;
 
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use jit_ir::Translator;
 use memory::AddressSpace;
 
 pub use debug::{DebugError, DebugSink, DebugStop, RunAs, WatchKind, Watchpoint};
-pub use threads::{Exit, Kicker, Vcpu, VcpuThreads};
+pub use rounds::Pace;
+pub use threads::{Exit, Kicker, Threads, Vcpu, VcpuThreads};
 
 /// How PSCI-like firmware calls reach the built-in implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +136,21 @@ pub trait GuestArch: Send + Sync {
     fn new_cpus(&self, config: &CpuConfig) -> qapi::Result<CpuSet>;
 }
 
+/// `-icount`: instructions make the guest's time.
+#[derive(Clone)]
+pub struct Icount {
+    /// An instruction takes 2^shift nanoseconds.
+    pub shift: u32,
+    /// Whether time without work is waited for (else it is skipped).
+    pub sleep: bool,
+    /// The guest's clock, a [`Clock::counted`] one.
+    pub clock: Clock,
+}
+
 /// What an accelerator needs to make a VM.
 pub struct VmConfig {
+    /// Instructions make the guest's time.
+    pub icount: Option<Icount>,
     /// Physical memory as CPUs see it.
     pub memory: AddressSpace,
     /// The same for accesses of the secure world, where that differs.
@@ -177,6 +192,11 @@ pub trait AccelVm: Send + Sync {
     /// Text of `info registers` for a CPU; only while paused.
     fn registers(&self, cpu: usize) -> Option<String> {
         let _ = cpu;
+        None
+    }
+    /// The instruction in these bytes as monitors show it: its bytes and what it does.
+    fn disassemble(&self, pc: u64, bytes: &[u8]) -> Option<String> {
+        let _ = (pc, bytes);
         None
     }
     // ------------------------------------------------------------ debugger (see [`debug`])

@@ -1,15 +1,18 @@
-//! One host thread per vCPU: start, stop, halt, kick.
+//! The threads that run vCPUs, one each or one for all: start, stop, halt, kick.
 //!
 //! Lock order: `Gate::state` before `Kicker::flag`; neither is held while guest code runs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use device::{Request, RunControl};
 use jit_ir::JitCpu;
 use parking_lot::{Condvar, Mutex};
 
 use crate::debug::{DebugSink, DebugStop, RunAs};
+use crate::rounds::{Event, Pace, Rounds};
 
 /// Why a vCPU came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +64,8 @@ struct KickState {
     flag: Mutex<bool>,
     wake: Condvar,
     interrupt: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    /// Where vCPUs share a thread: what wakes that.
+    shared: OnceLock<Arc<Event>>,
 }
 
 /// Wakes one vCPU, whether it runs or is halted.
@@ -70,13 +75,31 @@ pub struct Kicker(Arc<KickState>);
 impl Kicker {
     /// Wakes it.
     pub fn kick(&self) {
+        self.interrupt();
+        let mut flag = self.0.flag.lock();
+        *flag = true;
+        self.0.wake.notify_one();
+        drop(flag);
+        if let Some(event) = self.0.shared.get() {
+            event.set();
+        }
+    }
+
+    /// Makes it come back if it runs.
+    pub(crate) fn interrupt(&self) {
         let interrupt = self.0.interrupt.lock().clone();
         if let Some(f) = interrupt {
             f();
         }
-        let mut flag = self.0.flag.lock();
-        *flag = true;
-        self.0.wake.notify_one();
+    }
+
+    /// Whether it was woken since the last time.
+    pub(crate) fn take(&self) -> bool {
+        std::mem::take(&mut *self.0.flag.lock())
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        *self.0.flag.lock()
     }
 
     fn wait(&self) {
@@ -98,7 +121,7 @@ struct GateState {
 }
 
 #[derive(Default)]
-struct Gate {
+pub(crate) struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
     /// Mirrors `!running || quit`, for a look without lock.
@@ -124,8 +147,47 @@ impl Gate {
         }
     }
 
+    /// Waits until vCPUs may run; false = end of the thread.
+    pub(crate) fn enter_any(&self) -> bool {
+        let mut s = self.state.lock();
+        while !s.running && !s.quit {
+            self.changed.wait(&mut s);
+        }
+        if !s.quit {
+            s.executing += 1;
+        }
+        !s.quit
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn plan_of(&self, n: usize) -> RunAs {
+        self.state.lock().plan.get(n).copied().unwrap_or_default()
+    }
+
+    /// Waits for the end of a slice of running time; false = end of the thread.
+    pub(crate) fn wait_slice(&self, slice: Duration) -> bool {
+        let mut s = self.state.lock();
+        while !s.running && !s.quit {
+            self.changed.wait(&mut s);
+        }
+        if !s.quit {
+            _ = self.changed.wait_for(&mut s, slice);
+        }
+        !s.quit
+    }
+
+    pub(crate) fn tell(&self, n: usize, stop: DebugStop) {
+        let sink = self.sink.lock().clone();
+        if let Some(sink) = sink {
+            sink.stopped(n, stop);
+        }
+    }
+
     /// vCPU `n` stays outside until the next resume.
-    fn hold(&self, n: usize) {
+    pub(crate) fn hold(&self, n: usize) {
         let mut s = self.state.lock();
         if s.plan.len() <= n {
             s.plan.resize(n + 1, RunAs::Run);
@@ -133,49 +195,90 @@ impl Gate {
         s.plan[n] = RunAs::Stay;
     }
 
-    fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.state.lock().executing -= 1;
         self.changed.notify_all();
     }
 }
 
-type Shared = Arc<Mutex<Box<dyn Vcpu>>>;
+pub(crate) type Shared = Arc<Mutex<Box<dyn Vcpu>>>;
 
 /// The vCPU threads of a VM.
 pub struct VcpuThreads {
     gate: Arc<Gate>,
     kickers: Vec<Kicker>,
     vcpus: Vec<Shared>,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How vCPUs are put on threads.
+#[derive(Clone, Default)]
+pub enum Threads {
+    /// One each.
+    #[default]
+    Multi,
+    /// All on one, in turns; with a pace if instructions make the guest's time.
+    Single(Option<Arc<dyn Pace>>),
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    // The one place besides the event loop that may spawn.
+    #[expect(clippy::disallowed_methods, reason = "vCPU threads are made here")]
+    std::thread::Builder::new().name(name).spawn(body).ok()
 }
 
 impl VcpuThreads {
-    /// Spawns a stopped thread for each vCPU.
+    /// Spawns the stopped threads.
     #[must_use]
-    pub fn new(vcpus: Vec<Box<dyn Vcpu>>, run: &Arc<dyn RunControl>) -> Self {
+    pub fn new(vcpus: Vec<Box<dyn Vcpu>>, run: &Arc<dyn RunControl>, how: Threads) -> Self {
         let gate = Arc::new(Gate::default());
         gate.closed.store(true, Ordering::Release);
         let mut this =
             Self { gate, kickers: Vec::new(), vcpus: Vec::new(), threads: Mutex::default() };
-        for (n, mut vcpu) in vcpus.into_iter().enumerate() {
+        for mut vcpu in vcpus {
             let kicker = Kicker::default();
             *kicker.0.interrupt.lock() = Some(vcpu.kicker());
             vcpu.attach(kicker.clone());
-            let vcpu: Shared = Arc::new(Mutex::new(vcpu));
-            let (gate, run) = (Arc::clone(&this.gate), Arc::clone(run));
-            let (own, waker) = (Arc::clone(&vcpu), kicker.clone());
-            let body = move || thread_body(n, &gate, &own, &waker, &*run);
-            let name = format!("CPU {n}/TCG");
-            // The one place besides the event loop that may spawn.
-            #[expect(clippy::disallowed_methods, reason = "vCPU threads are made here")]
-            let spawned = std::thread::Builder::new().name(name).spawn(body);
-            if let Ok(t) = spawned {
-                this.threads.lock().push(t);
-            }
             this.kickers.push(kicker);
-            this.vcpus.push(vcpu);
+            this.vcpus.push(Arc::new(Mutex::new(vcpu)));
+        }
+        match how {
+            Threads::Multi => this.one_each(run),
+            Threads::Single(pace) => this.one_for_all(run, pace),
         }
         this
+    }
+
+    fn one_each(&self, run: &Arc<dyn RunControl>) {
+        for (n, (vcpu, kicker)) in self.vcpus.iter().zip(&self.kickers).enumerate() {
+            let (gate, run) = (Arc::clone(&self.gate), Arc::clone(run));
+            let (own, waker) = (Arc::clone(vcpu), kicker.clone());
+            let body = move || thread_body(n, &gate, &own, &waker, &*run);
+            self.threads.lock().extend(spawn(format!("CPU {n}/TCG"), body));
+        }
+    }
+
+    fn one_for_all(&self, run: &Arc<dyn RunControl>, pace: Option<Arc<dyn Pace>>) {
+        let (event, current) = (Arc::new(Event::default()), Arc::new(AtomicUsize::new(0)));
+        for k in &self.kickers {
+            _ = k.0.shared.set(Arc::clone(&event));
+        }
+        let slices = pace.is_none() && self.vcpus.len() > 1;
+        let rounds = Rounds {
+            gate: Arc::clone(&self.gate),
+            vcpus: self.vcpus.clone(),
+            kickers: self.kickers.clone(),
+            event,
+            pace,
+            run: Arc::clone(run),
+            current: Arc::clone(&current),
+        };
+        self.threads.lock().extend(spawn("ALL CPUs/TCG".into(), move || rounds.body()));
+        if slices {
+            let (gate, kickers) = (Arc::clone(&self.gate), self.kickers.clone());
+            let body = move || Rounds::slices(&gate, &kickers, &current);
+            self.threads.lock().extend(spawn("TCG slices".into(), body));
+        }
     }
 
     /// Lets them run.
@@ -271,10 +374,7 @@ fn thread_body(
         }
         gate.leave();
         if let Some(stop) = stop {
-            let sink = gate.sink.lock().clone();
-            if let Some(sink) = sink {
-                sink.stopped(n, stop);
-            }
+            gate.tell(n, stop);
         }
         if let Some(why) = fatal {
             trace_fatal(&why);
@@ -288,6 +388,6 @@ fn thread_body(
 }
 
 #[expect(clippy::print_stderr, reason = "the person must see why the machine stopped")]
-fn trace_fatal(why: &str) {
+pub(crate) fn trace_fatal(why: &str) {
     eprintln!("tinamou: a vCPU stopped: {why}");
 }

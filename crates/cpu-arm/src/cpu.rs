@@ -342,6 +342,10 @@ impl JitCpu for ArmCpu {
         ArmCpu::register_text(self)
     }
 
+    fn log_text(&mut self, fpu: bool) -> String {
+        crate::log::registers(self, fpu)
+    }
+
     fn as_any(&mut self) -> &mut dyn Any {
         self
     }

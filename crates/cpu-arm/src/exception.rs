@@ -207,6 +207,7 @@ impl ArmCpu {
         self.env.set_pc(pc);
         self.env.clear_exclusive();
         self.env.exit_after_helper();
+        crate::log::taken(self, (from.el, target), vector, esr, (saved, ret));
     }
 
     /// Target of a synchronous exception that belongs to the lowest level that may take it.
@@ -364,6 +365,7 @@ impl ArmCpu {
         }
         let pc = if illegal { pc } else { self.branch_address(pc) };
         self.env.set_pc(pc);
+        crate::log::returned((el, self.pstate.el), illegal, pc);
         self.env.clear_exclusive();
         self.system.shared.event.store(true, Ordering::Release);
         self.env.exit_after_helper();

@@ -294,6 +294,7 @@ const AFFINITY: u64 = 0xff_00ff_ffff;
 impl ArmCpu {
     /// Executes the PSCI call in X0… and leaves its result in X0. PC is already past the call.
     pub fn psci_call(&mut self) {
+        crate::log::firmware_call(self);
         let (f, a1, a2, a3) = (self.x[0] as u32, self.x[1], self.x[2], self.x[3]);
         self.x[0] = match f {
             0x8400_0000 => 0x0001_0001,

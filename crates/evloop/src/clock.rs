@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::WeakHandle;
 use crate::timer::{Timer, TimerCore};
+
+/// What moves a counted clock.
+struct Count {
+    now: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Told when an earlier deadline came up.
+    sooner: Box<dyn Fn() + Send + Sync>,
+}
 
 /// A clock in nanoseconds with timers on it. Cloning gives the same clock.
 #[derive(Clone)]
@@ -23,12 +30,19 @@ struct Core {
     /// Running: guest time minus host time (wrapping). Stopped: guest time.
     base: AtomicU64,
     writer: Mutex<()>,
+    /// A counted clock's count; `base` is added to it.
+    count: OnceLock<Count>,
+    counted: bool,
     timers: Mutex<BTreeMap<(u64, usize), Weak<TimerCore>>>,
     server: Mutex<Option<WeakHandle>>,
 }
 
 impl Clock {
     fn new(host_driven: bool, running: bool) -> Clock {
+        Clock::make(host_driven, running, false)
+    }
+
+    fn make(host_driven: bool, running: bool, counted: bool) -> Clock {
         let base = if running { host::monotonic_ns().wrapping_neg() } else { 0 };
         Clock(Arc::new(Core {
             host_driven,
@@ -36,6 +50,8 @@ impl Clock {
             running: AtomicBool::new(running),
             base: AtomicU64::new(base),
             writer: Mutex::new(()),
+            count: OnceLock::new(),
+            counted,
             timers: Mutex::default(),
             server: Mutex::default(),
         }))
@@ -59,10 +75,38 @@ impl Clock {
         Clock::new(false, false)
     }
 
+    /// A clock whose time is a count of something (executed instructions); zero until
+    /// [`Clock::count_with`]. Whoever counts calls [`Clock::fire_counted`]; no loop serves its timers.
+    #[must_use]
+    pub fn counted() -> Clock {
+        Clock::make(false, false, true)
+    }
+
+    /// Sets what a counted clock counts, and who is told when a timer is armed that is due before all
+    /// others. Once only.
+    pub fn count_with(
+        &self,
+        now: impl Fn() -> u64 + Send + Sync + 'static,
+        sooner: impl Fn() + Send + Sync + 'static,
+    ) {
+        _ = self.0.count.set(Count { now: Box::new(now), sooner: Box::new(sooner) });
+    }
+
+    /// Fires what is due on a counted clock, on the caller's thread.
+    pub fn fire_counted(&self) {
+        if self.0.counted {
+            self.fire_at(self.now_ns());
+        }
+    }
+
     /// The time in nanoseconds since the clock's start.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         let core = &*self.0;
+        if core.counted {
+            let counted = core.count.get().map_or(0, |c| (c.now)());
+            return core.base.load(Ordering::Relaxed).wrapping_add(counted);
+        }
         loop {
             let before = core.sequence.load(Ordering::Acquire);
             let running = core.running.load(Ordering::Relaxed);
@@ -83,6 +127,11 @@ impl Clock {
 
     fn change(&self, running: bool, now: u64) {
         let core = &*self.0;
+        if core.counted {
+            let counted = core.count.get().map_or(0, |c| (c.now)());
+            core.base.store(now.wrapping_sub(counted), Ordering::Release);
+            return;
+        }
         core.sequence.fetch_add(1, Ordering::AcqRel);
         core.running.store(running, Ordering::Release);
         let base = if running { now.wrapping_sub(host::monotonic_ns()) } else { now };
@@ -194,7 +243,9 @@ impl Clock {
             timers.insert((at, id), timer);
             timers.keys().next() == Some(&(at, id))
         };
-        if first {
+        if first && let Some(count) = self.0.count.get() {
+            (count.sooner)();
+        } else if first {
             self.wake_server();
         }
     }
@@ -240,6 +291,30 @@ mod tests {
         drop(t);
         clock.advance(20);
         assert!(!hit.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_counted_clock_is_its_count() {
+        let clock = Clock::counted();
+        let (count, sooner) = (Arc::new(AtomicU64::new(7)), Arc::new(AtomicU64::new(0)));
+        let (c, s) = (count.clone(), sooner.clone());
+        let told = move || _ = s.fetch_add(1, Ordering::Relaxed);
+        clock.count_with(move || c.load(Ordering::Relaxed), told);
+        assert_eq!(clock.now_ns(), 7);
+        let fired = Arc::new(AtomicU64::new(0));
+        let (f, at) = (fired.clone(), clock.clone());
+        let t = clock.timer(move || f.store(at.now_ns(), Ordering::Relaxed));
+        t.arm_at(100);
+        assert_eq!(sooner.load(Ordering::Relaxed), 1);
+        clock.start();
+        clock.fire_counted();
+        assert_eq!(fired.load(Ordering::Relaxed), 0);
+        count.store(100, Ordering::Relaxed);
+        clock.fire_counted();
+        assert_eq!(fired.load(Ordering::Relaxed), 100);
+        clock.set_ns(5);
+        count.store(101, Ordering::Relaxed);
+        assert_eq!(clock.now_ns(), 6);
     }
 
     #[test]

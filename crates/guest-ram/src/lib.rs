@@ -13,6 +13,7 @@
 
 mod dirty;
 mod slice;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 pub use dirty::{DirtyBitmap, PAGE_SHIFT, PAGE_SIZE};
 pub use slice::{RamSlice, read_from, write_to};
+pub use watch::Watch;
 
 /// How a block is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +41,7 @@ pub struct RamBlock {
     len: u64,
     map: host::Mapping,
     dirty: DirtyBitmap,
+    watched: watch::Watched,
     rom: bool,
 }
 
@@ -73,7 +76,8 @@ impl RamBlock {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let dirty = DirtyBitmap::new(len);
-        Ok(Arc::new(RamBlock { name: name.to_owned(), len, map, dirty, rom }))
+        let watched = watch::Watched::default();
+        Ok(Arc::new(RamBlock { name: name.to_owned(), len, map, dirty, watched, rom }))
     }
 
     /// Whether guests are not to write it.
@@ -124,10 +128,30 @@ impl RamBlock {
         &self.dirty
     }
 
-    /// Notes that bytes were written through the raw pointer.
+    /// Notes that bytes were written through the raw pointer, and tells who watches them.
     #[inline]
     pub fn mark_dirty(&self, offset: u64, len: u64) {
         self.dirty.mark(offset, len);
+        self.watched.written(self.host_ptr().addr(), offset, len);
+    }
+
+    /// From now on `watch` is told of writes to the page at `offset` that go through this type or that
+    /// [`RamBlock::mark_dirty`] reports. One watcher for a block: that of the first call stays.
+    pub fn watch_page(&self, offset: u64, watch: &std::sync::Weak<dyn Watch>) {
+        self.watched.add(self.len, offset, watch);
+    }
+
+    /// Ends [`RamBlock::watch_page`] for a page.
+    pub fn forget_page(&self, offset: u64) {
+        self.watched.remove(offset);
+    }
+
+    /// As [`DirtyBitmap::take`], and makes writers who go past this type (translated code) report the
+    /// first write to each page again. A write that was on its way is either in what the caller copies
+    /// after this returns, or reported. Must not be called with a device's lock held.
+    pub fn take_dirty(&self, f: impl FnMut(u64)) {
+        self.dirty.take(f);
+        self.watched.taken();
     }
 
     fn at(&self, offset: u64, len: u64) -> Result<*mut u8, OutOfBlock> {

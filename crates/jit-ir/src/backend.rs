@@ -147,6 +147,8 @@ pub struct BlockCx<'a> {
     pub passes: Passes,
     /// The thunks.
     pub runtime: &'a Runtime,
+    /// The block takes its instructions off [`crate::JitEnv::budget`] when it is entered.
+    pub count: bool,
 }
 
 /// Emits code for one kind of host.

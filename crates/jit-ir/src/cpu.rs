@@ -178,6 +178,11 @@ pub trait JitCpu: Send {
     fn register_text(&mut self) -> String {
         String::new()
     }
+    /// The text of `-d cpu`, with floating-point registers if `fpu`.
+    fn log_text(&mut self, fpu: bool) -> String {
+        let _ = fpu;
+        self.register_text()
+    }
     /// For the guest's own front end.
     fn as_any(&mut self) -> &mut dyn std::any::Any;
 }
@@ -194,6 +199,9 @@ pub struct TranslateCx<'a> {
     pub start: u32,
     /// At most this many instructions.
     pub max_insns: u32,
+    /// Instructions are counted: a block ends at its first conditional branch, so that all of it is
+    /// executed unless something faults.
+    pub count: bool,
     /// Page offsets that may only be the first instruction of a block (breakpoints).
     pub stops: &'a [u32],
 }
@@ -215,6 +223,6 @@ pub trait Translator: Send + Sync {
     fn helpers(&self) -> &'static [HelperDesc];
     /// Translates one block from `cx.start`.
     fn translate(&self, cx: &mut TranslateCx<'_>);
-    /// One instruction as text, for `-d in_asm`.
+    /// One instruction as text, for `-d in_asm` and monitors: its bytes and what it does.
     fn disassemble(&self, bytes: &[u8], pc: u64) -> String;
 }

@@ -75,6 +75,11 @@ pub struct JitEnv {
     pub request: AtomicI32,
     /// Set by helpers: leave after the helper returns.
     pub helper_exit: u32,
+    /// With an instruction counter: instructions that may still be executed. A block takes its own off
+    /// when it is entered, and leaves instead if there are not as many.
+    pub budget: AtomicI32,
+    /// Set when a block left for want of budget.
+    pub budget_short: u32,
     /// VA of the current code page.
     pub page: u64,
     /// Offset of the current instruction from `page`; exact whenever the engine or a helper
@@ -122,6 +127,8 @@ impl Default for JitEnv {
         Self {
             request: AtomicI32::new(0),
             helper_exit: 0,
+            budget: AtomicI32::new(0),
+            budget_short: 0,
             page: 0,
             offset: 0,
             code_slot: 0,

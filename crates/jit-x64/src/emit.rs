@@ -9,7 +9,7 @@ use jit_ir::{Block, Effects, Op, Opcode, Ty, Val};
 
 use crate::CpuFeatures;
 use crate::alloc::{Alloc, CALLER_SAVED, NONE, PIN_REGS, SPILL_SLOTS, XMM};
-use crate::asm::{Asm, Mem, RAX, RBP, RCX, RDI, RDX, RSI};
+use crate::asm::{Asm, Mem, RAX, RBP, RCX, RDI, RDX, RSI, alu, cc};
 use crate::exits::Stub;
 use crate::flags::Flags;
 use crate::thunks::{self, env, id};
@@ -68,6 +68,9 @@ impl<'a> Emit<'a> {
     /// Emits the whole block.
     pub(crate) fn run(&mut self) {
         let n = self.block.ops.len();
+        if self.cx.count {
+            self.take_budget();
+        }
         for i in 0..n {
             if !self.cx.live.keep[i] {
                 continue;
@@ -86,6 +89,13 @@ impl<'a> Emit<'a> {
             self.op(i as u16, op);
         }
         self.emit_stubs();
+    }
+
+    /// The block's instructions are taken off the budget.
+    fn take_budget(&mut self) {
+        self.asm.alu_imm(alu::SUB, false, env!(budget), self.block.insns as i32);
+        let jump = self.asm.jcc(cc::S);
+        self.stubs.push(Stub::Budget { jump });
     }
 
     fn op(&mut self, i: u16, op: &Op) {

@@ -20,6 +20,8 @@ pub(crate) enum Stub {
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
     Request { jump: usize, to: u32 },
+    /// No budget for the block: undoes and leaves.
+    Budget { jump: usize },
     /// An exit that a conditional jump leads to.
     Leave { jump: usize, exit: Exit },
     /// Where a return that the ring predicted goes on; `field` is that of a `lea`.
@@ -216,6 +218,13 @@ impl Emit<'_> {
                     self.store_offset(to);
                     self.asm.mov_imm(RAX, 0);
                     self.asm.jmp_to(self.thunk(id::LOOKUP));
+                }
+                Stub::Budget { jump } => {
+                    self.asm.bind(jump);
+                    self.asm.alu_imm(alu::ADD, false, env!(budget), self.block.insns as i32);
+                    self.asm.store_imm(2, env!(budget_short), 1);
+                    self.store_offset(self.block.start);
+                    self.asm.jmp_to(self.thunk(id::LEAVE));
                 }
                 Stub::Leave { jump, exit } => {
                     self.asm.bind(jump);

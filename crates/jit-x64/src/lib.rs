@@ -110,15 +110,32 @@ impl HostBackend for X64 {
     }
 
     fn disassemble(&self, code: &[u8], at: u64) -> String {
+        const BYTES: usize = 8;
         let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
         let mut formatter = GasFormatter::new();
+        formatter.options_mut().set_gas_show_mnemonic_size_suffix(true);
+        formatter.options_mut().set_first_operand_char_index(9);
+        formatter.options_mut().set_space_after_operand_separator(true);
+        formatter.options_mut().set_branch_leading_zeros(false);
+        formatter.options_mut().set_uppercase_hex(false);
         let (mut text, mut line) = (String::new(), String::new());
         let mut insn = Instruction::default();
         while decoder.can_decode() {
+            let start = decoder.position();
             decoder.decode_out(&mut insn);
             line.clear();
             formatter.format(&insn, &mut line);
-            let _ = writeln!(text, "{:#x}: {line}", insn.ip());
+            let bytes = code.get(start..decoder.position()).unwrap_or_default();
+            for (n, part) in bytes.chunks(BYTES).enumerate() {
+                let _ = write!(text, "{:#x}: ", insn.ip() + (n * BYTES) as u64);
+                for b in part {
+                    let _ = write!(text, " {b:02x}");
+                }
+                if n == 0 {
+                    let _ = write!(text, "{:1$}{line}", "", 3 * (BYTES - part.len()) + 2);
+                }
+                text.push('\n');
+            }
         }
         text
     }

@@ -316,7 +316,6 @@ impl<'a> Board<'a> {
             class,
             config,
             world,
-            system,
             secure,
             records,
             cpus,
@@ -337,16 +336,13 @@ impl<'a> Board<'a> {
         }
         let mut spaces = vec![world.memory.clone()];
         for i in 0..handles.len() {
-            spaces.push(AddressSpace::new(&format!("cpu-memory-{i}"), &system));
+            spaces.push(world.memory.named(&format!("cpu-memory-{i}")));
         }
         let secure = secure.map(|root| {
-            let mut first = None;
-            for i in 0..handles.len() {
-                let space = AddressSpace::new(&format!("cpu-secure-memory-{i}"), &root);
-                spaces.push(space.clone());
-                first.get_or_insert(space);
-            }
-            first.unwrap_or_else(|| AddressSpace::new("secure-memory", &root))
+            let space = AddressSpace::new("cpu-secure-memory-0", &root);
+            let name = |i| space.named(&format!("cpu-secure-memory-{i}"));
+            spaces.extend((0..handles.len()).map(name));
+            space
         });
         let dumped = config.boot.dumpdtb.is_some();
         if let (Some(path), Some(dtb)) = (&config.boot.dumpdtb, &dtb) {

@@ -18,10 +18,12 @@ pub trait Listener: Send + Sync {
 
 /// A guest physical (or I/O) address space; a cheap handle.
 #[derive(Clone)]
-pub struct AddressSpace(Arc<SpaceInner>);
+pub struct AddressSpace {
+    inner: Arc<SpaceInner>,
+    name: Arc<str>,
+}
 
 pub(crate) struct SpaceInner {
-    name: String,
     root: Region,
     view: ArcSwap<FlatView>,
     generation: AtomicU64,
@@ -58,7 +60,6 @@ impl AddressSpace {
     #[must_use]
     pub fn new(name: &str, root: &Region) -> AddressSpace {
         let inner = Arc::new(SpaceInner {
-            name: name.to_owned(),
             root: root.clone(),
             view: ArcSwap::from_pointee(FlatView::of(root, 0)),
             generation: AtomicU64::new(0),
@@ -67,32 +68,39 @@ impl AddressSpace {
         });
         root.0.spaces.lock().push(Arc::downgrade(&inner));
         inner.rebuild();
-        AddressSpace(inner)
+        AddressSpace { inner, name: name.into() }
+    }
+
+    /// The same space under another name, for monitors: views and listeners are shared, so a change
+    /// of the map is worked out once however many names there are.
+    #[must_use]
+    pub fn named(&self, name: &str) -> AddressSpace {
+        AddressSpace { inner: self.inner.clone(), name: name.into() }
     }
 
     /// The name monitors show.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.name
     }
 
     /// The root region.
     #[must_use]
     pub fn root(&self) -> &Region {
-        &self.0.root
+        &self.inner.root
     }
 
     /// The current view.
     #[must_use]
     pub fn view(&self) -> Arc<FlatView> {
-        self.0.view.load_full()
+        self.inner.view.load_full()
     }
 
     /// Generation number of the current view; one load.
     #[inline]
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
+        self.inner.generation.load(Ordering::Acquire)
     }
 
     /// A handle that keeps the view until it changes; one per vCPU or queue.
@@ -104,8 +112,8 @@ impl AddressSpace {
     /// Adds a listener and tells it about everything that is there.
     pub fn listen(&self, listener: &Arc<dyn Listener>) {
         let view = {
-            let _writer = self.0.writer.lock();
-            self.0.listeners.lock().push(Arc::downgrade(listener));
+            let _writer = self.inner.writer.lock();
+            self.inner.listeners.lock().push(Arc::downgrade(listener));
             self.view()
         };
         listener.changed(&view, view.ranges(), &[]);
@@ -119,7 +127,7 @@ impl AddressSpace {
 
     /// Reads one little-endian value.
     pub fn read_uint(&self, addr: u64, size: Size, attrs: TxAttrs) -> Result<u64, BusFault> {
-        self.0.view.load().read(addr, size, attrs)
+        self.inner.view.load().read(addr, size, attrs)
     }
 
     /// Writes one little-endian value.

@@ -1,8 +1,8 @@
 //! `x` and `xp`: memory in rows.
 //!
 //! The format is `/COUNT FORMAT SIZE`, as in gdb: formats `x` hexadecimal, `d` signed,
-//! `u` unsigned, `o` octal, `c` character; sizes `b`, `h`, `w`, `g`. Not here: `i`
-//! (instructions) is printed as words.
+//! `u` unsigned, `o` octal, `c` character, `i` instructions; sizes `b`, `h`, `w`, `g`. Instructions
+//! are those of guests with words of 32 bits; without an accelerator that knows them, `i` says so.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn format(text: &str) -> Option<Format> {
     for letter in letters.chars() {
         match letter {
             'x' | 'd' | 'u' | 'o' | 'c' => format.kind = letter,
-            'i' => format.kind = 'x',
+            'i' => (format.kind, format.size) = ('i', 4),
             'b' => format.size = 1,
             'h' => format.size = 2,
             'w' => format.size = 4,
@@ -65,6 +65,9 @@ pub(crate) fn dump(vm: &Arc<Vm>, text: &str, space: Space) -> String {
 }
 
 fn rows(vm: &Arc<Vm>, format: &Format, start: u64, space: Space) -> String {
+    if format.kind == 'i' {
+        return instructions(vm, format.count, start, space);
+    }
     let width = u64::try_from(format.size).unwrap_or(4);
     let per_row = match (format.kind, format.size) {
         ('c', _) => 8,
@@ -87,6 +90,25 @@ fn rows(vm: &Arc<Vm>, format: &Format, start: u64, space: Space) -> String {
         _ = write!(text, " {}", element(format, u64::from_le_bytes(bytes)));
     }
     text.push('\n');
+    text
+}
+
+fn instructions(vm: &Arc<Vm>, count: u64, start: u64, space: Space) -> String {
+    let Some(accel) = vm.execution().accel() else { return "no CPU\n".into() };
+    let mut text = String::new();
+    for number in 0..count.min(MAX) {
+        let at = start.wrapping_add(number * 4);
+        let mut bytes = [0; 4];
+        if !read(vm, at, &mut bytes, space) {
+            _ = writeln!(text, "Cannot access memory");
+            break;
+        }
+        let Some(insn) = accel.disassemble(at, &bytes) else {
+            text.push_str("the accelerator does not disassemble\n");
+            break;
+        };
+        _ = writeln!(text, "{at:#010x}:  {insn}");
+    }
     text
 }
 

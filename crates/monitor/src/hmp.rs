@@ -213,9 +213,21 @@ pub fn split_line(line: &str) -> (&str, &str) {
     }
 }
 
+/// The command's name, which ends at a format too (`x/4i`), and what follows it.
+fn command_of(line: &str) -> (&str, &str) {
+    let (word, rest) = split_line(line);
+    match word.find('/').filter(|at| *at > 0) {
+        Some(at) => {
+            let (name, format) = line.trim().split_at(at);
+            (name, format)
+        }
+        None => (word, rest),
+    }
+}
+
 /// Runs a line and gives its output, with `\n` at the end of each line.
 pub fn run_line(vm: &Arc<Vm>, line: &str) -> String {
-    let (word, rest) = split_line(line);
+    let (word, rest) = command_of(line);
     if word.is_empty() || word.starts_with('#') {
         return String::new();
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{CpuHandle, CpuSet, VmConfig};
-use device::AddressSpace;
+use device::{AddressSpace, World};
 use machine::{BootFiles, Host, MachineClass, MachineConfig, Topology};
 use qapi::{Source, Value};
 use vmm::{AccelExecution, Execution, Machine, NoExecution, Vm};
@@ -64,7 +64,7 @@ pub(crate) fn create(
     } = created;
     let execution: Arc<dyn Execution> = match cpus {
         None => Arc::new(NoExecution),
-        Some(set) => run_by(vm, settings, (set, handles), (&world.memory, secure.as_ref()))?,
+        Some(set) => run_by(vm, settings, (set, handles), (&world, secure.as_ref()))?,
     };
     let roms = blobs.iter().map(|(at, data)| (*at, data.len() as u64, String::from("blob")));
     let roms = roms.collect();
@@ -101,13 +101,16 @@ fn run_by(
     vm: &Arc<Vm>,
     settings: &Settings,
     (set, cpus): (CpuSet, Vec<Arc<dyn CpuHandle>>),
-    (memory, secure): (&AddressSpace, Option<&AddressSpace>),
+    (world, secure): (&World, Option<&AddressSpace>),
 ) -> Step<Arc<dyn Execution>> {
     let accel = catalog::ACCELS.iter().find(|accel| accel.name() == vm.config.accel);
     let missing = "this machine needs an accelerator; -accel help lists them";
     let accel = accel.ok_or_else(|| Stop::new(missing))?;
+    let icount =
+        |shift| accel::Icount { shift, sleep: settings.icount.sleep, clock: world.clock.clone() };
     let config = VmConfig {
-        memory: memory.clone(),
+        icount: settings.icount.shift.map(icount),
+        memory: world.memory.clone(),
         secure_memory: secure.cloned(),
         options: accel_options(settings, &vm.config.accel),
         cpus: set.units.into_iter().map(|unit| unit.cpu).collect(),

@@ -17,6 +17,7 @@ mod defaults;
 mod drives;
 mod fail;
 mod help;
+mod icount;
 mod listing;
 mod options;
 mod rtc;

@@ -5,6 +5,7 @@ use vmm::{Actions, RebootAction, ShutdownAction};
 
 use crate::{
     fail::{At as _, Step, Stop},
+    icount::{self, Icount},
     options::Given,
     rtc::{self, Rtc},
 };
@@ -85,6 +86,7 @@ pub(crate) struct Settings {
     pub(crate) pidfile: Option<Placed>,
     pub(crate) daemonize: bool,
     pub(crate) rtc: Rtc,
+    pub(crate) icount: Icount,
     pub(crate) log_filter: Option<Placed>,
     pub(crate) timestamps: bool,
 }
@@ -169,6 +171,7 @@ impl Settings {
             "pidfile" => self.pidfile = Some(given),
             "daemonize" => self.daemonize = true,
             "rtc" => self.rtc = rtc::parse(&given)?,
+            "icount" => self.icount = icount::parse(&given)?,
             "action" => action(&mut self.actions, &given)?,
             "dfilter" => self.log_filter = Some(given),
             "msg" => self.timestamps = timestamps(&given)?,

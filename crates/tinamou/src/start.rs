@@ -59,7 +59,11 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let fds = Arc::new(Fds::default());
     let named = fds.clone();
     chardevs.set_fds(Arc::new(move |name| named.take(name)));
-    let clock = if accel == "qtest" { Clock::manual() } else { Clock::guest() };
+    let clock = match (accel.as_str(), settings.icount.shift) {
+        ("qtest", _) => Clock::manual(),
+        (_, Some(_)) => Clock::counted(),
+        _ => Clock::guest(),
+    };
     handle.serve_clock(&clock);
     let config = Config {
         name: settings.name.clone(),

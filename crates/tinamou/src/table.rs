@@ -156,6 +156,12 @@ pub(crate) static TABLE: &[Opt] = &[
     built(DEBUG, "daemonize", "", "runs in the background once everything is set up"),
     built(
         DEBUG,
+        "icount",
+        "[shift=N][,align=off][,sleep=on|off]",
+        "makes an instruction take 2^N nanoseconds of the guest's time",
+    ),
+    built(
+        DEBUG,
         "rtc",
         "[base=utc|localtime|date][,clock=host|rt|vm]",
         "sets the wall clock that the guest is shown",
@@ -235,7 +241,6 @@ pub(crate) static TABLE: &[Opt] = &[
     absent("xen-domid-restrict", false),
     absent("loadvm", true),
     absent("option-rom", true),
-    absent("icount", true),
     absent("watchdog-action", true),
     absent("echr", true),
     absent("incoming", true),

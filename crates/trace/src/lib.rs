@@ -124,8 +124,20 @@ pub const ITEMS: &[Item] = &[
 static MASK: AtomicU32 = AtomicU32::new(0);
 static SINK: Mutex<Option<File>> = Mutex::new(None);
 
-/// Items that something logs under; the others are accepted and said to be idle in the help.
-const BUILT: Mask = Mask::IN_ASM.union(Mask::OP).union(Mask::UNIMP).union(Mask::GUEST_ERRORS);
+/// Items that something logs under, or that are silent for the guests that are built as at QEMU (mmu);
+/// the others are accepted and said to be idle in the help.
+const BUILT: Mask = Mask::IN_ASM
+    .union(Mask::OUT_ASM)
+    .union(Mask::OP)
+    .union(Mask::OP_OPT)
+    .union(Mask::INT)
+    .union(Mask::EXEC)
+    .union(Mask::CPU)
+    .union(Mask::FPU)
+    .union(Mask::MMU)
+    .union(Mask::NOCHAIN)
+    .union(Mask::UNIMP)
+    .union(Mask::GUEST_ERRORS);
 
 /// Text of `-d help`.
 #[must_use]

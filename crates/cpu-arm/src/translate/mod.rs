@@ -127,7 +127,8 @@ impl Translator for ArmTranslator {
                 Flow::Jump(to) => to,
                 Flow::End => return,
             };
-            let full = n >= max || t.branches >= MAX_BRANCHES || t.b.is_full();
+            let branches = if cx.count { 1 } else { MAX_BRANCHES };
+            let full = n >= max || t.branches >= branches || t.b.is_full();
             if full || i64::from(next) >= PAGE || cx.stops.contains(&next) {
                 t.leave(exit_at(i64::from(next)));
                 return;
@@ -136,9 +137,9 @@ impl Translator for ArmTranslator {
         }
     }
 
-    fn disassemble(&self, bytes: &[u8], _pc: u64) -> String {
+    fn disassemble(&self, bytes: &[u8], pc: u64) -> String {
         let word = bytes.first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
-        base::print(word).unwrap_or_else(|| format!(".inst {word:#010x}"))
+        format!("{word:08x}  {}", crate::disassembly::disassemble(word, pc))
     }
 }
 

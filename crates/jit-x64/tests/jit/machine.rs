@@ -453,6 +453,7 @@ impl Code {
         opt::run(block, &LAYOUT, HELPERS, self.passes, &mut live);
         let runtime = self.runtime.clone();
         let cx = BlockCx {
+            count: false,
             block,
             live: &live,
             layout: &LAYOUT,

@@ -101,6 +101,7 @@ impl Machine {
         b.begin(start as u32);
         let max_insns = words.len() as u32;
         let mut cx = TranslateCx {
+            count: false,
             b: &mut b,
             key: self.key.0,
             page: &page,
