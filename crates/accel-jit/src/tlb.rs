@@ -446,7 +446,8 @@ mod tests {
         let grown = l1.tables[0].len();
         assert!(grown >= 1024, "{grown}");
         let _ = l1.shared().0.lock()[0].len();
-        for _ in 0..8 {
+        // The first may still find it in use.
+        for _ in 0..9 {
             l1.clear_table(0);
         }
         assert!(fill(&mut l1, 0));

@@ -82,7 +82,11 @@ impl CpuHandle for Handle {
 }
 
 fn features_of(config: &CpuConfig) -> qapi::Result<(Features, &'static CpuModel)> {
-    let unknown = || qapi::Error::generic(format!("unable to find CPU model '{}'", config.model));
+    let unknown = || {
+        let known: Vec<&str> = MODELS.iter().map(|model| model.name).collect();
+        let error = qapi::Error::generic(format!("unable to find CPU model '{}'", config.model));
+        error.with_hint(format!("CPU models here: {}", known.join(", ")))
+    };
     let model = MODELS.iter().find(|m| m.name == config.model).ok_or_else(unknown)?;
     let mut f = Features::of_model(model.name).ok_or_else(unknown)?;
     f.el2 = config.virtualization;
