@@ -149,7 +149,7 @@ pub(crate) struct Cache {
 
 fn segments(len: usize) -> Vec<Segment> {
     let n = (len / MIN_SEGMENT).clamp(1, SEGMENTS);
-    let size = len / n & !4095;
+    let size = (len / n) & !4095;
     let last = n - 1;
     let end = |i| if i == last { len } else { (i + 1) * size };
     let make = |i| Segment { start: i * size, end: end(i), used: i * size, pages: Vec::new() };

@@ -46,6 +46,7 @@ impl Event {
 
     /// Whether it happened within the time.
     fn wait(&self, limit: Option<Duration>) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "a wait of the host's thread, in host time")]
         let until = limit.and_then(|l| Instant::now().checked_add(l));
         let mut happened = self.happened.lock();
         while !*happened {
@@ -132,6 +133,7 @@ impl Rounds {
             return;
         }
         let limit = self.pace.as_ref().and_then(|p| p.idle());
+        #[expect(clippy::disallowed_methods, reason = "how long the host's thread was idle")]
         let began = Instant::now();
         let happened = self.event.wait(limit);
         if let Some(pace) = &self.pace {
