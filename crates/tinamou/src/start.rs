@@ -183,6 +183,9 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
         let (id, kind) = mon_option(vm, mon)?;
         add_or_defer_monitor(vm, &mut kept, &id, kind, &mon.place)?;
     }
+    for object in objects.iter().filter(|object| !object.early) {
+        add_object(vm, object)?;
+    }
     board::create(vm, settings, machine, serials)?;
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
@@ -192,9 +195,6 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
-    }
-    for object in objects.iter().filter(|object| !object.early) {
-        add_object(vm, object)?;
     }
     for given in &settings.devices {
         add_device(vm, given)?;

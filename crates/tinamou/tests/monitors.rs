@@ -136,6 +136,38 @@ fn a_client_that_stops_reading_harms_nobody() {
 }
 
 #[test]
+fn objects_serve_the_machine_and_its_devices() {
+    let args = [
+        "-M",
+        "virt,memory-backend=m",
+        "-m",
+        "256M",
+        "-S",
+        "-serial",
+        "null",
+        "-object",
+        "memory-backend-ram,id=m,size=256M",
+        "-object",
+        "rng-random,filename=/dev/urandom,id=r",
+        "-device",
+        "virtio-rng-pci,rng=r,id=d",
+    ];
+    let mut program = Program::start(1, &args);
+    let mut session = Session::open(&mut program, "m0");
+    let del = |id: &str| format!("{{'execute':'object-del','arguments':{{'id':'{id}'}}}}");
+    for id in ["m", "r"] {
+        let reply = session.ask(&del(id));
+        assert!(reply.contains("is in use, can not be deleted"), "{reply}");
+    }
+    let add = "{'execute':'object-add','arguments':{'qom-type':'iothread','id':'io'}}";
+    assert_eq!(session.ask(add), "{\"return\": {}}");
+    let threads = session.ask("{'execute':'query-iothreads'}");
+    assert!(threads.contains("\"id\": \"io\""), "{threads}");
+    assert_eq!(session.ask(&del("io")), "{\"return\": {}}");
+    assert_eq!(session.ask("{'execute':'query-iothreads'}"), "{\"return\": []}");
+}
+
+#[test]
 fn descriptors_come_over_the_monitor() {
     let mut program = Program::start(1, &["-M", "none"]);
     let mut session = Session::open(&mut program, "m0");
