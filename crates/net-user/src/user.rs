@@ -1,11 +1,10 @@
 //! The back end: everything behind one lock, on the link's loop.
 
-use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 
 use evloop::{Clock, Handle, Readiness, Timer};
-use net::{Backend, Context, Frame, Kind, Link};
+use net::{Backend, Context, Frame, Kind, Link, UserNet};
 use parking_lot::Mutex;
 use qapi::{Error, Result};
 
@@ -113,33 +112,6 @@ impl User {
         self.batch(|stack, reach, now| stack.accept(reach, host, now));
     }
 
-    /// Adds a rule (`hostfwd_add`).
-    ///
-    /// # Errors
-    /// It cannot be read, or the port is in use.
-    pub fn add_forward(&self, text: &str) -> Result<()> {
-        let rule = Rule::parse(text)?;
-        let now = self.clock.now_ns();
-        self.stack.lock().add_forward(&self.reach, rule, now).map_err(|error| {
-            trace::guest_error!("hostfwd {text}: {error}");
-            Error::generic(format!("Could not set up host forwarding rule '{text}'"))
-        })
-    }
-
-    /// Removes a rule (`hostfwd_remove`); whether there was one. `None`: it cannot be read.
-    #[must_use]
-    pub fn remove_forward(&self, text: &str) -> Option<bool> {
-        let side = HostSide::parse(text)?;
-        Some(self.stack.lock().remove_forward(&self.reach, side))
-    }
-
-    /// The table that `info usernet` shows.
-    #[must_use]
-    pub fn usernet(&self) -> String {
-        let now = self.clock.now_ns();
-        self.stack.lock().table(&self.reach, now)
-    }
-
     /// Memory of the buffers of all connections, and their number.
     #[cfg(test)]
     pub(crate) fn connections(&self) -> (usize, usize) {
@@ -182,7 +154,28 @@ impl Backend for User {
         }
     }
 
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn user(&self) -> Option<&dyn UserNet> {
+        Some(self)
+    }
+}
+
+impl UserNet for User {
+    fn add_forward(&self, text: &str) -> Result<()> {
+        let rule = Rule::parse(text)?;
+        let now = self.clock.now_ns();
+        self.stack.lock().add_forward(&self.reach, rule, now).map_err(|error| {
+            trace::guest_error!("hostfwd {text}: {error}");
+            Error::generic(format!("Could not set up host forwarding rule '{text}'"))
+        })
+    }
+
+    fn remove_forward(&self, text: &str) -> Option<bool> {
+        let side = HostSide::parse(text)?;
+        Some(self.stack.lock().remove_forward(&self.reach, side))
+    }
+
+    fn table(&self) -> String {
+        let now = self.clock.now_ns();
+        self.stack.lock().table(&self.reach, now)
     }
 }

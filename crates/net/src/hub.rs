@@ -49,7 +49,8 @@ impl Hubs {
 
 /// A port.
 pub struct HubPort {
-    hub: i32,
+    /// Number of the hub.
+    pub hub: i32,
     hubs: Arc<Hubs>,
     /// The port's own link: a card may be on it.
     link: Weak<Link>,
@@ -102,15 +103,12 @@ impl Backend for HubPort {
         let this: *const HubPort = self;
         self.hubs.ports.lock().retain(|(_, port)| !std::ptr::eq(port.as_ptr(), this));
     }
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
 }
 
 /// For a back end behind a port, the port is the card.
 impl Nic for HubPort {
     fn info(&self) -> NicInfo {
-        NicInfo { name: self.name.clone(), model: "hubport".into(), mac: [0; 6] }
+        NicInfo { name: Some(self.name.clone()), mac: [0; 6] }
     }
     fn receive(&self, frame: &Frame<'_>) -> bool {
         self.repeat(frame);

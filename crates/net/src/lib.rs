@@ -9,14 +9,16 @@
 //! Sources: QEMU 10.0's manual ("network options") and its observable behaviour;
 //! virtio 1.3, section 5.1.6 for the header.
 
+pub mod announce;
 pub mod filter;
 pub mod frame;
 pub mod hub;
 pub mod link;
+pub mod option;
 mod table;
 
 pub use filter::{Direction, Filter, Verdict};
 pub use frame::{Bytes, Frame, Offload};
 pub use hub::{HubPortArgs, Hubs};
-pub use link::{Backend, Link, Mac, Nic, NicInfo, RxFilter, Takes, mac_text, parse_mac};
+pub use link::{Backend, Link, Mac, Nic, NicInfo, RxFilter, Takes, UserNet, mac_text, parse_mac};
 pub use table::{Context, FindFd, Kind, NetdevClass, Netdevs, Open, Tell};

@@ -63,10 +63,8 @@ pub fn parse_mac(text: &str) -> Option<Mac> {
 /// What is told of a card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicInfo {
-    /// Its id, or a name made from its model.
-    pub name: String,
-    /// Its model.
-    pub model: String,
+    /// Its id, if the user gave one.
+    pub name: Option<String>,
     /// Its address.
     pub mac: Mac,
 }
@@ -147,8 +145,23 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
     /// It is removed.
     fn close(&self) {}
-    /// What only back ends of one kind can do.
-    fn as_any(&self) -> &dyn std::any::Any;
+    /// What only user-mode networking can do.
+    fn user(&self) -> Option<&dyn UserNet> {
+        None
+    }
+}
+
+/// User-mode networking, for its commands.
+pub trait UserNet {
+    /// Adds a rule (`hostfwd_add`).
+    ///
+    /// # Errors
+    /// It cannot be read, or the port is in use.
+    fn add_forward(&self, rule: &str) -> qapi::Result<()>;
+    /// Removes a rule (`hostfwd_remove`); whether there was one. `None`: it cannot be read.
+    fn remove_forward(&self, rule: &str) -> Option<bool>;
+    /// The table that `info usernet` shows.
+    fn table(&self) -> String;
 }
 
 struct Stored {

@@ -74,6 +74,8 @@ pub struct Netdevs {
     links: Mutex<Vec<Arc<Link>>>,
     nics: Mutex<Vec<(std::sync::Weak<dyn Nic>, Option<Arc<Link>>)>>,
     macs: Mutex<Vec<crate::link::Mac>>,
+    /// The announcement under way.
+    announcing: Mutex<Option<Arc<dyn std::any::Any + Send + Sync>>>,
 }
 
 impl Netdevs {
@@ -86,6 +88,7 @@ impl Netdevs {
             links: Mutex::default(),
             nics: Mutex::default(),
             macs: Mutex::default(),
+            announcing: Mutex::default(),
         }
     }
 
@@ -195,6 +198,11 @@ impl Netdevs {
         let mac = given.or_else(|| free(&macs)).unwrap_or([0x52, 0x54, 0, 0x12, 0x34, 0xff]);
         macs.push(mac);
         mac
+    }
+
+    /// Keeps an announcement alive, in place of one before.
+    pub(crate) fn keep_announcing(&self, run: Arc<dyn std::any::Any + Send + Sync>) {
+        *self.announcing.lock() = Some(run);
     }
 
     /// A card with this address is gone.
