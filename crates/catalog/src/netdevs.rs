@@ -3,7 +3,5 @@
 use net::NetdevClass;
 
 /// All kinds of network back ends.
-pub static NETDEVS: &[NetdevClass] = &[
-    NetdevClass::of::<net::HubPortArgs>(),
-    NetdevClass::of::<net_user::UserArgs>(),
-];
+pub static NETDEVS: &[NetdevClass] =
+    &[NetdevClass::of::<net::HubPortArgs>(), NetdevClass::of::<net_user::UserArgs>()];

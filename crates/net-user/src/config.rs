@@ -211,7 +211,11 @@ fn v6(args: &UserArgs) -> Result<V6> {
     v6.prefix = parse(&args.ipv6_prefix, v6.prefix, "IPv6 prefix")?;
     v6.len = match args.ipv6_prefixlen.unwrap_or(64) {
         len @ 0..=126 => u8::try_from(len).unwrap_or(64),
-        _ => return fail("Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)"),
+        _ => {
+            return fail(
+                "Invalid IPv6 prefix provided (IPv6 prefix length must be between 0 and 126)",
+            );
+        }
     };
     let at = |n: u128| Ipv6Addr::from(u128::from(v6.prefix) | n);
     let (host, dns) = (at(2), at(3));

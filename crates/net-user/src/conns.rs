@@ -211,7 +211,10 @@ impl Conns {
                 continue;
             };
             // Two clients may look like one.
-            let taken = |port| self.numbers.contains_key(&Pair { guest, remote: SocketAddr::new(remote.ip(), port) });
+            let taken = |port| {
+                self.numbers
+                    .contains_key(&Pair { guest, remote: SocketAddr::new(remote.ip(), port) })
+            };
             if taken(remote.port()) {
                 let free = (49152..=65535).find(|port| !taken(*port));
                 let Some(free) = free else { continue };

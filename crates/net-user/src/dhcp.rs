@@ -97,9 +97,9 @@ impl Dhcp {
         let kind = match (request.kind, address) {
             (DISCOVER, Some(_)) => OFFER,
             (REQUEST, Some(address)) => {
-                let asked = request.wanted.or_else(|| {
-                    (!request.client.is_unspecified()).then_some(request.client)
-                });
+                let asked = request
+                    .wanted
+                    .or_else(|| (!request.client.is_unspecified()).then_some(request.client));
                 if asked.is_none_or(|asked| asked == address) { ACK } else { NAK }
             }
             (REQUEST, None) => NAK,

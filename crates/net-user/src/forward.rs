@@ -39,14 +39,14 @@ fn protocol(text: &str) -> Option<bool> {
 impl Rule {
     /// Reads `[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`.
     pub(crate) fn parse(text: &str) -> Result<Rule> {
-        let bad = |why: &str| {
-            Error::generic(format!("Invalid host forwarding rule '{text}' ({why})"))
-        };
+        let bad =
+            |why: &str| Error::generic(format!("Invalid host forwarding rule '{text}' ({why})"));
         let (kind, rest) = text.split_once(':').ok_or_else(|| bad("No : separators"))?;
         let udp = protocol(kind).ok_or_else(|| bad("Bad protocol name"))?;
         let (host, rest) = rest.split_once(':').ok_or_else(|| bad("Missing : separator"))?;
         let host = address(host).ok_or_else(|| bad("Bad host address"))?;
-        let (host_port, rest) = rest.split_once('-').ok_or_else(|| bad("Bad host port separator"))?;
+        let (host_port, rest) =
+            rest.split_once('-').ok_or_else(|| bad("Bad host port separator"))?;
         let host_port = host_port.parse().map_err(|_| bad("Bad host port"))?;
         let (guest, port) = rest.split_once(':').ok_or_else(|| bad("Missing guest address"))?;
         let guest = match guest {

@@ -136,7 +136,8 @@ impl Out {
                 wire::ICMP => 0,
                 _ => pseudo_sum(from, to, protocol, len),
             };
-            let partial = self.takes.csum && fits && protocol != wire::ICMP && protocol != wire::ICMP6;
+            let partial =
+                self.takes.csum && fits && protocol != wire::ICMP && protocol != wire::ICMP6;
             let value = if partial {
                 let start = ETHERNET + ip_header_len(to);
                 offload.flags = NEEDS_CSUM;

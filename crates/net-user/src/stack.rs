@@ -102,7 +102,12 @@ impl Stack {
         self.conns.accept(&mut self.out, reach, host, now);
     }
 
-    pub(crate) fn add_forward(&mut self, reach: &Reach, rule: Rule, now: u64) -> std::io::Result<()> {
+    pub(crate) fn add_forward(
+        &mut self,
+        reach: &Reach,
+        rule: Rule,
+        now: u64,
+    ) -> std::io::Result<()> {
         let start = reach.config.v4.map(|v4| IpAddr::V4(v4.dhcp_start));
         let guest = rule.guest.filter(|ip| !ip.is_unspecified()).or(start);
         let guest = guest.unwrap_or(Ipv4Addr::UNSPECIFIED.into());

@@ -323,7 +323,11 @@ impl Conn {
         }
         if segment.flags & SYN != 0 {
             // The guest did not hear the answer, or is not in step.
-            if self.phase == Phase::SynReceived { self.send_syn(out) } else { self.ack_due = true }
+            if self.phase == Phase::SynReceived {
+                self.send_syn(out)
+            } else {
+                self.ack_due = true
+            }
             return;
         }
         if segment.flags & ACK == 0 {
@@ -597,7 +601,10 @@ impl Conn {
             self.fin_end = Some(self.snd_next);
             self.note_sent();
             self.arm(now);
-        } else if self.snd_next == self.snd_una && !self.to_guest.is_empty() && self.deadline.is_none() {
+        } else if self.snd_next == self.snd_una
+            && !self.to_guest.is_empty()
+            && self.deadline.is_none()
+        {
             // 9293, 3.8.6.1: a window of zero is asked about.
             self.arm(now);
         }
@@ -695,7 +702,11 @@ impl Conn {
     }
 }
 
-fn ram_pieces(parts: &[memory::RamSlice], mut skip: usize, mut len: usize) -> Vec<memory::RamSlice> {
+fn ram_pieces(
+    parts: &[memory::RamSlice],
+    mut skip: usize,
+    mut len: usize,
+) -> Vec<memory::RamSlice> {
     let mut out = Vec::with_capacity(parts.len());
     for part in parts {
         if skip >= part.len() {

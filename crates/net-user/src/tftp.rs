@@ -177,7 +177,8 @@ mod tests {
         let content: Vec<u8> = (0..2000u32).map(|n| n as u8).collect();
         std::fs::write(dir.path().join("f"), &content).unwrap();
         let mut tftp = Tftp::default();
-        let reply = ask(&mut tftp, dir.path(), b"\0\x01f\0octet\0tsize\x000\0blksize\x001000\0").unwrap();
+        let reply =
+            ask(&mut tftp, dir.path(), b"\0\x01f\0octet\0tsize\x000\0blksize\x001000\0").unwrap();
         assert_eq!(reply, b"\0\x06tsize\x002000\0blksize\x001000\0");
         let mut got = Vec::new();
         for block in 0..3u8 {

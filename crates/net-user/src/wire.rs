@@ -269,7 +269,8 @@ mod tests {
     fn options_of_a_syn_are_read_and_broken_ones_refused() {
         let mut head = vec![0; ETHERNET + 20];
         let tcp = [
-            0, 22, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x70, SYN, 2, 0, 0, 0, 0, 0, 2, 4, 5, 0xb4, 1, 3, 3, 7,
+            0, 22, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x70, SYN, 2, 0, 0, 0, 0, 0, 2, 4, 5, 0xb4, 1, 3,
+            3, 7,
         ];
         head.extend(tcp);
         let ip = Ip {

@@ -49,7 +49,8 @@ impl Offload {
     pub fn to_bytes(self) -> [u8; Offload::LEN] {
         let words = [self.header_len, self.segment, self.csum_start, self.csum_offset];
         let mut out = [0; Offload::LEN];
-        let fields = [self.flags, self.gso].into_iter().chain(words.into_iter().flat_map(u16::to_le_bytes));
+        let fields =
+            [self.flags, self.gso].into_iter().chain(words.into_iter().flat_map(u16::to_le_bytes));
         for (to, from) in out.iter_mut().zip(fields) {
             *to = from;
         }

@@ -310,7 +310,12 @@ impl Link {
     }
 
     /// Whether a filter keeps or drops the frame.
-    fn stopped(&self, from: Direction, frame: &Frame<'_>, behind: Option<&Arc<dyn Filter>>) -> bool {
+    fn stopped(
+        &self,
+        from: Direction,
+        frame: &Frame<'_>,
+        behind: Option<&Arc<dyn Filter>>,
+    ) -> bool {
         if !self.filtered.load(Ordering::Acquire) {
             return false;
         }

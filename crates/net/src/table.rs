@@ -162,9 +162,8 @@ impl Netdevs {
         id: &str,
         nic: std::sync::Weak<dyn Nic>,
     ) -> Result<Arc<Link>> {
-        let missing = || {
-            Error::generic(format!("Property '{driver}.{property}' can't find value '{id}'"))
-        };
+        let missing =
+            || Error::generic(format!("Property '{driver}.{property}' can't find value '{id}'"));
         let link = self.find(id).ok_or_else(missing)?;
         if !link.attach(nic) {
             let text =
@@ -193,7 +192,9 @@ impl Netdevs {
     pub fn assign_mac(&self, given: Option<crate::link::Mac>) -> crate::link::Mac {
         let mut macs = self.macs.lock();
         let free = |macs: &Vec<crate::link::Mac>| {
-            (0x56..=0xffu8).map(|last| [0x52, 0x54, 0, 0x12, 0x34, last]).find(|m| !macs.contains(m))
+            (0x56..=0xffu8)
+                .map(|last| [0x52, 0x54, 0, 0x12, 0x34, last])
+                .find(|m| !macs.contains(m))
         };
         let mac = given.or_else(|| free(&macs)).unwrap_or([0x52, 0x54, 0, 0x12, 0x34, 0xff]);
         macs.push(mac);

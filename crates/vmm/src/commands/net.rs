@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use derive::Qapi;
 use ::net::announce::Announcement;
 use ::net::{Link, Netdevs, Nic, RxFilter, mac_text};
+use derive::Qapi;
 use qapi::{Error, Result, Source, Value};
 
 use super::QmpCommand;
@@ -202,7 +202,8 @@ impl QmpCommand for QueryRxFilter {
             match card.nic.rx_filter() {
                 Some(filter) => found.push(rx_filter_info(card.name, filter)),
                 None if self.name.is_some() => {
-                    let text = format!("net client({}) doesn't support rx-filter querying", card.name);
+                    let text =
+                        format!("net client({}) doesn't support rx-filter querying", card.name);
                     return Err(Error::generic(text));
                 }
                 None => {}
