@@ -111,10 +111,15 @@ impl VirtioNet {
             count.copy_from_slice(&1u16.to_le_bytes());
         }
         let mut source = Source::new(first.get(..header).unwrap_or_default(), frame);
-        for chain in chains {
-            let written = source.fill(&chain);
-            queue.push(chain, written);
-        }
+        // All at once: a driver that looks meanwhile must not see half a frame.
+        let filled: Vec<_> = chains
+            .into_iter()
+            .map(|chain| {
+                let written = source.fill(&chain);
+                (chain, written)
+            })
+            .collect();
+        queue.push_all(filled);
         true
     }
 
