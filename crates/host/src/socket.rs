@@ -88,18 +88,19 @@ impl Address {
     }
 }
 
-/// Begins to connect to an address without waiting. When the socket can be written to,
-/// `take_error` says how it ended.
+/// Begins to connect to an address without waiting; whether it is connected already. If not,
+/// `take_error` says how it ended once the socket can be written to.
 ///
 /// # Errors
 /// It failed at once.
-pub fn connect_start(address: std::net::SocketAddr) -> io::Result<TcpStream> {
+pub fn connect_start(address: std::net::SocketAddr) -> io::Result<(TcpStream, bool)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &address) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket.into()),
+        Ok(()) => Ok((socket.into(), true)),
+        Err(rustix::io::Errno::INPROGRESS) => Ok((socket.into(), false)),
         Err(error) => Err(error.into()),
     }
 }

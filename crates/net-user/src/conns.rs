@@ -125,18 +125,20 @@ impl Conns {
         segment: &Segment,
         now: u64,
     ) -> io::Result<()> {
-        let stream = match self.guest_forwards.iter().find(|forward| forward.at == segment.to) {
-            Some(forward) => crate::command::start(&forward.command)?,
-            None => {
-                let target = reach.config.outward(segment.to, resolver, now);
-                let target = target.ok_or(io::ErrorKind::NetworkUnreachable)?;
-                Stream::Tcp(host::socket::connect_start(target.to)?)
-            }
-        };
+        let (stream, ready) =
+            match self.guest_forwards.iter().find(|forward| forward.at == segment.to) {
+                Some(forward) => (crate::command::start(&forward.command)?, true),
+                None => {
+                    let target = reach.config.outward(segment.to, resolver, now);
+                    let target = target.ok_or(io::ErrorKind::NetworkUnreachable)?;
+                    let (stream, ready) = host::socket::connect_start(target.to)?;
+                    (Stream::Tcp(stream), ready)
+                }
+            };
         _ = stream.set_nodelay(true);
-        let ready = matches!(stream, Stream::Unix(_));
         let number = self.insert(Conn::by_guest(segment, initial(), now));
-        self.watch(reach, number, stream, Readiness::WRITE)?;
+        let interest = if ready { Readiness::NONE } else { Readiness::WRITE };
+        self.watch(reach, number, stream, interest)?;
         if let (true, Some(conn)) = (ready, self.conns.get_mut(&number)) {
             conn.connected(out, now);
         }

@@ -3,8 +3,8 @@
 //! Queue pairs, mergeable buffers, checksum and TCP segmentation offload in both
 //! directions where the back end has them (`-netdev user` does), the control queue
 //! with receive modes, address tables, VLANs, announcements, queue pairs and guest
-//! offloads. Frames are sent and received on the loop of the back end; a card
-//! without one swallows what it is given.
+//! offloads. Frames are sent and received on the loop of the back end, a few short
+//! ones on the thread of the driver; a card without back end swallows what it is given.
 //! Not modelled: RSS and hash reports, UFO and USO, RSC, standby (failover),
 //! notification coalescing, `romfile` of the PCI form.
 //! Source: Virtual I/O Device (VIRTIO) Version 1.3; properties of QEMU 10.0.
@@ -67,6 +67,9 @@ const ANNOUNCE: u16 = 2;
 const CONTROL_SIZE: u16 = 64;
 /// Frames sent in one go before others get their turn.
 const BURST: usize = 256;
+/// Frames sent by the driver's own thread, and their length.
+const FEW: usize = 8;
+const SHORT: usize = 4096;
 /// Most queue pairs.
 const MAX_PAIRS: u16 = 512;
 
@@ -155,6 +158,10 @@ pub struct VirtioNet {
     port: OnceLock<Port>,
     sends: Vec<Kick>,
     receives: Kick,
+    /// Whose turn it is to send from a queue: frames stay in order.
+    turns: Vec<Mutex<()>>,
+    /// One frame at a time takes buffers, which may have to be put back.
+    receiving: Mutex<()>,
     /// The driver is there; mirrors `features != 0` for the fast path.
     running: AtomicBool,
     /// The filter changed since it was asked for.
@@ -221,6 +228,8 @@ impl DeviceType for VirtioNet {
                 port: OnceLock::new(),
                 sends: (0..pairs).map(|pair| kick(VirtioNet::transmit, pair)).collect(),
                 receives: kick(|card, _| card.has_room(), 0),
+                turns: (0..pairs).map(|_| Mutex::default()).collect(),
+                receiving: Mutex::default(),
                 running: AtomicBool::new(false),
                 filter_told: AtomicBool::new(true),
                 state: Mutex::new(State { mac: mac_number(mac), ..State::default() }),
@@ -263,37 +272,58 @@ impl VirtioNet {
 
     /// Sends what the driver put into a queue; on the link's loop.
     fn transmit(&self, pair: u16) {
-        let Some(queue) = self.queue(2 * pair + 1) else { return };
+        let Some(turn) = self.turns.get(usize::from(pair)) else { return };
+        let more = {
+            let _turn = turn.lock();
+            self.transmit_some(pair, BURST, usize::MAX)
+        };
+        if let Some(kick) = self.sends.get(usize::from(pair)).filter(|_| more) {
+            kick.kick();
+        }
+    }
+
+    /// Sends a few short frames in the calling thread: waking another one would take longer.
+    /// Whether that was all.
+    fn transmit_now(&self, pair: u16) -> bool {
+        let turn = self.turns.get(usize::from(pair)).and_then(|turn| turn.try_lock());
+        turn.is_some_and(|_turn| !self.transmit_some(pair, FEW, SHORT))
+    }
+
+    /// Sends at most `most` frames of at most `len` bytes, in the driver's order, with the
+    /// queue's turn held. Whether there is more.
+    fn transmit_some(&self, pair: u16, most: usize, len: usize) -> bool {
+        let Some(queue) = self.queue(2 * pair + 1) else { return false };
         let (header, whole) = {
             let state = self.state.lock();
             // Without a checksum to fill in there is no segmentation either.
             (state.header_len(), state.has(f::CSUM))
         };
         queue.set_notification(false);
-        let mut count = 0;
-        loop {
-            while let Some(chain) = queue.pop() {
-                self.send_one(&chain, header, whole);
-                queue.push(chain, 0);
-                count += 1;
-                if count >= BURST {
+        let (mut count, mut more) = (0, true);
+        while more && count < most {
+            match queue.pop() {
+                Some(chain) if chain.readable_len() > len => {
+                    queue.unpop(chain);
                     break;
                 }
+                Some(chain) => {
+                    self.send_one(&chain, header, whole);
+                    queue.push(chain, 0);
+                    count += 1;
+                }
+                None => {
+                    more = queue.set_notification(true);
+                    if more {
+                        queue.set_notification(false);
+                    }
+                }
             }
-            if count >= BURST || !queue.set_notification(true) {
-                break;
-            }
-            queue.set_notification(false);
         }
-        if let Some(link) = &self.link {
+        if let Some(link) = self.link.as_ref().filter(|_| count > 0) {
             link.guest_done();
         }
         queue.signal();
-        if count >= BURST
-            && let Some(kick) = self.sends.get(usize::from(pair))
-        {
-            kick.kick();
-        }
+        more
     }
 
     fn send_one(&self, chain: &virtio::Chain, header: usize, unfinished: bool) {
@@ -432,7 +462,9 @@ impl VirtioDevice for VirtioNet {
             if self.link.as_ref().is_some_and(|link| link.wants_room()) {
                 self.receives.kick();
             }
-        } else if let Some(kick) = self.sends.get(usize::from(index / 2)) {
+        } else if let Some(kick) = self.sends.get(usize::from(index / 2))
+            && !self.transmit_now(index / 2)
+        {
             kick.kick();
         }
     }

@@ -89,6 +89,7 @@ impl VirtioNet {
     fn fill(&self, frame: &Frame<'_>, header: usize, mergeable: bool) -> bool {
         let Some(queue) = self.queue(0) else { return true };
         let total = header + frame.len();
+        let _one = self.receiving.lock();
         let chains = match self.gather(queue, total, mergeable) {
             Some(chains) => chains,
             None => {
