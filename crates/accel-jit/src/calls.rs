@@ -146,8 +146,6 @@ impl Core {
         va: u64,
         desc: MemDesc,
     ) -> Result<u128, MemFault> {
-        // Of 16 bytes each half is single-copy atomic, the whole is not yet: a torn value makes the
-        // store-exclusive fail, since that compares all of it.
         let v = self.do_load(cpu, va, desc)?;
         let env = cpu.env();
         env.excl_addr = va;
