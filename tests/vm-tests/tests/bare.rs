@@ -8,6 +8,8 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("pages", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("selfmod", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("atomics", &["-M", "virt", "-cpu", "max", "-smp", "4"]),
+    ("litmus", &["-M", "virt", "-cpu", "max", "-smp", "2"]),
+    ("dma-code", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("timer-gicv2", &["-M", "virt,gic-version=2", "-cpu", "cortex-a57"]),
     ("timer-gicv3", &["-M", "virt,gic-version=3", "-cpu", "cortex-a57"]),
 ];
