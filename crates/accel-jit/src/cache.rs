@@ -162,8 +162,7 @@ fn segments(len: usize) -> Vec<Segment> {
     let size = len / n & !4095;
     let last = n - 1;
     let end = |i| if i == last { len } else { (i + 1) * size };
-    let make =
-        |i| Segment { start: i * size, end: end(i), used: i * size, pages: Vec::new() };
+    let make = |i| Segment { start: i * size, end: end(i), used: i * size, pages: Vec::new() };
     (0..n).map(make).collect()
 }
 
@@ -194,9 +193,8 @@ impl Cache {
 
     /// Blocks that can be found, and tables of entries.
     pub(crate) fn live(&self) -> (usize, usize) {
-        let blocks = |p: &Arc<PageCode>| {
-            p.entries.iter().filter(|e| e.load(Ordering::Relaxed) != 0).count()
-        };
+        let blocks =
+            |p: &Arc<PageCode>| p.entries.iter().filter(|e| e.load(Ordering::Relaxed) != 0).count();
         (self.pages.values().map(blocks).sum(), self.pages.len())
     }
 
@@ -439,7 +437,8 @@ mod tests {
         }
         assert!(first_evicted.unwrap() > 450, "{first_evicted:?} of 500 blocks fit");
         assert_eq!(cache.stats.flushes, 0);
-        let found = |n: u64| cache.pages.get(&(n << 12, 7)).map(|p| p.entry(0).load(Ordering::Relaxed));
+        let found =
+            |n: u64| cache.pages.get(&(n << 12, 7)).map(|p| p.entry(0).load(Ordering::Relaxed));
         assert_eq!(found(1), None, "the first is gone");
         assert!(found(made).is_some_and(|e| e != 0), "the last is there");
         let kept = (1..=made).filter(|n| found(*n).is_some_and(|e| e != 0)).count();

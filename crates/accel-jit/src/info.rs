@@ -37,7 +37,11 @@ pub(crate) fn text(engine: &Engine) -> String {
     let expansion = ratio(s.host_bytes, s.guest_bytes);
     _ = writeln!(t, "TB avg host size    {host:.0} bytes (expansion ratio: {expansion:.1})");
     _ = writeln!(t, "direct jump count   {}", s.links);
-    _ = writeln!(t, "TB lookups          {lookups}, {hits} found at once ({}%)", percent(hits, lookups));
+    _ = writeln!(
+        t,
+        "TB lookups          {lookups}, {hits} found at once ({}%)",
+        percent(hits, lookups)
+    );
     let each = ratio(s.translate_ns, s.insns) / 1000.0;
     _ = writeln!(t, "translation         {each:.3} us for each of {} guest instructions", s.insns);
     _ = writeln!(t, "\nStatistics:\nTB flush count      {}", s.flushes);

@@ -276,7 +276,11 @@ impl L2 {
                 && e.vmid == tag.vmid
                 && (e.asid == tag.asid || e.flags & flag::GLOBAL != 0)
         };
-        self.entries[set_of(page, self.entries.len())].iter().find(fits).filter(|e| self.valid(e)).copied()
+        self.entries[set_of(page, self.entries.len())]
+            .iter()
+            .find(fits)
+            .filter(|e| self.valid(e))
+            .copied()
     }
 
     /// Adds an entry (replacing the one for the same page and context).

@@ -345,8 +345,7 @@ impl Core {
         self.builder.begin(start);
         let b = &mut self.builder;
         let count = engine.icount.is_some();
-        let mut cx =
-            TranslateCx { b, key: page.key, page: &bytes, start, max_insns, count, stops };
+        let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, count, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
         let helpers = engine.translator.helpers();
@@ -378,7 +377,13 @@ impl Core {
                     Ok((at, len)) => {
                         size = len;
                         let code = cache.code(at, len);
-                        engine.log_host(pc, block, &self.live, native.code_base + u64::from(at), code);
+                        engine.log_host(
+                            pc,
+                            block,
+                            &self.live,
+                            native.code_base + u64::from(at),
+                            code,
+                        );
                         at
                     }
                     Err(_) => {

@@ -128,9 +128,8 @@ impl Rounds {
     fn idle(&self, halted: &[bool]) {
         // What happened before the last round was seen by it, or is still in a vCPU's own flag.
         self.event.clear();
-        let woken = |n: usize| {
-            halted[n] && self.kickers[n].is_set() && self.gate.plan_of(n) != RunAs::Stay
-        };
+        let woken =
+            |n: usize| halted[n] && self.kickers[n].is_set() && self.gate.plan_of(n) != RunAs::Stay;
         if (0..halted.len()).any(woken) || self.gate.is_closed() {
             return;
         }

@@ -66,7 +66,15 @@ fn bench(backend: Option<&str>) -> Bench {
     let translator = Some(set.translator);
     let accel = catalog::ACCELS.iter().find(|a| a.name() == "tcg").expect("tcg");
     let vm = accel
-        .new_vm(VmConfig { icount: None, memory, secure_memory: None, options, cpus, translator, run })
+        .new_vm(VmConfig {
+            icount: None,
+            memory,
+            secure_memory: None,
+            options,
+            cpus,
+            translator,
+            run,
+        })
         .expect("a VM");
     let (send, stops) = channel();
     vm.set_debug_sink(Some(Arc::new(Sink(Mutex::new(send)))));

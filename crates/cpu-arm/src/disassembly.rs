@@ -180,8 +180,11 @@ fn system(word: u32) -> Option<String> {
         }
         1 if !reads => {
             let (_, mnemonic, operation, takes) = OPERATIONS.iter().find(|o| o.0 == code)?;
-            let operands =
-                if *takes { format!("{operation}, {}", register(word)) } else { (*operation).into() };
+            let operands = if *takes {
+                format!("{operation}, {}", register(word))
+            } else {
+                (*operation).into()
+            };
             Some(column(mnemonic, &operands))
         }
         _ => None,
@@ -202,8 +205,10 @@ fn register_name(code: u16) -> String {
 /// Branch targets become addresses, small numbers decimal.
 fn operands_like_qemu(mnemonic: &str, operands: &str, pc: u64) -> String {
     let page = mnemonic == "adrp";
-    let always_hex = matches!(mnemonic, "movz" | "movk" | "movn" | "svc" | "hvc" | "smc" | "brk" | "hlt" | "udf")
-        || matches!((mnemonic, operands.contains('[')), ("mov", false));
+    let always_hex = matches!(
+        mnemonic,
+        "movz" | "movk" | "movn" | "svc" | "hvc" | "smc" | "brk" | "hlt" | "udf"
+    ) || matches!((mnemonic, operands.contains('[')), ("mov", false));
     let mut out = String::with_capacity(operands.len());
     let mut rest = operands;
     while let Some(at) = rest.find(['$', '#']) {

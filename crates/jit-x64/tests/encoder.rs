@@ -180,9 +180,19 @@ fn register_pairs() {
         );
         let fma = |n, a| move |x: &mut Asm| x.fused(w, n, a, d, s, t);
         let names = if w {
-            [Mnemonic::Vfmadd231sd, Mnemonic::Vfmsub231sd, Mnemonic::Vfnmadd231sd, Mnemonic::Vfnmsub231sd]
+            [
+                Mnemonic::Vfmadd231sd,
+                Mnemonic::Vfmsub231sd,
+                Mnemonic::Vfnmadd231sd,
+                Mnemonic::Vfnmsub231sd,
+            ]
         } else {
-            [Mnemonic::Vfmadd231ss, Mnemonic::Vfmsub231ss, Mnemonic::Vfnmadd231ss, Mnemonic::Vfnmsub231ss]
+            [
+                Mnemonic::Vfmadd231ss,
+                Mnemonic::Vfmsub231ss,
+                Mnemonic::Vfnmadd231ss,
+                Mnemonic::Vfnmsub231ss,
+            ]
         };
         for (n, name) in names.into_iter().enumerate() {
             is(&one(fma(n & 2 != 0, n & 1 != 0)), name, &[xd, xs, xt]);

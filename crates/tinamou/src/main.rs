@@ -17,10 +17,10 @@ mod defaults;
 mod drives;
 mod fail;
 mod help;
+mod icount;
 mod listing;
 mod options;
 mod rtc;
-mod icount;
 mod settings;
 mod start;
 #[cfg(test)]

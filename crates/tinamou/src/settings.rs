@@ -5,8 +5,8 @@ use vmm::{Actions, RebootAction, ShutdownAction};
 
 use crate::{
     fail::{At as _, Step, Stop},
-    options::Given,
     icount::{self, Icount},
+    options::Given,
     rtc::{self, Rtc},
 };
 
