@@ -13,9 +13,9 @@ use std::process::Command;
 use crate::{Result, packages, steps};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
-/// Host packages of the compiler.
-const COMPILER: [&str; 3] = ["rustc-web", "libstd-rust-web-1.96", "libllvm22"];
-/// The arm64 package of the library.
+/// Packages of the compiler for this host.
+const COMPILER: [&str; 4] = ["rustc-web", "libstd-rust-web-1.96", "libllvm22", LIBRARY];
+/// The library, for build scripts here and for the program there.
 const LIBRARY: &str = "libstd-rust-web-dev";
 /// Tools that are installed.
 const TOOLS: &[(&str, &str)] =

@@ -190,11 +190,11 @@ impl ArmCpu {
                 self.set_nzcv(0);
                 Ok(self.random())
             }
-            e if e == encoding(3, 3, 14, 0, 1) => {
+            e if e == encoding(3, 3, 14, 0, 1) || e == encoding(3, 3, 14, 0, 5) => {
                 self.check_counter(true)?;
                 Ok(self.system.timers.count())
             }
-            e if e == encoding(3, 3, 14, 0, 2) => {
+            e if e == encoding(3, 3, 14, 0, 2) || e == encoding(3, 3, 14, 0, 6) => {
                 self.check_counter(false)?;
                 Ok(self.system.timers.count().wrapping_sub(self.counter_offset()))
             }
