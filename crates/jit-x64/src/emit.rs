@@ -302,6 +302,13 @@ impl<'a> Emit<'a> {
         let general = Effects::READS_GENERAL | Effects::WRITES_GENERAL | Effects::MAY_EXIT;
         let full = fx.intersects(general);
         self.clobber_flags();
+        let fast = helper.and_then(|h| h.fast).and_then(|f| f(op.call_imm()));
+        if let (Some(fast), Some(control)) = (fast, self.cx.layout.fp)
+            && !full
+            && self.fp_in_place(i, op, fast, control, entry)
+        {
+            return;
+        }
         if fx.contains(Effects::WRITES_GENERAL) {
             self.rescue_flags_slot(NONE);
         }

@@ -20,6 +20,8 @@ pub(crate) enum Stub {
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
     Request { jump: usize, to: u32 },
+    /// Floating point that the helper must do.
+    Fp { jumps: [usize; 3], back: usize, entry: u64, imm: u32, keep_xmm: bool },
     /// No budget for the block: undoes and leaves.
     Budget { jump: usize },
     /// An exit that a conditional jump leads to.
@@ -218,6 +220,15 @@ impl Emit<'_> {
                     self.store_offset(to);
                     self.asm.mov_imm(RAX, 0);
                     self.asm.jmp_to(self.thunk(id::LOOKUP));
+                }
+                Stub::Fp { jumps, back, entry, imm, keep_xmm } => {
+                    for jump in jumps.into_iter().filter(|j| *j != 0) {
+                        self.asm.bind(jump);
+                    }
+                    self.asm.push_imm(imm as i32);
+                    self.asm.mov_imm(RAX, entry);
+                    self.asm.call_to(self.thunk(id::CALL_KEEP + usize::from(keep_xmm)));
+                    self.asm.jmp_to(self.asm.base + back as u64);
                 }
                 Stub::Budget { jump } => {
                     self.asm.bind(jump);

@@ -14,6 +14,7 @@ mod atomics;
 mod emit;
 mod exits;
 mod flags;
+mod fp;
 mod int;
 mod memory;
 mod thunks;
@@ -38,6 +39,8 @@ pub struct CpuFeatures {
     pub lzcnt: bool,
     /// CMPXCHG16B.
     pub cmpxchg16b: bool,
+    /// Fused multiply-add.
+    pub fma: bool,
 }
 
 impl CpuFeatures {
@@ -45,7 +48,7 @@ impl CpuFeatures {
     #[must_use]
     pub fn probe() -> Self {
         let f = host::cpu::Features::probe();
-        Self { bmi1: f.bmi1, bmi2: f.bmi2, lzcnt: f.lzcnt, cmpxchg16b: f.cmpxchg16b }
+        Self { bmi1: f.bmi1, bmi2: f.bmi2, lzcnt: f.lzcnt, cmpxchg16b: f.cmpxchg16b, fma: f.fma }
     }
 }
 
