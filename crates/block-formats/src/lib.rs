@@ -1,0 +1,5 @@
+//! Image formats.
+//!
+//! Empty so far.
+//! Not here: anything.
+//! Source: none yet.
