@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 /// Most threads.
-pub const LIMIT: usize = 16;
+pub(crate) const LIMIT: usize = 16;
 
 type Work = Box<dyn FnOnce() + Send>;
 
