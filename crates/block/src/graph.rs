@@ -7,6 +7,8 @@
 //! Source: QEMU's manual, `-blockdev` and `blockdev-add`.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -47,7 +49,7 @@ struct Drive {
     node: Option<Arc<Node>>,
 }
 
-type Descriptors = Box<dyn Fn(&str) -> Option<Result<File>> + Send + Sync>;
+type Descriptors = Box<dyn Fn(&str, bool) -> Option<io::Result<OwnedFd>> + Send + Sync>;
 
 /// Nodes by name.
 pub struct Graph {
@@ -157,7 +159,11 @@ impl Opening<'_> {
         if !path.starts_with("/dev/fdset/") {
             return None;
         }
-        self.graph.descriptors.lock().as_ref().and_then(|find| find(path))
+        let failed =
+            |e: io::Error| Error::generic(format!("Could not open '{path}': {}", host::reason(&e)));
+        let find = self.graph.descriptors.lock();
+        let found = find.as_ref()?(path, !self.read_only)?;
+        Some(found.map(File::from).map_err(failed))
     }
 }
 
@@ -541,13 +547,13 @@ impl device::Storage for Flash {
     fn is_read_only(&self) -> bool {
         self.0.node().read_only
     }
-    fn read(&self, at: u64, into: &mut [u8]) -> std::io::Result<()> {
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         let len = usize::try_from(self.0.node().len().saturating_sub(at)).unwrap_or(usize::MAX);
         let (disk, rest) = into.split_at_mut(len.min(into.len()));
         rest.fill(0);
         self.0.node().read(at, disk)
     }
-    fn write(&self, at: u64, data: &[u8]) -> std::io::Result<()> {
+    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
         let len = usize::try_from(self.0.node().len().saturating_sub(at)).unwrap_or(usize::MAX);
         self.0.node().write(at, data.get(..len.min(data.len())).unwrap_or(data))
     }

@@ -22,14 +22,11 @@ pub(crate) fn create(
     settings: &Settings,
     name: &str,
     serials: Vec<Option<String>>,
+    flash: [Option<String>; 2],
 ) -> Step<()> {
     let class = catalog::CATALOG.machine(name);
     let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
     let props = properties(class, settings)?;
-    let (drives, flash) = crate::drives::open_all(&settings.drives)?;
-    if vm.services.find::<Arc<dyn device::StorageSource>>().is_none() {
-        vm.services.add::<Arc<dyn device::StorageSource>>(Arc::new(drives));
-    }
     let loaders = settings.loaders.clone();
     let config = MachineConfig { flash, loaders, ..config(settings, serials) };
     let host = Host {

@@ -82,6 +82,9 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     }
     let result = if vm.exit().is_none() { event_loop.run() } else { Ok(()) };
     vm.execution().shut_down();
+    if let Some(graph) = vm.services.find::<Arc<block::Graph>>() {
+        graph.flush_all();
+    }
     drop(kept);
     result.map_err(|error| Stop::new(format!("the main loop failed: {error}")))?;
     match vm.exit().map_or(0, |exit| exit.status) {
@@ -179,7 +182,8 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
         let (id, kind) = mon_option(vm, mon)?;
         add_or_defer_monitor(vm, &mut kept, &id, kind, &mon.place)?;
     }
-    board::create(vm, settings, machine, serials)?;
+    let drives = crate::drives::open_all(vm, settings)?;
+    board::create(vm, settings, machine, serials, drives.flash)?;
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
     }
@@ -191,6 +195,11 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     }
     for object in objects.iter().filter(|object| !object.early) {
         add_object(vm, object)?;
+    }
+    for drive in &drives.virtio {
+        let id = drive.value.replace(',', ",,");
+        let value = format!("virtio-blk-pci,drive={id}");
+        add_device(vm, &Placed { place: drive.place.clone(), value })?;
     }
     for given in &settings.devices {
         add_device(vm, given)?;
