@@ -50,7 +50,8 @@ impl BlockDriver for Disk {
         if self.is_device {
             return host::file_length(&self.file).unwrap_or(0);
         }
-        self.file.metadata().map_or(0, |m| m.len())
+        // Disks have whole sectors; the rest of the last one reads as zeroes.
+        self.file.metadata().map_or(0, |m| m.len().next_multiple_of(512).min(1 << 62))
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {

@@ -274,7 +274,7 @@ impl VirtioBlk {
     fn range(&self, sector: u64, len: usize) -> io::Result<u64> {
         let at = sector.checked_mul(SECTOR);
         let end = at.and_then(|at| at.checked_add(len as u64));
-        let whole = len as u64 % u64::from(self.props.logical_block_size) == 0;
+        let whole = (len as u64).is_multiple_of(self.props.logical_block_size.into());
         match (at, end) {
             (Some(at), Some(end)) if end <= self.node().len() && whole => Ok(at),
             _ => Err(io::ErrorKind::InvalidInput.into()),

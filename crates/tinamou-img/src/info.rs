@@ -37,7 +37,7 @@ fn list(snapshots: &[Snapshot]) -> String {
         let clock = format!("{:04}:{:02}:{:02}.{ms:03}", sec / 3600, sec / 60 % 60, sec % 60);
         let icount = if s.icount == u64::MAX { "--".to_owned() } else { s.icount.to_string() };
         out += &format!(
-            "{:<7} {:<16} {:>8} {:>20} {:>14} {:>10}\n",
+            "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n",
             s.id,
             s.name,
             human(s.vm_state),

@@ -16,19 +16,17 @@ use crate::{
 /// Properties that every machine has.
 const COMMON: &[&str] = &["kernel", "initrd", "dtb", "firmware", "dumpdtb", "append"];
 
-/// Creates the machine of this name.
+/// Creates the machine of this name; with the serial ports' and the flash banks' back ends.
 pub(crate) fn create(
     vm: &Arc<Vm>,
     settings: &Settings,
     name: &str,
-    serials: Vec<Option<String>>,
-    flash: [Option<String>; 2],
+    ports: (Vec<Option<String>>, [Option<String>; 2]),
 ) -> Step<()> {
     let class = catalog::CATALOG.machine(name);
     let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
     let props = properties(class, settings)?;
-    let loaders = settings.loaders.clone();
-    let config = MachineConfig { flash, loaders, ..config(settings, serials) };
+    let config = config(settings, ports);
     let host = Host {
         clock: vm.clock.clone(),
         wall: rtc::wall_clock(settings.rtc, &vm.clock),
@@ -126,7 +124,10 @@ fn properties(class: &MachineClass, settings: &Settings) -> Step<Value> {
     Ok(props)
 }
 
-fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
+fn config(
+    settings: &Settings,
+    (serials, flash): (Vec<Option<String>>, [Option<String>; 2]),
+) -> MachineConfig {
     let path = |placed: &Option<Placed>| placed.as_ref().map(|placed| placed.value.clone().into());
     MachineConfig {
         ram_size: settings.memory.size,
@@ -152,6 +153,8 @@ fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
         ram_slots: settings.memory.slots,
         max_ram: settings.memory.max,
         firmware_files: settings.firmware_files.clone(),
+        flash,
+        loaders: settings.loaders.clone(),
         ..MachineConfig::default()
     }
 }

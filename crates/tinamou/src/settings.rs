@@ -132,7 +132,7 @@ impl Settings {
             "blockdev" => self.blockdevs.push(placed()),
             "snapshot" => self.snapshot = true,
             "pflash" | "hda" | "hdb" | "hdc" | "hdd" | "cdrom" => {
-                self.short_drive(given.opt.name, &placed())
+                self.short_drive(given.opt.name, &placed());
             }
             "chardev" => self.chardevs.push(placed()),
             "serial" => self.serials.push(placed()),

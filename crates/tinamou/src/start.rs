@@ -183,7 +183,7 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
         add_or_defer_monitor(vm, &mut kept, &id, kind, &mon.place)?;
     }
     let drives = crate::drives::open_all(vm, settings)?;
-    board::create(vm, settings, machine, serials, drives.flash)?;
+    board::create(vm, settings, machine, (serials, drives.flash))?;
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
     }

@@ -182,7 +182,7 @@ impl Qcow2 {
                 for n in 0..count {
                     meta.set_entry(
                         (first + n) << self.cluster_bits,
-                        place + n * cluster | COPIED,
+                        (place + n * cluster) | COPIED,
                         false,
                     )?;
                 }
@@ -259,7 +259,7 @@ impl Qcow2 {
                     match found {
                         _ if self.version < 3 => meta.set_entry(at, 0, false)?,
                         Mapped::Data(place) | Mapped::ZeroAt(place) if !unmap && copied => {
-                            meta.set_entry(at, place + back | COPIED | ZERO, true)?;
+                            meta.set_entry(at, (place + back) | COPIED | ZERO, true)?;
                         }
                         _ => meta.set_entry(at, ZERO, false)?,
                     }

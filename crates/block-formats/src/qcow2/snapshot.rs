@@ -236,6 +236,10 @@ fn create(meta: &mut Meta, name: &str, (seconds, nanoseconds): (u32, u32)) -> io
     if meta.snapshots.len() >= 65536 {
         return Err(io::ErrorKind::StorageFull.into());
     }
+    // One for the disk, one for each snapshot, one for the new one.
+    if meta.refcounts.max() < meta.snapshots.len() as u64 + 2 {
+        return Err(unsupported("the reference counts are too narrow for another snapshot"));
+    }
     let ids = meta.snapshots.iter().filter_map(|s| s.about.id.parse::<u64>().ok());
     let id = (ids.max().unwrap_or(0) + 1).to_string();
     let l1 = meta.l1.clone();

@@ -464,12 +464,12 @@ impl Meta {
             let count = len.div_ceil(cluster).min(1 << 12);
             let place = self.take(count)?;
             for n in 0..count {
-                self.set_entry(at + n * cluster, place + n * cluster | COPIED, false)?;
+                self.set_entry(at + n * cluster, (place + n * cluster) | COPIED, false)?;
             }
             let end = place + count * cluster;
             match how {
                 Preallocation::Full => {
-                    self.file.driver().write_zeroes(place, end - place, false)?
+                    self.file.driver().write_zeroes(place, end - place, false)?;
                 }
                 _ if self.file.len() < end => {
                     let below =
