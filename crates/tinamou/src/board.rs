@@ -23,10 +23,7 @@ pub(crate) fn create(
     name: &str,
     ports: (Vec<Option<String>>, [Option<String>; 2]),
 ) -> Step<()> {
-    let class = catalog::CATALOG.machine(name);
-    let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
-    let props = properties(class, settings)?;
-    let config = config(settings, ports);
+    let class = class_of(name)?;
     let host = Host {
         clock: vm.clock.clone(),
         wall: rtc::wall_clock(settings.rtc, &vm.clock),
@@ -35,7 +32,9 @@ pub(crate) fn create(
         objects: vm.objects.clone(),
         services: vm.services.clone(),
     };
-    let created = class.create(props, Source::KeyVal, config, host, &catalog::CATALOG)?;
+    let props = properties(class, settings)?;
+    let created =
+        class.create(props, Source::KeyVal, config(settings, ports), host, &catalog::CATALOG)?;
     if created.dumped {
         return Err(Stop::Done);
     }
@@ -79,12 +78,11 @@ pub(crate) fn create(
             Arc::new(AccelExecution { vm, cpus: handles })
         }
     };
-    let roms = blobs.iter().map(|(at, data)| (*at, data.len() as u64, String::from("blob")));
-    let roms = roms.collect();
+    let blob = |(at, data): &(u64, Vec<u8>)| (*at, data.len() as u64, String::from("blob"));
+    let roms = blobs.iter().map(blob).collect();
     let memory = secure.unwrap_or_else(|| world.memory.clone());
     let reload = move || {
-        // Lives as long as the machine.
-        let _ = &held;
+        let _ = &held; // lives as long as the machine
         for (address, data) in &blobs {
             // The machine checked at creation that all of it lies in RAM.
             _ = memory.load_rom(*address, data);
@@ -107,6 +105,11 @@ pub(crate) fn create(
     vm.set_machine(machine, execution);
     vm.reset_devices(device::Reset::Cold);
     Ok(())
+}
+
+fn class_of(name: &str) -> Step<&'static MachineClass> {
+    let class = catalog::CATALOG.machine(name);
+    class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))
 }
 
 fn properties(class: &MachineClass, settings: &Settings) -> Step<Value> {
