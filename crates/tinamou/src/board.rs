@@ -70,8 +70,7 @@ pub(crate) fn create(
                 translator: Some(set.translator),
                 run: vm.run_control(),
             };
-            let chosen = chosen_accel(settings, &vm.config.accel);
-            let vm = match chosen {
+            let vm = match chosen_accel(settings, &vm.config.accel) {
                 Some(chosen) => accel.new_vm(config).at(&chosen.place)?,
                 None => accel.new_vm(config)?,
             };
