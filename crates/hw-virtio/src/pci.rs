@@ -12,7 +12,7 @@ use derive::Qapi;
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
 use virtio::pci::{Modes, Setup, Transport, VirtioPci};
 
-use crate::{balloon, rng, serial};
+use crate::{balloon, blk, rng, serial};
 
 /// A virtio device behind a PCI transport.
 struct OnPci<D> {
@@ -176,4 +176,12 @@ device!(
     SerialFixedProps = SerialTransitional SERIAL_TRANSITIONAL "virtio-serial-pci-transitional",
     SerialModern SERIAL_MODERN "virtio-serial-pci-non-transitional",
     "virtio console and serial ports on PCI"
+);
+
+device!(
+    blk::VirtioBlk, blk::Props, BlkBackend = "child<virtio-blk-device>", vectors = 4294967295,
+    class = |_| (1, 0, 0), members = {},
+    BlkProps = BlkPci BLK "virtio-blk-pci",
+    BlkFixedProps = BlkTransitional BLK_TRANSITIONAL "virtio-blk-pci-transitional",
+    BlkModern BLK_MODERN "virtio-blk-pci-non-transitional", "virtio disk on PCI"
 );
