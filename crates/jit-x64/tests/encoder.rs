@@ -173,30 +173,6 @@ fn register_pairs() {
         let t = (d + s) & 15;
         let rt = general(t, n);
         is(&one(|a| a.andn(w, d, s, t)), Mnemonic::Andn, &[rd, rs, rt]);
-        let (xd, xs, xt) = (
-            Register::XMM0 + u32::from(d),
-            Register::XMM0 + u32::from(s),
-            Register::XMM0 + u32::from(t),
-        );
-        let fma = |n, a| move |x: &mut Asm| x.fused(w, n, a, d, s, t);
-        let names = if w {
-            [
-                Mnemonic::Vfmadd231sd,
-                Mnemonic::Vfmsub231sd,
-                Mnemonic::Vfnmadd231sd,
-                Mnemonic::Vfnmsub231sd,
-            ]
-        } else {
-            [
-                Mnemonic::Vfmadd231ss,
-                Mnemonic::Vfmsub231ss,
-                Mnemonic::Vfnmadd231ss,
-                Mnemonic::Vfnmsub231ss,
-            ]
-        };
-        for (n, name) in names.into_iter().enumerate() {
-            is(&one(fma(n & 2 != 0, n & 1 != 0)), name, &[xd, xs, xt]);
-        }
         for (op, m) in [
             (shift::SHL, Mnemonic::Shlx),
             (shift::SHR, Mnemonic::Shrx),
@@ -222,6 +198,33 @@ fn register_pairs() {
         let mov = if w { Mnemonic::Movq } else { Mnemonic::Movd };
         is(&one(|a| a.movq_to_xmm(w, d, s)), mov, &[xmm(d), rs]);
         is(&one(|a| a.movq_from_xmm(w, d, s)), mov, &[rd, xmm(s)]);
+    }
+}
+
+#[test]
+fn fused_multiply_add() {
+    for (d, s, w) in pairs() {
+        let t = (d + s) & 15;
+        let (xd, xs, xt) = (xmm(d), xmm(s), xmm(t));
+        let fma = |n, a| move |x: &mut Asm| x.fused(w, n, a, d, s, t);
+        let names = if w {
+            [
+                Mnemonic::Vfmadd231sd,
+                Mnemonic::Vfmsub231sd,
+                Mnemonic::Vfnmadd231sd,
+                Mnemonic::Vfnmsub231sd,
+            ]
+        } else {
+            [
+                Mnemonic::Vfmadd231ss,
+                Mnemonic::Vfmsub231ss,
+                Mnemonic::Vfnmadd231ss,
+                Mnemonic::Vfnmsub231ss,
+            ]
+        };
+        for (n, name) in names.into_iter().enumerate() {
+            is(&one(fma(n & 2 != 0, n & 1 != 0)), name, &[xd, xs, xt]);
+        }
     }
 }
 

@@ -175,7 +175,7 @@ pub(crate) fn compare(args: &[String]) -> Done {
     let (a, b) = (open(one, given.value('f'))?, open(two, given.value('F'))?);
     let tell = |text: &str| {
         if !given.has('q') {
-            say(text)
+            say(text);
         }
     };
     if a.len() != b.len() {

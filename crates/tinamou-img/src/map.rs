@@ -36,7 +36,7 @@ fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
         extent.zero |= below.zero;
     }
     let file = layer.child("file").map_or_else(|| layer.filename(), |f| f.filename()).to_owned();
-    Ok(Entry { at, extent, depth, present: present && !(extent.zero && !extent.allocated), file })
+    Ok(Entry { at, extent, depth, present: present && (extent.allocated || !extent.zero), file })
 }
 
 fn joins(a: &Entry, b: &Entry) -> bool {
