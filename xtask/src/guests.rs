@@ -74,6 +74,20 @@ fn cpio_entry(out: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
+/// An archive of folders and files (name, mode, content), with a console.
+pub(crate) fn archive(dirs: &[&str], files: &[(&str, u32, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for dir in dirs {
+        cpio_entry(&mut out, dir, 0o40_755, b"");
+    }
+    for (name, mode, data) in files {
+        cpio_entry(&mut out, name, *mode, data);
+    }
+    cpio_entry(&mut out, "TRAILER!!!", 0, b"");
+    out.resize(out.len().next_multiple_of(512), 0);
+    out
+}
+
 fn overlay() -> Vec<u8> {
     let mut out = Vec::new();
     cpio_entry(&mut out, "tinamou-init", 0o100_755, INIT.as_bytes());

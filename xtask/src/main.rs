@@ -6,6 +6,7 @@
 //! Not here: anything the product needs at run time.
 
 mod bench;
+mod cross;
 mod demo;
 mod guests;
 mod layers;
@@ -13,6 +14,7 @@ mod lint;
 mod new;
 mod packages;
 mod steps;
+mod stress;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,6 +54,16 @@ const TASKS: &[Task] = &[
         name: "guests",
         about: "fetch the Debian kernels and initrds that demo and tests boot",
         run: |_| guests::fetch().map(|_| ()),
+    },
+    Task {
+        name: "cross",
+        about: "build for arm64 Linux, run the interpreter's and decoders' tests there (installs what it needs)",
+        run: cross::run,
+    },
+    Task {
+        name: "stress",
+        about: "stress [MINUTES] [CPUS]: SMP stress in a Linux guest (30 minutes, 4 CPUs)",
+        run: stress::run,
     },
     Task {
         name: "new",

@@ -41,7 +41,8 @@ impl PhysMem for Phys<'_> {
     }
 }
 
-/// Reads 1 to 16 bytes; single-copy atomic for naturally aligned sizes up to 8.
+/// Reads 1 to 16 bytes; single-copy atomic for naturally aligned ones
+/// (16 on hosts that can).
 ///
 /// # Safety
 /// `bytes` bytes at `at` must be mapped.
@@ -63,9 +64,7 @@ unsafe fn read_ram(at: *const u8, bytes: u32) -> u128 {
             4 => u128::from(at.cast::<u32>().read_unaligned()),
             8 => u128::from(at.cast::<u64>().read_unaligned()),
             16 if at.addr() & 15 == 0 && host::wide_atomic::is_lock_free() => {
-                let lo = u128::from((*at.cast::<AtomicU64>()).load(Ordering::Acquire));
-                let hi = u128::from((*at.add(8).cast::<AtomicU64>()).load(Ordering::Acquire));
-                lo | hi << 64
+                host::wide_atomic::load(at.cast_mut().cast())
             }
             _ => at.cast::<u128>().read_unaligned(),
         }

@@ -49,13 +49,23 @@ pub(crate) struct PageCode {
     lines: AtomicU64,
     /// The segment whose list it was put on last, + 1.
     listed: AtomicU32,
+    /// How often its blocks were dropped for a write, and writes since that met no block.
+    drops: AtomicU32,
+    quiet: AtomicU32,
 }
+
+/// A page whose code was dropped this often stays protected: to protect it again costs more than to notice
+/// each write…
+const MIXED: u32 = 4;
+/// … until that many writes met no code.
+const QUIET: u32 = 1024;
 
 impl PageCode {
     fn new(ram: RamPage, key: u64) -> Arc<Self> {
         let entries = (0..1024).map(|_| AtomicU32::new(0)).collect();
-        let (lines, listed) = (AtomicU64::new(0), AtomicU32::new(0));
-        Arc::new(Self { ram, key, entries, lines, listed })
+        let zero = || AtomicU32::new(0);
+        let (listed, drops, quiet) = (zero(), zero(), zero());
+        Arc::new(Self { ram, key, entries, lines: AtomicU64::new(0), listed, drops, quiet })
     }
 
     pub(crate) fn entry(&self, offset: u64) -> &AtomicU32 {
@@ -309,20 +319,30 @@ impl Cache {
     /// code is left on the page).
     pub(crate) fn written(&mut self, at: u64, len: u64) -> (bool, bool) {
         let Some(pages) = self.by_page.get(&(at & !0xfff)) else { return (false, true) };
+        let Some(first) = pages.first() else { return (false, true) };
         let offset = at & 0xfff;
-        if !pages.iter().any(|p| p.touches(offset, len)) {
+        let dropped = pages.iter().any(|p| p.touches(offset, len));
+        if dropped {
+            for p in pages {
+                p.drop_blocks();
+            }
+            self.stats.invalidations += 1;
+            first.quiet.store(0, Ordering::Relaxed);
+            if first.drops.fetch_add(1, Ordering::Relaxed) >= MIXED {
+                return (true, false);
+            }
+        } else if pages.iter().any(|p| p.lines.load(Ordering::Relaxed) != 0)
+            || first.quiet.fetch_add(1, Ordering::Relaxed) < QUIET
+        {
             return (false, false);
         }
-        for p in pages {
-            p.drop_blocks();
+        if !dropped {
+            first.drops.store(0, Ordering::Relaxed);
         }
-        if let Some(ram) = pages.first().map(|p| &p.ram)
-            && let Some(block) = ram.block.upgrade()
-        {
-            block.forget_page(ram.offset);
+        if let Some(block) = first.ram.block.upgrade() {
+            block.forget_page(first.ram.offset);
         }
-        self.stats.invalidations += 1;
-        (true, true)
+        (dropped, true)
     }
 
     fn remove(&mut self, page: &Arc<PageCode>, code_pages: &CodePages) {

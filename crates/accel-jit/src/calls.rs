@@ -151,8 +151,6 @@ impl Core {
             // As observed of QEMU: with FEAT_LSE2 it is reported as of a write.
             return Err(cpu.alignment_fault(va, AccessKind::Write));
         }
-        // Of 16 bytes each half is single-copy atomic, the whole is not yet: a torn value makes the
-        // store-exclusive fail, since that compares all of it.
         let v = self.do_load(cpu, va, desc)?;
         let env = cpu.env();
         env.excl_addr = va;

@@ -82,7 +82,7 @@ impl Rounds {
         while self.gate.enter_any() {
             while !self.gate.is_closed() {
                 if !self.round(&mut halted) && !self.gate.is_closed() {
-                    self.idle();
+                    self.idle(&halted);
                 }
             }
             self.gate.leave();
@@ -126,10 +126,12 @@ impl Rounds {
         busy
     }
 
-    fn idle(&self) {
+    fn idle(&self, halted: &[bool]) {
         // What happened before the last round was seen by it, or is still in a vCPU's own flag.
         self.event.clear();
-        if self.kickers.iter().any(Kicker::is_set) || self.gate.is_closed() {
+        let woken =
+            |n: usize| halted[n] && self.kickers[n].is_set() && self.gate.plan_of(n) != RunAs::Stay;
+        if (0..halted.len()).any(woken) || self.gate.is_closed() {
             return;
         }
         let limit = self.pace.as_ref().and_then(|p| p.idle());

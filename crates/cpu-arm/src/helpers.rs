@@ -69,9 +69,9 @@ jit_ir::helpers! {
     SimdGeneral: VEC.union(GEN) => fpsimd::helper;
     // FP with the host's arithmetic; the immediate is the instruction word.
     /// FADD (scalar, f32).
-    AddS: VEC => fast::scalar::<fast::Plus, f32>;
+    AddS: VEC => fast::scalar::<fast::Plus, f32>, fast::arithmetic;
     /// FADD (scalar, f64).
-    AddD: VEC => fast::scalar::<fast::Plus, f64>;
+    AddD: VEC => fast::scalar::<fast::Plus, f64>, fast::arithmetic;
     /// FADD (2S).
     Add2S: VEC => fast::vector::<fast::Plus, f32, 2>;
     /// FADD (4S).
@@ -79,9 +79,9 @@ jit_ir::helpers! {
     /// FADD (2D).
     Add2D: VEC => fast::vector::<fast::Plus, f64, 2>;
     /// FSUB (scalar, f32).
-    SubS: VEC => fast::scalar::<fast::Minus, f32>;
+    SubS: VEC => fast::scalar::<fast::Minus, f32>, fast::arithmetic;
     /// FSUB (scalar, f64).
-    SubD: VEC => fast::scalar::<fast::Minus, f64>;
+    SubD: VEC => fast::scalar::<fast::Minus, f64>, fast::arithmetic;
     /// FSUB (2S).
     Sub2S: VEC => fast::vector::<fast::Minus, f32, 2>;
     /// FSUB (4S).
@@ -89,9 +89,9 @@ jit_ir::helpers! {
     /// FSUB (2D).
     Sub2D: VEC => fast::vector::<fast::Minus, f64, 2>;
     /// FMUL (scalar, f32).
-    MulS: VEC => fast::scalar::<fast::Times, f32>;
+    MulS: VEC => fast::scalar::<fast::Times, f32>, fast::arithmetic;
     /// FMUL (scalar, f64).
-    MulD: VEC => fast::scalar::<fast::Times, f64>;
+    MulD: VEC => fast::scalar::<fast::Times, f64>, fast::arithmetic;
     /// FMUL (2S).
     Mul2S: VEC => fast::vector::<fast::Times, f32, 2>;
     /// FMUL (4S).
@@ -103,9 +103,9 @@ jit_ir::helpers! {
     /// FNMUL (scalar, f64).
     NMulD: VEC => fast::scalar::<fast::NegTimes, f64>;
     /// FDIV (scalar, f32).
-    DivS: VEC => fast::scalar::<fast::Over, f32>;
+    DivS: VEC => fast::scalar::<fast::Over, f32>, fast::arithmetic;
     /// FDIV (scalar, f64).
-    DivD: VEC => fast::scalar::<fast::Over, f64>;
+    DivD: VEC => fast::scalar::<fast::Over, f64>, fast::arithmetic;
     /// FDIV (2S).
     Div2S: VEC => fast::vector::<fast::Over, f32, 2>;
     /// FDIV (4S).
@@ -113,9 +113,9 @@ jit_ir::helpers! {
     /// FDIV (2D).
     Div2D: VEC => fast::vector::<fast::Over, f64, 2>;
     /// FSQRT (scalar, f32).
-    SqrtS: VEC => fast::scalar::<fast::Root, f32>;
+    SqrtS: VEC => fast::scalar::<fast::Root, f32>, fast::arithmetic;
     /// FSQRT (scalar, f64).
-    SqrtD: VEC => fast::scalar::<fast::Root, f64>;
+    SqrtD: VEC => fast::scalar::<fast::Root, f64>, fast::arithmetic;
     /// FSQRT (2S).
     Sqrt2S: VEC => fast::vector::<fast::Root, f32, 2>;
     /// FSQRT (4S).
@@ -179,17 +179,17 @@ jit_ir::helpers! {
     /// FCVTZS (2D).
     ToInt2D: VEC => fast::to_int_lanes::<f64, 2>;
     /// FMADD and its like (f32).
-    FusedS: VEC => fast::fused::<f32>;
+    FusedS: VEC => fast::fused::<f32>, fast::fused_of;
     /// FCMP, FCMPE (f32): gives NZCV.
-    CompareS: VEC => fast::compare::<f32>;
+    CompareS: VEC => fast::compare::<f32>, fast::comparison;
     /// SCVTF, UCVTF to f32: a = value.
     FromIntS: VEC => fast::from_int::<f32>;
     /// FCVTxS, FCVTxU from f32: gives the value.
     ToIntS: VEC => fast::to_int::<f32>;
     /// FMADD and its like (f64).
-    FusedD: VEC => fast::fused::<f64>;
+    FusedD: VEC => fast::fused::<f64>, fast::fused_of;
     /// FCMP, FCMPE (f64): gives NZCV.
-    CompareD: VEC => fast::compare::<f64>;
+    CompareD: VEC => fast::compare::<f64>, fast::comparison;
     /// SCVTF, UCVTF to f64: a = value.
     FromIntD: VEC => fast::from_int::<f64>;
     /// FCVTxS, FCVTxU from f64: gives the value.

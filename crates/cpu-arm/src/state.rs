@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 use std::sync::Arc;
 
+use jit_ir::state::FpControl;
 use jit_ir::{JitEnv, Slot, SlotClass, StateLayout, Ty};
 
 use crate::features::Features;
@@ -137,6 +138,8 @@ pub static LAYOUT: StateLayout = StateLayout {
     flags: offset_of!(ArmCpu, flags) as u32,
     slots: &SLOTS,
     vectors: (offset_of!(ArmCpu, v) as u32, 32 * 16),
+    // FPCR: RMode, FZ, the bits of FEAT_AFP. FPSR: IXC.
+    fp: Some(FpControl { plain: (FPCR_SLOT, 7 << 22 | 7), inexact: (FPSR_SLOT, 1 << 4) }),
 };
 
 /// Translation regimes as mmu indices.

@@ -12,6 +12,28 @@ mod imp {
         std::arch::is_x86_feature_detected!("cmpxchg16b")
     }
 
+    pub(super) unsafe fn load(at: *mut u128) -> u128 {
+        if !std::arch::is_x86_feature_detected!("avx") {
+            // SAFETY: the caller's promise; what is compared equal is stored back.
+            return unsafe { cas(at, 0, 0) };
+        }
+        let (lo, hi): (u64, u64);
+        // SAFETY: aligned and readable, as promised. Processors with AVX load aligned 16 bytes at once.
+        unsafe {
+            std::arch::asm!(
+                "movdqa {x}, [{at}]",
+                "movq {lo}, {x}",
+                "pextrq {hi}, {x}, 1",
+                at = in(reg) at,
+                x = out(xmm_reg) _,
+                lo = out(reg) lo,
+                hi = out(reg) hi,
+                options(nostack, preserves_flags),
+            );
+        }
+        u128::from(lo) | u128::from(hi) << 64
+    }
+
     pub(super) unsafe fn cas(at: *mut u128, old: u128, new: u128) -> u128 {
         let (mut lo, mut hi) = (old as u64, (old >> 64) as u64);
         // SAFETY: `super::cas` checked the feature; the pointer is the caller's promise. rbx cannot be
@@ -41,6 +63,9 @@ mod imp {
     pub(super) unsafe fn cas(_: *mut u128, old: u128, _: u128) -> u128 {
         old
     }
+    pub(super) unsafe fn load(_: *mut u128) -> u128 {
+        0
+    }
 }
 
 static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -49,6 +74,20 @@ static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
 #[must_use]
 pub fn is_lock_free() -> bool {
     imp::is_lock_free()
+}
+
+/// Loads 16 bytes at once, where [`is_lock_free`].
+///
+/// # Safety
+/// `at` must be 16-byte aligned and valid for reads and writes.
+pub unsafe fn load(at: *mut u128) -> u128 {
+    if imp::is_lock_free() {
+        // SAFETY: the caller's promise.
+        return unsafe { imp::load(at) };
+    }
+    let _guard = LOCK.lock();
+    // SAFETY: the caller's promise.
+    unsafe { at.read_volatile() }
 }
 
 /// Compare-and-swap; gives the old content.

@@ -7,6 +7,7 @@
 //! Source: Virtual I/O Device (VIRTIO) Version 1.3, section 5.
 
 pub mod balloon;
+pub mod blk;
 pub mod net;
 pub mod pci;
 pub mod rng;

@@ -12,7 +12,7 @@ use derive::Qapi;
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
 use virtio::pci::{Modes, Setup, Transport, VirtioPci};
 
-use crate::{balloon, net, rng, serial};
+use crate::{balloon, blk, net, rng, serial};
 
 /// A virtio device behind a PCI transport.
 struct OnPci<D> {
@@ -187,4 +187,12 @@ device!(
     NetProps = NetPci NET "virtio-net-pci",
     NetFixedProps = NetTransitional NET_TRANSITIONAL "virtio-net-pci-transitional",
     NetModern NET_MODERN "virtio-net-pci-non-transitional", "virtio network card on PCI"
+);
+
+device!(
+    blk::VirtioBlk, blk::Props, BlkBackend = "child<virtio-blk-device>", vectors = 4294967295,
+    class = |_| (1, 0, 0), members = {},
+    BlkProps = BlkPci BLK "virtio-blk-pci",
+    BlkFixedProps = BlkTransitional BLK_TRANSITIONAL "virtio-blk-pci-transitional",
+    BlkModern BLK_MODERN "virtio-blk-pci-non-transitional", "virtio disk on PCI"
 );

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use device::{Balloon, DeviceClass, Unplug};
-use hw_virtio::{balloon, rng, serial, serial_port};
+use hw_virtio::{balloon, blk, rng, serial, serial_port};
 use qapi::{Source, keyval::Dialect};
 use testbench::{Bench, RAM_BASE};
 use virtio::mmio;
@@ -215,4 +215,63 @@ fn reported_pages_are_given_back_and_only_one_balloon_is_made() {
     ] {
         assert_eq!(Bench::try_of(&balloon::CLASS, wrong).err().unwrap().desc, text);
     }
+}
+
+static DISKS: &[&block::BlockClass] = &[&block::FILE, &block::RAW];
+
+#[test]
+fn sectors_are_written_to_the_file_and_read_back() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let graph = block::Graph::new(DISKS);
+    let path = file.path().display();
+    let text = format!("raw,node-name=d0,file.driver=file,file.filename={path}");
+    let options = Dialect::structured(Some("driver")).parse(&text).unwrap().value;
+    graph.add(options, Source::KeyVal).unwrap();
+    let b = Bench::of(&mmio::CLASS, "force-legacy=off");
+    b.world().services.add(graph.clone());
+    let record = build(&b, &blk::CLASS, "drive=d0,serial=abc");
+    b.record.buses[0].plug(&record).unwrap();
+    assert_eq!((b.read32(8), b.read32(0x100)), (2, 2048));
+    start(&b, 0, &[0]);
+    // Header, data and status as one chain: three descriptors.
+    let request = |slot: u16, kind: u32, sector: u64, device_writes: u16| {
+        let at = RAM_BASE + BUFFER;
+        let mut head = kind.to_le_bytes().to_vec();
+        head.extend([0; 4]);
+        head.extend(sector.to_le_bytes());
+        b.put_ram(BUFFER, &head);
+        b.put_ram(BUFFER + 0x2000, &[9]);
+        let parts = [
+            (at, 16u32, 1u16, 1u16),
+            (at + 0x1000, 512, 1 | device_writes, 2),
+            (at + 0x2000, 1, 2, 0),
+        ];
+        for (n, (at, len, flags, next)) in (0u64..).zip(parts) {
+            let mut d = at.to_le_bytes().to_vec();
+            d.extend(len.to_le_bytes());
+            d.extend(flags.to_le_bytes());
+            d.extend(next.to_le_bytes());
+            b.put_ram(16 * n, &d);
+        }
+        b.put_ram(DRIVER + 4 + 2 * u64::from(slot), &0u16.to_le_bytes());
+        b.put_ram(DRIVER + 2, &(slot + 1).to_le_bytes());
+        b.write32(0x50, 0);
+        // Worker threads: the used index says when they are done.
+        while b.get_ram(DEVICE + 2, 2) != (slot + 1).to_le_bytes() {
+            std::thread::yield_now();
+        }
+        b.get_ram(BUFFER + 0x2000, 1)[0]
+    };
+    b.put_ram(BUFFER + 0x1000, &[7; 512]);
+    assert_eq!(request(0, 1, 3, 0), 0, "write");
+    assert_eq!(&std::fs::read(file.path()).unwrap()[3 * 512..4 * 512], &[7; 512]);
+    b.put_ram(BUFFER + 0x1000, &[0; 512]);
+    assert_eq!(request(1, 0, 3, 2), 0, "read");
+    assert_eq!(b.get_ram(BUFFER + 0x1000, 512), [7; 512]);
+    assert_eq!(request(2, 0, 2048, 2), 1, "behind the end");
+    assert_eq!(request(3, 0, u64::MAX, 2), 1, "far behind the end");
+    assert_eq!(request(4, 99, 0, 2), 2, "unknown");
+    assert_eq!(request(5, 8, 0, 2), 0, "serial");
+    assert_eq!(b.get_ram(BUFFER + 0x1000, 4), b"abc\0");
 }

@@ -29,6 +29,16 @@ pub struct Slot {
     pub pin: Option<u8>,
 }
 
+/// Where the guest's floating-point control and flags are, for [`crate::helper::FastFp`]: state offsets of
+/// 32-bit words, and bits of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FpControl {
+    /// Clear: rounding to nearest, no flushing.
+    pub plain: (u32, u32),
+    /// Set: further inexact results change nothing. Bits of the lowest byte.
+    pub inexact: (u32, u8),
+}
+
 /// The guest's state struct (`#[repr(C)]`).
 #[derive(Clone, Copy, Debug)]
 pub struct StateLayout {
@@ -43,6 +53,8 @@ pub struct StateLayout {
     pub slots: &'static [Slot],
     /// Byte range of the vector file (offset, length).
     pub vectors: (u32, u32),
+    /// Floating-point control, if helpers have fast forms.
+    pub fp: Option<FpControl>,
 }
 
 /// Flags image bits used by every guest.

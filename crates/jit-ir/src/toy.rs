@@ -53,6 +53,7 @@ pub static LAYOUT: StateLayout = StateLayout {
     flags: offset_of!(ToyCpu, flags) as u32,
     slots: &SLOTS,
     vectors: (offset_of!(ToyCpu, v) as u32, 8 * 16),
+    fp: None,
 };
 
 fn mix(_: &mut HelperCx<'_, ToyCpu>, a: [u64; 4]) -> u64 {

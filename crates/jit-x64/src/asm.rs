@@ -99,6 +99,8 @@ pub mod cc {
     pub const A: u8 = 7;
     /// sign
     pub const S: u8 = 8;
+    /// parity (unordered)
+    pub const P: u8 = 10;
     /// no sign
     pub const NS: u8 = 9;
     /// less
@@ -508,6 +510,16 @@ impl Asm {
     /// andn d, a, b = !a & b
     pub fn andn(&mut self, w: bool, d: u8, a: u8, b: u8) {
         self.vex((2, 0, 0xf2), w, a, d, Rm::R(b));
+    }
+    /// vfmadd231, vfmsub231, vfnmadd231 or vfnmsub231 d, n, m (scalar): d = ±(n * m) ± d.
+    pub fn fused(&mut self, double: bool, neg_n: bool, neg_a: bool, d: u8, n: u8, m: u8) {
+        let opcode = match (neg_n, neg_a) {
+            (false, false) => 0xb9,
+            (false, true) => 0xbb,
+            (true, false) => 0xbd,
+            (true, true) => 0xbf,
+        };
+        self.vex((2, 1, opcode), double, n, d, Rm::R(m));
     }
     /// shlx, shrx or sarx d, a, count (op = a [`shift`] number)
     pub fn shift_x(&mut self, op: u8, w: bool, d: u8, a: u8, count: u8) {

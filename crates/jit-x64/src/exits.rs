@@ -16,10 +16,15 @@ use crate::thunks::{self, env, id};
 pub(crate) enum Stub {
     /// A memory access that missed the TLB.
     Memory { jump: usize, back: usize, slow: Slow },
+    /// A memory access whose group's check failed; `hit` is where the access begins, `clear` the
+    /// group's slot if it was the first.
+    Single { jump: usize, hit: usize, back: usize, slow: Slow, clear: Option<u8> },
     /// An unpatched direct jump, whose displacement is at `field`.
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
     Request { jump: usize, to: u32 },
+    /// Floating point that the helper must do.
+    Fp { jumps: [usize; 3], back: usize, entry: u64, imm: u32, keep_xmm: bool },
     /// No budget for the block: undoes and leaves.
     Budget { jump: usize },
     /// An exit that a conditional jump leads to.
@@ -209,6 +214,11 @@ impl Emit<'_> {
                     self.slow(&slow);
                     self.asm.jmp_to(self.asm.base + back as u64);
                 }
+                Stub::Single { jump, hit, back, slow, clear } => {
+                    self.asm.bind(jump);
+                    self.single(hit, &slow, clear);
+                    self.asm.jmp_to(self.asm.base + back as u64);
+                }
                 Stub::Unpatched { field, to } => {
                     self.asm.bind(field);
                     self.unpatched(field, to);
@@ -218,6 +228,15 @@ impl Emit<'_> {
                     self.store_offset(to);
                     self.asm.mov_imm(RAX, 0);
                     self.asm.jmp_to(self.thunk(id::LOOKUP));
+                }
+                Stub::Fp { jumps, back, entry, imm, keep_xmm } => {
+                    for jump in jumps.into_iter().filter(|j| *j != 0) {
+                        self.asm.bind(jump);
+                    }
+                    self.asm.push_imm(imm as i32);
+                    self.asm.mov_imm(RAX, entry);
+                    self.asm.call_to(self.thunk(id::CALL_KEEP + usize::from(keep_xmm)));
+                    self.asm.jmp_to(self.asm.base + back as u64);
                 }
                 Stub::Budget { jump } => {
                     self.asm.bind(jump);

@@ -14,8 +14,10 @@ mod atomics;
 mod emit;
 mod exits;
 mod flags;
+mod fp;
 mod int;
 mod memory;
+mod merge;
 mod thunks;
 mod vector;
 
@@ -38,6 +40,8 @@ pub struct CpuFeatures {
     pub lzcnt: bool,
     /// CMPXCHG16B.
     pub cmpxchg16b: bool,
+    /// Fused multiply-add.
+    pub fma: bool,
 }
 
 impl CpuFeatures {
@@ -45,7 +49,7 @@ impl CpuFeatures {
     #[must_use]
     pub fn probe() -> Self {
         let f = host::cpu::Features::probe();
-        Self { bmi1: f.bmi1, bmi2: f.bmi2, lzcnt: f.lzcnt, cmpxchg16b: f.cmpxchg16b }
+        Self { bmi1: f.bmi1, bmi2: f.bmi2, lzcnt: f.lzcnt, cmpxchg16b: f.cmpxchg16b, fma: f.fma }
     }
 }
 
@@ -100,7 +104,7 @@ impl HostBackend for X64 {
             let mut e = Emit::new(*cx, self.features(), scratch, out.here());
             e.run();
             let r = if e.al.overflow { Err(CodeFull) } else { out.put(&e.asm.code) };
-            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs };
+            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs, groups: e.groups };
             r
         })
     }

@@ -34,8 +34,11 @@ pub(crate) mod id {
     /// Memory functions, two each (the second preserves vector registers): load, store, load_ex,
     /// store_ex, rmw, cas.
     pub(crate) const MEMORY: usize = 7;
+    /// Calls helper rax, which knows nothing of general registers, with the immediate on the stack;
+    /// result in rax, all else is preserved; two (the second preserves vector registers too).
+    pub(crate) const CALL_KEEP: usize = 19;
     /// Number of pinned registers, then their state offsets.
-    pub(crate) const PINS: usize = 19;
+    pub(crate) const PINS: usize = 21;
 }
 
 /// Layout of the argument that a block pushes for a memory thunk.
@@ -97,6 +100,9 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
         for vectors in [false, true] {
             thunks[id::MEMORY + 2 * n + usize::from(vectors)] = t.memory(f, n == 5, vectors);
         }
+    }
+    for vectors in [false, true] {
+        thunks[id::CALL_KEEP + usize::from(vectors)] = t.call_keep(vectors);
     }
     let dispatch = t.here();
     thunks[id::DISPATCH] = dispatch;
@@ -241,6 +247,48 @@ impl Thunks<'_> {
         }
         self.asm.call_reg(RAX);
         self.asm.jmp_to(self.leave_as_is);
+    }
+
+    fn call_keep(&mut self, vectors: bool) -> u64 {
+        let at = self.here();
+        let pinned = self.pins.iter().fold(0u32, |m, (r, _)| m | 1 << r);
+        let keep = CALLER_SAVED & !pinned & !(1 << RAX);
+        let saved: Vec<u8> = (0..16u8).filter(|r| keep >> r & 1 != 0).collect();
+        for r in &saved {
+            self.asm.push(*r);
+        }
+        let pushed = 8 * saved.len() as i32;
+        let pad = if saved.len().is_multiple_of(2) { 0 } else { 8 };
+        let area = pad + if vectors { 256 } else { 0 };
+        if area != 0 {
+            self.asm.alu_imm(alu::SUB, true, RSP, area);
+        }
+        if vectors {
+            for x in 0..16u8 {
+                self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
+            }
+        }
+        self.store_pins(CALLER_SAVED);
+        self.asm.load(false, R8, Mem::new(RSP, area + pushed + 8));
+        self.asm.lea(true, RDI, Mem::new(RBP, -bias(self.cx.layout)));
+        for r in [RSI, RDX, RCX] {
+            self.asm.mov_imm(r, 0);
+        }
+        self.asm.call_reg(RAX);
+        self.reload(CALLER_SAVED);
+        if vectors {
+            for x in 0..16u8 {
+                self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));
+            }
+        }
+        if area != 0 {
+            self.asm.alu_imm(alu::ADD, true, RSP, area);
+        }
+        for r in saved.iter().rev() {
+            self.asm.pop(*r);
+        }
+        self.asm.ret_drop(8);
+        at
     }
 
     /// A memory function: rsi = VA, rdi = value (or expected value; the new one is in `env.wide[2]`),

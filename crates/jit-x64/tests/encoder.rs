@@ -202,6 +202,33 @@ fn register_pairs() {
 }
 
 #[test]
+fn fused_multiply_add() {
+    for (d, s, w) in pairs() {
+        let t = (d + s) & 15;
+        let (xd, xs, xt) = (xmm(d), xmm(s), xmm(t));
+        let fma = |n, a| move |x: &mut Asm| x.fused(w, n, a, d, s, t);
+        let names = if w {
+            [
+                Mnemonic::Vfmadd231sd,
+                Mnemonic::Vfmsub231sd,
+                Mnemonic::Vfnmadd231sd,
+                Mnemonic::Vfnmsub231sd,
+            ]
+        } else {
+            [
+                Mnemonic::Vfmadd231ss,
+                Mnemonic::Vfmsub231ss,
+                Mnemonic::Vfnmadd231ss,
+                Mnemonic::Vfnmsub231ss,
+            ]
+        };
+        for (n, name) in names.into_iter().enumerate() {
+            is(&one(fma(n & 2 != 0, n & 1 != 0)), name, &[xd, xs, xt]);
+        }
+    }
+}
+
+#[test]
 fn single_registers() {
     for d in 0..16 {
         for w in [false, true] {

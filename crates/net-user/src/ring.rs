@@ -22,6 +22,7 @@ impl Ring {
     }
 
     /// Memory held.
+    #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.len()
     }

@@ -12,7 +12,6 @@ use net::Mac;
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const ARP: u16 = 0x0806;
 pub(crate) const IPV6: u16 = 0x86dd;
-pub(crate) const VLAN: u16 = 0x8100;
 
 /// IP protocols.
 pub(crate) const ICMP: u8 = 1;

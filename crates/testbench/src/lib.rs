@@ -52,6 +52,25 @@ pub struct Bench {
     attrs: TxAttrs,
 }
 
+static DISKS: &[&block::BlockClass] = &[&block::NULL_CO];
+
+/// Block devices cannot be without a disk: they get one of 1 GiB that keeps nothing.
+fn offer_disk(
+    class: &'static DeviceClass,
+    props: &mut Value,
+    services: &device::Services,
+) -> qapi::Result<()> {
+    if !class.name.starts_with("virtio-blk") || props.get("drive").is_some() {
+        return Ok(());
+    }
+    let graph = block::Graph::new(DISKS);
+    let node = [("driver", Value::from("null-co")), ("node-name", Value::from("null0"))];
+    graph.add(Value::map(node), Source::Json)?;
+    services.add(graph);
+    props.set("drive", Value::from("null0"));
+    Ok(())
+}
+
 impl Bench {
     /// Creates the device; `props` is key=value text as after `-device name,`.
     ///
@@ -96,6 +115,8 @@ impl Bench {
         source: Source,
         services: device::Services,
     ) -> qapi::Result<Bench> {
+        let mut props = props;
+        offer_disk(class, &mut props, &services)?;
         let root = Region::root("system");
         let ram = RamBlock::new("ram", RAM_SIZE, RamOptions::default())
             .map_err(|e| qapi::Error::generic(e.to_string()))?;

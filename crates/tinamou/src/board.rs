@@ -17,22 +17,14 @@ use crate::{
 /// Properties that every machine has.
 const COMMON: &[&str] = &["kernel", "initrd", "dtb", "firmware", "dumpdtb", "append"];
 
-/// Creates the machine of this name.
+/// Creates the machine of this name; with the serial ports' and the flash banks' back ends.
 pub(crate) fn create(
     vm: &Arc<Vm>,
     settings: &Settings,
     name: &str,
-    serials: Vec<Option<String>>,
+    ports: (Vec<Option<String>>, [Option<String>; 2]),
 ) -> Step<()> {
-    let class = catalog::CATALOG.machine(name);
-    let class = class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))?;
-    let props = properties(class, settings)?;
-    let (drives, flash) = crate::drives::open_all(&settings.drives)?;
-    if vm.services.find::<Arc<dyn device::StorageSource>>().is_none() {
-        vm.services.add::<Arc<dyn device::StorageSource>>(Arc::new(drives));
-    }
-    let loaders = settings.loaders.clone();
-    let config = MachineConfig { flash, loaders, ..config(settings, serials) };
+    let class = class_of(name)?;
     let host = Host {
         clock: vm.clock.clone(),
         wall: rtc::wall_clock(settings.rtc, &vm.clock),
@@ -41,7 +33,9 @@ pub(crate) fn create(
         objects: vm.objects.clone(),
         services: vm.services.clone(),
     };
-    let created = class.create(props, Source::KeyVal, config, host, &catalog::CATALOG)?;
+    let props = properties(class, settings)?;
+    let created =
+        class.create(props, Source::KeyVal, config(settings, ports), host, &catalog::CATALOG)?;
     if created.dumped {
         return Err(Stop::Done);
     }
@@ -66,12 +60,11 @@ pub(crate) fn create(
         None => Arc::new(NoExecution),
         Some(set) => run_by(vm, settings, (set, handles), (&world, secure.as_ref()))?,
     };
-    let roms = blobs.iter().map(|(at, data)| (*at, data.len() as u64, String::from("blob")));
-    let roms = roms.collect();
+    let blob = |(at, data): &(u64, Vec<u8>)| (*at, data.len() as u64, String::from("blob"));
+    let roms = blobs.iter().map(blob).collect();
     let memory = secure.unwrap_or_else(|| world.memory.clone());
     let reload = move || {
-        // Lives as long as the machine.
-        let _ = &held;
+        let _ = &held; // lives as long as the machine
         for (address, data) in &blobs {
             // The machine checked at creation that all of it lies in RAM.
             _ = memory.load_rom(*address, data);
@@ -124,6 +117,11 @@ fn run_by(
     Ok(Arc::new(AccelExecution { vm, cpus }))
 }
 
+fn class_of(name: &str) -> Step<&'static MachineClass> {
+    let class = catalog::CATALOG.machine(name);
+    class.ok_or_else(|| Stop::new(format!("unsupported machine type: \"{name}\"")))
+}
+
 fn properties(class: &MachineClass, settings: &Settings) -> Step<Value> {
     let mut props = Value::empty();
     for (name, value) in &settings.machine_props {
@@ -139,7 +137,10 @@ fn properties(class: &MachineClass, settings: &Settings) -> Step<Value> {
     Ok(props)
 }
 
-fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
+fn config(
+    settings: &Settings,
+    (serials, flash): (Vec<Option<String>>, [Option<String>; 2]),
+) -> MachineConfig {
     let path = |placed: &Option<Placed>| placed.as_ref().map(|placed| placed.value.clone().into());
     MachineConfig {
         ram_size: settings.memory.size,
@@ -165,6 +166,8 @@ fn config(settings: &Settings, serials: Vec<Option<String>>) -> MachineConfig {
         ram_slots: settings.memory.slots,
         max_ram: settings.memory.max,
         firmware_files: settings.firmware_files.clone(),
+        flash,
+        loaders: settings.loaders.clone(),
         ..MachineConfig::default()
     }
 }

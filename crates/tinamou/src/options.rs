@@ -83,8 +83,8 @@ mod tests {
         assert_eq!(error(&["-foo"]), "p: -foo: invalid option");
         assert_eq!(error(&["--M"]), "p: --M: requires an argument");
         assert_eq!(
-            error(&["-hda", "x"]),
-            "p: -hda x: this option of QEMU is not built yet in Tinamou"
+            error(&["-mtdblock", "x"]),
+            "p: -mtdblock x: this option of QEMU is not built yet in Tinamou"
         );
         assert_eq!(error(&["-vga"]), "p: -vga: this option of QEMU is not built yet in Tinamou");
         assert_eq!(error(&["-win2k-hack"]), "p: -win2k-hack: Option not supported for this target");

@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) dtb: Option<Placed>,
     pub(crate) bios: Option<Placed>,
     pub(crate) drives: Vec<Placed>,
+    pub(crate) blockdevs: Vec<Placed>,
+    pub(crate) snapshot: bool,
     pub(crate) chardevs: Vec<Placed>,
     pub(crate) serials: Vec<Placed>,
     pub(crate) monitors: Vec<(Placed, MonitorKind)>,
@@ -132,9 +134,10 @@ impl Settings {
             "dtb" => self.dtb = Some(placed()),
             "bios" => self.bios = Some(placed()),
             "drive" => self.drives.push(placed()),
-            "pflash" => {
-                let value = format!("if=pflash,file={}", value.replace(',', ",,"));
-                self.drives.push(Placed { place: place.to_owned(), value });
+            "blockdev" => self.blockdevs.push(placed()),
+            "snapshot" => self.snapshot = true,
+            "pflash" | "hda" | "hdb" | "hdc" | "hdd" | "cdrom" => {
+                self.short_drive(given.opt.name, &placed());
             }
             "chardev" => self.chardevs.push(placed()),
             "serial" => self.serials.push(placed()),
@@ -160,6 +163,17 @@ impl Settings {
             name => self.take_more(name, placed())?,
         }
         Ok(())
+    }
+
+    /// The short forms of `-drive`.
+    fn short_drive(&mut self, name: &str, given: &Placed) {
+        let file = given.value.replace(',', ",,");
+        let value = match name {
+            "pflash" => format!("if=pflash,file={file}"),
+            "cdrom" => format!("media=cdrom,file={file}"),
+            _ => format!("media=disk,file={file}"),
+        };
+        self.drives.push(Placed { place: given.place.clone(), value });
     }
 
     fn take_more(&mut self, name: &str, given: Placed) -> Step<()> {

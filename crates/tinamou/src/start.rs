@@ -86,6 +86,9 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     }
     let result = if vm.exit().is_none() { event_loop.run() } else { Ok(()) };
     vm.execution().shut_down();
+    if let Some(graph) = vm.services.find::<Arc<block::Graph>>() {
+        graph.flush_all();
+    }
     drop(kept);
     result.map_err(|error| Stop::new(format!("the main loop failed: {error}")))?;
     match vm.exit().map_or(0, |exit| exit.status) {
@@ -189,7 +192,8 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
     }
     let networks = network::table(vm);
     plan.open(&networks)?;
-    board::create(vm, settings, machine, serials)?;
+    let drives = crate::drives::open_all(vm, settings)?;
+    board::create(vm, settings, machine, (serials, drives.flash))?;
     plan.plug(program, vm)?;
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
@@ -199,6 +203,11 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
     }
     if let Some(qtest) = &settings.qtest {
         start_qtest(vm, &mut kept, qtest)?;
+    }
+    for drive in &drives.virtio {
+        let id = drive.value.replace(',', ",,");
+        let value = format!("virtio-blk-pci,drive={id}");
+        add_device(vm, &Placed { place: drive.place.clone(), value })?;
     }
     for given in &settings.devices {
         add_device(vm, given)?;

@@ -51,6 +51,7 @@ const STANDARD: &str = "Standard options";
 const DISPLAY: &str = "Display options";
 const NETWORK: &str = "Network options";
 const CHARACTER: &str = "Character device options";
+const BLOCK: &str = "Block device options";
 const BOOT: &str = "Boot image options";
 const DEBUG: &str = "Debug and expert options";
 
@@ -128,7 +129,24 @@ pub(crate) static TABLE: &[Opt] = &[
     built(BOOT, "append", "cmdline", "is the command line of the kernel"),
     built(BOOT, "initrd", "file", "is the initial RAM disk of the kernel"),
     built(BOOT, "bios", "file", "firmware in the first flash bank"),
-    built(BOOT, "drive", "if=pflash[,unit=n][,file=f][,readonly=on|off]", "a file as flash bank"),
+    built(
+        BLOCK,
+        "blockdev",
+        "[driver=]driver[,node-name=name][,option=value][,...]",
+        "adds a block node",
+    ),
+    built(
+        BLOCK,
+        "drive",
+        "[file=file][,if=none|virtio|pflash][,format=f][,id=id][,option=value][,...]",
+        "adds a drive",
+    ),
+    built(BLOCK, "hda", "file", "use 'file' as disk 0"),
+    built(BLOCK, "hdb", "file", "use 'file' as disk 1"),
+    built(BLOCK, "hdc", "file", "use 'file' as disk 2"),
+    built(BLOCK, "hdd", "file", "use 'file' as disk 3"),
+    built(BLOCK, "cdrom", "file", "use 'file' as a read-only disk"),
+    built(BLOCK, "snapshot", "", "write to temporary files instead of disk image files"),
     built(BOOT, "pflash", "file", "use 'file' as a parallel flash image"),
     built(BOOT, "dtb", "file", "is the device tree image for the kernel"),
     built(DEBUG, "serial", "dev", "connects a serial port to a character back end"),
@@ -218,15 +236,8 @@ pub(crate) static TABLE: &[Opt] = &[
     absent("audiodev", true),
     absent("fda", true),
     absent("fdb", true),
-    absent("hda", true),
-    absent("hdb", true),
-    absent("hdc", true),
-    absent("hdd", true),
-    absent("cdrom", true),
-    absent("blockdev", true),
     absent("mtdblock", true),
     absent("sd", true),
-    absent("snapshot", false),
     absent("fsdev", true),
     absent("virtfs", true),
     absent("iscsi", true),

@@ -22,7 +22,11 @@ fn mistakes_are_one_line_and_status_1() {
     for (args, want) in [
         (&["-foo"][..], "-foo: invalid option"),
         (&["-M"], "-M: requires an argument"),
-        (&["-hda", "x"], "-hda x: this option of QEMU is not built yet in Tinamou"),
+        (&["-mtdblock", "x"], "-mtdblock x: this option of QEMU is not built yet in Tinamou"),
+        (
+            &["-M", "none", "-hda", "/nonexist"],
+            "-hda /nonexist: Could not open '/nonexist': No such file or directory",
+        ),
         (&["-M", "virtt"], "unsupported machine type: \"virtt\""),
         (&["-S"], "No machine specified, and there is no default"),
         (&["-M", "none", "-accel", "foo"], "-accel foo: invalid accelerator foo"),

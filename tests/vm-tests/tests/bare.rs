@@ -14,6 +14,8 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("ids-cortex-a76", &["-M", "virt", "-cpu", "cortex-a76"]),
     ("ids-neoverse-n1", &["-M", "virt", "-cpu", "neoverse-n1"]),
     ("debug-pmu", &["-M", "virt", "-cpu", "cortex-a57"]),
+    ("litmus", &["-M", "virt", "-cpu", "max", "-smp", "2"]),
+    ("dma-code", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("timer-gicv2", &["-M", "virt,gic-version=2", "-cpu", "cortex-a57"]),
     ("timer-gicv3", &["-M", "virt,gic-version=3", "-cpu", "cortex-a57"]),
 ];

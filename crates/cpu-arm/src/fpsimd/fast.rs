@@ -13,9 +13,10 @@
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use jit_ir::HelperCx;
+use jit_ir::helper::{FastFp, FpKind};
 use softfloat::{F32, F64, Format, Order, Rounding, Status, flag};
 
-use crate::state::ArmCpu;
+use crate::state::{ArmCpu, v_slot};
 
 type Cx<'a, 'b> = &'a mut HelperCx<'b, ArmCpu>;
 
@@ -186,6 +187,38 @@ fn inexact_seen(cpu: &ArmCpu) -> bool {
 #[cold]
 fn slow(cx: Cx<'_, '_>, w: u32) -> u64 {
     super::helper(cx, [0, 0, 0, u64::from(w)])
+}
+
+/// What a scalar word computes, for back ends.
+fn described(w: u32, kind: FpKind) -> Option<FastFp> {
+    let slot = |at: u32| v_slot(w >> at & 31);
+    let (d, n, m, a) = (slot(0), slot(5), slot(16), slot(10));
+    Some(FastFp { kind, double: w >> 22 & 1 != 0, d, n, m, a })
+}
+
+/// FADD, FSUB, FMUL, FDIV, FSQRT (scalar).
+pub(crate) fn arithmetic(w: u32) -> Option<FastFp> {
+    let two = w >> 10 & 3 == 2;
+    let kind = match w >> 12 & 15 {
+        0 if two => FpKind::Mul,
+        1 if two => FpKind::Div,
+        2 if two => FpKind::Add,
+        3 if two => FpKind::Sub,
+        _ if !two && w >> 15 & 63 == 3 => FpKind::Sqrt,
+        _ => return None,
+    };
+    described(w, kind)
+}
+
+/// FMADD, FMSUB, FNMADD, FNMSUB.
+pub(crate) fn fused_of(w: u32) -> Option<FastFp> {
+    let (o1, o0) = (w >> 21 & 1 != 0, w >> 15 & 1 != 0);
+    described(w, FpKind::Fused { neg_n: o1 != o0, neg_a: o1 })
+}
+
+/// FCMP, FCMPE.
+pub(crate) fn comparison(w: u32) -> Option<FastFp> {
+    described(w, FpKind::Compare { zero: w >> 3 & 1 != 0 })
 }
 
 /// Scalar `rd = op(rn, rm)`.

@@ -11,8 +11,13 @@ use jit_ir::toy::{HELPERS, LAYOUT};
 use jit_ir::{Block, Builder, Exit, MemDesc, Opcode, Ty, Val, text, verify};
 use jit_x64::{BACKEND, CpuFeatures, X64};
 
-static PLAIN: X64 =
-    X64::with_features(CpuFeatures { bmi1: false, bmi2: false, lzcnt: false, cmpxchg16b: false });
+static PLAIN: X64 = X64::with_features(CpuFeatures {
+    bmi1: false,
+    bmi2: false,
+    lzcnt: false,
+    cmpxchg16b: false,
+    fma: false,
+});
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

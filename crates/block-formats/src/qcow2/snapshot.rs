@@ -1,0 +1,263 @@
+//! Internal snapshots: taking, removing, going back.
+//!
+//! A snapshot is a copy of the L1 table; everything it names is counted once more, and entries of
+//! the active tables lose the mark that lets them be written in place. The list of snapshots is
+//! written anew at each change, and the header is changed last.
+//! Source: qcow2 specification, "Snapshots".
+
+use std::io;
+use std::sync::Arc;
+
+use block::{Node, Snapshot, SnapshotChange, invalid, unsupported};
+
+use super::header::{Header, MAX_L1, be32, be64};
+use super::tables::{COMPRESSED, COPIED, Meta, PLACE};
+
+/// A snapshot and where its L1 table is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stored {
+    pub(super) l1_offset: u64,
+    pub(super) l1_size: u32,
+    pub(super) about: Snapshot,
+    /// Extra data behind what is known.
+    extra: Vec<u8>,
+    /// Bytes in the list.
+    pub(super) listed: u64,
+}
+
+/// Reads the list.
+pub(super) fn read(header: &Header, file: &Arc<Node>) -> io::Result<Vec<Stored>> {
+    let mut at = header.snapshots_offset;
+    let mut all = Vec::new();
+    for _ in 0..header.snapshots {
+        let mut fixed = vec![0; 40];
+        file.driver().read(at, &mut fixed)?;
+        let (id_len, name_len) = (be32(&fixed, 12) >> 16, be32(&fixed, 12) & 0xffff);
+        let extra_len = be32(&fixed, 36);
+        let l1_size = be32(&fixed, 8);
+        if extra_len > 1024 || u64::from(l1_size) * 8 > MAX_L1 || at > 1 << 56 {
+            return Err(invalid("Snapshot table entry is invalid"));
+        }
+        let mut rest = vec![0; (extra_len + id_len + name_len) as usize];
+        file.driver().read(at + 40, &mut rest)?;
+        let extra = rest.get(..extra_len as usize).unwrap_or_default().to_vec();
+        let text = |from: u32, len: u32| {
+            let bytes = rest.get(from as usize..(from + len) as usize).unwrap_or_default();
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        let about = Snapshot {
+            id: text(extra_len, id_len),
+            name: text(extra_len + id_len, name_len),
+            seconds: be32(&fixed, 16),
+            nanoseconds: be32(&fixed, 20),
+            clock: be64(&fixed, 24),
+            vm_state: if extra_len >= 8 { be64(&extra, 0) } else { be32(&fixed, 32).into() },
+            disk_size: if extra_len >= 16 { be64(&extra, 8) } else { header.size },
+            icount: if extra_len >= 24 { be64(&extra, 16) } else { u64::MAX },
+        };
+        let listed = u64::from(40 + extra_len + id_len + name_len).next_multiple_of(8);
+        at += listed;
+        let extra = extra.get(24..).unwrap_or_default().to_vec();
+        all.push(Stored { l1_offset: be64(&fixed, 0), l1_size, about, extra, listed });
+    }
+    Ok(all)
+}
+
+fn encode(stored: &Stored) -> Vec<u8> {
+    let Stored { l1_offset, l1_size, about, extra, .. } = stored;
+    let mut out = l1_offset.to_be_bytes().to_vec();
+    out.extend(l1_size.to_be_bytes());
+    for text in [&about.id, &about.name] {
+        out.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
+    }
+    out.extend(about.seconds.to_be_bytes());
+    out.extend(about.nanoseconds.to_be_bytes());
+    out.extend(about.clock.to_be_bytes());
+    out.extend(u32::try_from(about.vm_state).unwrap_or(0).to_be_bytes());
+    out.extend(u32::try_from(24 + extra.len()).unwrap_or(24).to_be_bytes());
+    for word in [about.vm_state, about.disk_size, about.icount] {
+        out.extend(word.to_be_bytes());
+    }
+    out.extend(extra);
+    out.extend(about.id.as_bytes());
+    out.extend(about.name.as_bytes());
+    out.resize(out.len().next_multiple_of(8), 0);
+    out
+}
+
+/// Writes the list anew and lets the header name it.
+fn write_list(meta: &mut Meta, list: Vec<Stored>) -> io::Result<()> {
+    let bits = meta.bits();
+    let old = (meta.header.snapshots_offset, meta.snapshots.iter().map(|s| s.listed).sum::<u64>());
+    let mut bytes = Vec::new();
+    let mut list = list;
+    for stored in &mut list {
+        let entry = encode(stored);
+        stored.listed = entry.len() as u64;
+        bytes.extend(entry);
+    }
+    let place = if bytes.is_empty() {
+        0
+    } else {
+        meta.take((bytes.len() as u64).div_ceil(meta.cluster()))?
+    };
+    meta.commit(false)?;
+    if place != 0 {
+        meta.file.driver().write(place, &bytes)?;
+    }
+    meta.file.driver().flush()?;
+    meta.header.snapshots_offset = place;
+    meta.header.snapshots = u32::try_from(list.len()).unwrap_or(0);
+    let file = meta.file.clone();
+    meta.header.write(&file)?;
+    meta.snapshots = list;
+    if old.0 != 0 && old.1 != 0 {
+        for n in 0..old.1.div_ceil(1 << bits) {
+            meta.free(old.0 + (n << bits));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn read_l1(meta: &Meta, stored: &Stored) -> io::Result<Vec<u64>> {
+    let mut bytes = vec![0; stored.l1_size as usize * 8];
+    meta.file.driver().read(stored.l1_offset, &mut bytes)?;
+    Ok((0..stored.l1_size as usize).map(|at| be64(&bytes, at * 8)).collect())
+}
+
+/// Counts all that an L1 table names once more.
+fn reference(meta: &mut Meta, l1: &[u64]) -> io::Result<()> {
+    for entry in l1.iter().filter(|entry| *entry & PLACE != 0) {
+        let place = meta.place(*entry)?;
+        meta.refcounts.add(place >> meta.bits(), 1)?;
+        for entry in meta.l2(place)?.entries.clone() {
+            if entry & COMPRESSED != 0 {
+                let (at, len) = meta.packed(entry);
+                for cluster in at >> meta.bits()..=(at + len - 1) >> meta.bits() {
+                    meta.refcounts.add(cluster, 1)?;
+                }
+            } else if entry & PLACE != 0 {
+                meta.refcounts.add(meta.place(entry)? >> meta.bits(), 1)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives up all that an L1 table names, with the next commit.
+fn release(meta: &mut Meta, l1: &[u64]) -> io::Result<()> {
+    for entry in l1.iter().filter(|entry| *entry & PLACE != 0) {
+        let place = meta.place(*entry)?;
+        for entry in meta.l2(place)?.entries.clone() {
+            meta.free_entry(entry)?;
+        }
+        meta.free(place);
+    }
+    Ok(())
+}
+
+/// Sets the mark of every entry of the active tables as the counts are.
+pub(super) fn mark(meta: &mut Meta) -> io::Result<()> {
+    let mut l1 = meta.l1.clone();
+    for entry in l1.iter_mut().filter(|entry| **entry & PLACE != 0) {
+        let place = meta.place(*entry)?;
+        let single = meta.refcounts.count(place >> meta.bits())? == 1;
+        *entry = if single { place | COPIED } else { place };
+        let old = meta.l2(place)?.entries.clone();
+        let mut new = old.clone();
+        for entry in new.iter_mut().filter(|e| **e & COMPRESSED == 0 && **e & PLACE != 0) {
+            let single = meta.refcounts.count((*entry & PLACE) >> meta.bits())? == 1;
+            *entry = if single { *entry | COPIED } else { *entry & !COPIED };
+        }
+        if new != old {
+            let l2 = meta.l2(place)?;
+            l2.entries = new;
+            l2.dirty = true;
+        }
+    }
+    meta.set_l1(l1);
+    Ok(())
+}
+
+fn find(meta: &Meta, word: &str) -> io::Result<usize> {
+    let by_id = meta.snapshots.iter().position(|s| s.about.id == word);
+    let by_name = || meta.snapshots.iter().position(|s| s.about.name == word);
+    by_id.or_else(by_name).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Carries out a change.
+pub(super) fn change(meta: &mut Meta, change: &SnapshotChange) -> io::Result<()> {
+    match change {
+        SnapshotChange::Create(name, seconds, nanoseconds) => {
+            create(meta, name, (*seconds, *nanoseconds))
+        }
+        SnapshotChange::Delete(word) => {
+            let at = find(meta, word)?;
+            let mut list = meta.snapshots.clone();
+            let gone = list.remove(at);
+            let l1 = read_l1(meta, &gone)?;
+            write_list(meta, list)?;
+            release(meta, &l1)?;
+            for n in 0..(u64::from(gone.l1_size) * 8).div_ceil(meta.cluster()) {
+                meta.free(gone.l1_offset + (n << meta.bits()));
+            }
+            meta.commit(false)?;
+            mark(meta)
+        }
+        SnapshotChange::Apply(word) => {
+            let at = find(meta, word)?;
+            let stored = meta.snapshots.get(at).cloned().unwrap_or_default();
+            let mut l1 = read_l1(meta, &stored)?;
+            reference(meta, &l1)?;
+            let size = stored.about.disk_size;
+            if size != meta.header.size {
+                if meta.header.l1_entries_for(size).is_none_or(|n| n > meta.l1.len() as u64) {
+                    return Err(unsupported("the snapshot's disk is longer than the L1 table"));
+                }
+                meta.header.size = size;
+                let file = meta.file.clone();
+                meta.header.write(&file)?;
+            }
+            if l1.len() > meta.l1.len() {
+                return Err(unsupported("the snapshot's L1 table is longer than the active one"));
+            }
+            l1.resize(meta.l1.len(), 0);
+            let old = std::mem::take(&mut meta.l1);
+            let l1 = l1.iter().map(|entry| entry & !COPIED).collect();
+            meta.set_l1(l1);
+            release(meta, &old)?;
+            meta.commit(false)?;
+            mark(meta)
+        }
+    }
+}
+
+fn create(meta: &mut Meta, name: &str, (seconds, nanoseconds): (u32, u32)) -> io::Result<()> {
+    if meta.snapshots.len() >= 65536 {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    // One for the disk, one for each snapshot, one for the new one.
+    if meta.refcounts.max() < meta.snapshots.len() as u64 + 2 {
+        return Err(unsupported("the reference counts are too narrow for another snapshot"));
+    }
+    let ids = meta.snapshots.iter().filter_map(|s| s.about.id.parse::<u64>().ok());
+    let id = (ids.max().unwrap_or(0) + 1).to_string();
+    let l1 = meta.l1.clone();
+    let place = meta.take((l1.len() as u64 * 8).div_ceil(meta.cluster()).max(1))?;
+    reference(meta, &l1)?;
+    mark(meta)?;
+    let bytes: Vec<u8> = meta.l1.iter().flat_map(|entry| (entry & !COPIED).to_be_bytes()).collect();
+    meta.file.driver().write(place, &bytes)?;
+    let about = Snapshot {
+        id,
+        name: name.to_owned(),
+        seconds,
+        nanoseconds,
+        disk_size: meta.header.size,
+        ..Snapshot::default()
+    };
+    let l1_size = u32::try_from(l1.len()).unwrap_or(0);
+    let mut list = meta.snapshots.clone();
+    list.push(Stored { l1_offset: place, l1_size, about, ..Stored::default() });
+    write_list(meta, list)
+}

@@ -1,0 +1,190 @@
+use std::sync::Arc;
+
+use block::{BlockClass, Creation, Fix, Flags, Graph, Node, SnapshotChange};
+
+static CLASSES: &[&BlockClass] = &[&block::FILE, &block::RAW, &super::CLASS];
+
+fn create(dir: &tempfile::TempDir, name: &str, size: u64, options: &[(&str, &str)]) -> String {
+    let filename = dir.path().join(name).display().to_string();
+    let options = options.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    super::create::create(&Creation { filename: filename.clone(), size, options }).unwrap();
+    filename
+}
+
+fn open(path: &str) -> Arc<Node> {
+    Graph::new(CLASSES).open_image(path, None, Flags::default()).unwrap()
+}
+
+/// Numbers that look random (a linear congruence), the same in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self, below: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below
+    }
+}
+
+fn assert_clean(node: &Node) {
+    node.flush().unwrap();
+    let report = node.driver().check(Fix::None).unwrap();
+    assert_eq!((report.corruptions, report.leaks), (0, 0), "{:?}", report.messages);
+}
+
+/// Does the same to an image and to a vector, and compares.
+fn exercise(options: &[(&str, &str)], size: u64, seed: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a.qcow2", size, options);
+    let mut node = open(&path);
+    let mut model = vec![0u8; usize::try_from(size).unwrap()];
+    let mut numbers = Numbers(seed);
+    for round in 0..300 {
+        let at = numbers.next(size);
+        let len = (numbers.next(200_000) + 1).min(size - at);
+        let range = usize::try_from(at).unwrap()..usize::try_from(at + len).unwrap();
+        match numbers.next(8) {
+            0..=3 => {
+                let data = vec![u8::try_from(round % 255 + 1).unwrap(); range.len()];
+                node.write(at, &data).unwrap();
+                model[range].copy_from_slice(&data);
+            }
+            4 => {
+                node.driver().write_zeroes(at, len, round % 2 == 0).unwrap();
+                model[range].fill(0);
+            }
+            5 => {
+                let mut back = vec![0; range.len()];
+                node.read(at, &mut back).unwrap();
+                assert!(back == model[range], "round {round}");
+            }
+            6 => node.flush().unwrap(),
+            _ => {
+                drop(node);
+                node = open(&path);
+            }
+        }
+    }
+    let mut back = vec![0; model.len()];
+    node.read(0, &mut back).unwrap();
+    assert!(back == model);
+    assert_clean(&node);
+}
+
+#[test]
+fn random_requests_are_what_a_plain_disk_does() {
+    exercise(&[], 5 << 20, 1);
+    exercise(&[("cluster_size", "512")], 3 << 20, 2);
+    exercise(&[("cluster_size", "4096"), ("refcount_bits", "1")], 3 << 20, 3);
+    exercise(&[("compat", "0.10")], 2_000_384, 4);
+    exercise(&[("cluster_size", "512"), ("refcount_bits", "64")], 2 << 20, 5);
+    exercise(&[("preallocation", "metadata")], 3 << 20, 6);
+}
+
+#[test]
+fn snapshots_keep_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(&create(&dir, "a.qcow2", 1 << 20, &[("cluster_size", "4096")]));
+    node.write(0, &[1; 100_000]).unwrap();
+    let change = |change: &SnapshotChange| node.driver().change_snapshot(change);
+    change(&SnapshotChange::Create("one".into(), 7, 8)).unwrap();
+    assert_clean(&node);
+    node.write(5000, &[2; 50_000]).unwrap();
+    node.driver().write_compressed(200 * 4096, &[3; 4096]).unwrap();
+    change(&SnapshotChange::Create("two".into(), 9, 0)).unwrap();
+    node.write(0, &[4; 9000]).unwrap();
+    assert_clean(&node);
+    change(&SnapshotChange::Apply("one".into())).unwrap();
+    let mut back = vec![0; 1 << 20];
+    node.read(0, &mut back).unwrap();
+    assert!(back[..100_000].iter().all(|b| *b == 1) && back[100_000..].iter().all(|b| *b == 0));
+    assert_clean(&node);
+    change(&SnapshotChange::Apply("2".into())).unwrap();
+    node.read(0, &mut back).unwrap();
+    assert_eq!((back[0], back[5000], back[200 * 4096]), (1, 2, 3));
+    change(&SnapshotChange::Delete("one".into())).unwrap();
+    change(&SnapshotChange::Delete("two".into())).unwrap();
+    assert!(change(&SnapshotChange::Delete("two".into())).is_err());
+    assert_clean(&node);
+}
+
+#[test]
+fn backing_files_are_read_through_and_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base.qcow2", 1 << 20, &[]);
+    open(&base).write(0, &[7; 300_000]).unwrap();
+    let node = open(&create(
+        &dir,
+        "top.qcow2",
+        2 << 20,
+        &[("backing_file", "base.qcow2"), ("backing_fmt", "qcow2")],
+    ));
+    node.write(100, &[8; 10]).unwrap();
+    node.driver().discard(65536, 65536).unwrap();
+    let mut back = vec![0; 300_000];
+    node.read(0, &mut back).unwrap();
+    assert_eq!((back[99], back[100], back[110], back[65536], back[131_072]), (7, 8, 7, 0, 7));
+    assert_eq!(node.extent_of_chain(131_072, 1 << 20).unwrap().1, 1);
+    assert_clean(&node);
+}
+
+#[test]
+fn writers_of_one_cluster_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(&create(&dir, "a.qcow2", 1 << 20, &[]));
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let node = &node;
+            scope.spawn(move || {
+                for n in (u64::from(thread)..2048).step_by(4) {
+                    node.write(n * 512, &[thread + 1; 512]).unwrap();
+                }
+            });
+        }
+    });
+    let mut back = vec![0; 1 << 20];
+    node.read(0, &mut back).unwrap();
+    assert!(
+        back.chunks(512)
+            .zip(0u32..)
+            .all(|(sector, n)| sector.iter().all(|b| u32::from(*b) == n % 4 + 1))
+    );
+    assert_clean(&node);
+}
+
+#[test]
+fn broken_images_are_errors_and_nothing_worse() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a.qcow2", 4 << 20, &[("cluster_size", "4096")]);
+    let node = open(&path);
+    node.write(0, &[1; 70_000]).unwrap();
+    node.driver().write_compressed(1 << 20, &[3; 4096]).unwrap();
+    node.driver().change_snapshot(&SnapshotChange::Create("s".into(), 0, 0)).unwrap();
+    drop(node);
+    let good = std::fs::read(&path).unwrap();
+    let mut numbers = Numbers(9);
+    for _ in 0..100 {
+        let mut bad = good.clone();
+        for _ in 0..=numbers.next(4) {
+            // Where tables are.
+            let at = if numbers.next(2) == 0 {
+                numbers.next(128)
+            } else {
+                numbers.next(good.len() as u64)
+            };
+            bad[usize::try_from(at).unwrap()] = u8::try_from(numbers.next(256)).unwrap();
+        }
+        std::fs::write(&path, &bad).unwrap();
+        let flags = Flags { no_backing: true, ..Flags::default() };
+        let Ok(node) = Graph::new(CLASSES).open_image(&path, Some("qcow2"), flags) else {
+            continue;
+        };
+        let mut back = vec![0; 100_000];
+        _ = node.read(0, &mut back);
+        _ = node.write(5000, &back);
+        _ = node.driver().discard(0, 9000);
+        _ = node.driver().check(Fix::None);
+        _ = node.driver().check(Fix::All);
+        _ = node.flush();
+    }
+}

@@ -1,0 +1,324 @@
+//! What a driver is: requests, and what tools ask of formats.
+//!
+//! Offsets and lengths are bytes throughout; drivers take any alignment. All calls come from
+//! several threads at once and block their caller until they are done.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use qapi::Value;
+
+use crate::graph::Opening;
+
+/// What a range of a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes that are alike.
+    pub len: u64,
+    /// There are bytes to read in this layer.
+    pub data: bool,
+    /// It reads as zeroes.
+    pub zero: bool,
+    /// This layer decides what is read (and not what lies behind it).
+    pub allocated: bool,
+    /// Stored compressed.
+    pub compressed: bool,
+    /// Where the bytes are in the file below, if they lie there as they are.
+    pub offset: Option<u64>,
+}
+
+/// How much of the space of a new or longer image is taken at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocation {
+    /// None.
+    #[default]
+    Off,
+    /// Tables only.
+    Metadata,
+    /// Space without writing it.
+    Falloc,
+    /// Space by writing zeroes.
+    Full,
+}
+
+/// What `check` may mend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fix {
+    /// Nothing.
+    #[default]
+    None,
+    /// Clusters that nothing uses.
+    Leaks,
+    /// Everything.
+    All,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Lines for a person, in the order of finding.
+    pub messages: Vec<String>,
+    /// Wrong tables or counts.
+    pub corruptions: u64,
+    /// Clusters that are counted and not used.
+    pub leaks: u64,
+    /// Of the corruptions, mended.
+    pub corruptions_fixed: u64,
+    /// Of the leaks, mended.
+    pub leaks_fixed: u64,
+    /// What could not be looked at.
+    pub errors: u64,
+    /// Clusters of the disk.
+    pub total: u64,
+    /// Of them, with data.
+    pub allocated: u64,
+    /// Of them, not behind their neighbour.
+    pub fragmented: u64,
+    /// Of them, compressed.
+    pub compressed: u64,
+    /// End of the last cluster in use.
+    pub image_end: u64,
+}
+
+/// An internal snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its number.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Bytes of the machine's saved state.
+    pub vm_state: u64,
+    /// Seconds since 1970.
+    pub seconds: u32,
+    /// And nanoseconds.
+    pub nanoseconds: u32,
+    /// Guest time in nanoseconds.
+    pub clock: u64,
+    /// Instructions executed; `u64::MAX`: unknown.
+    pub icount: u64,
+    /// Length of the disk.
+    pub disk_size: u64,
+}
+
+/// A change of the internal snapshots.
+#[derive(Clone, Debug)]
+pub enum SnapshotChange {
+    /// Take one: name, seconds, nanoseconds.
+    Create(String, u32, u32),
+    /// Remove the one of this id or name.
+    Delete(String),
+    /// Make the disk what it was.
+    Apply(String),
+}
+
+/// What a tool tells about an image.
+#[derive(Clone, Debug, Default)]
+pub struct FormatInfo {
+    /// Bytes of a cluster.
+    pub cluster_size: Option<u64>,
+    /// The backing file's name as stored.
+    pub backing_file: Option<String>,
+    /// Its format as stored.
+    pub backing_format: Option<String>,
+    /// `format-specific` data.
+    pub specific: Option<Value>,
+    /// Internal snapshots.
+    pub snapshots: Vec<Snapshot>,
+    /// It was not closed properly.
+    pub dirty: bool,
+}
+
+fn none<T>() -> io::Result<T> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// An opened node's behaviour.
+pub trait BlockDriver: Send + Sync {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Fills `into`; the range lies within the length.
+    ///
+    /// # Errors
+    /// What the layer below says, or that the image is broken.
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()>;
+    /// Writes `data`.
+    ///
+    /// # Errors
+    /// As [`BlockDriver::read`].
+    fn write(&self, at: u64, data: &[u8]) -> io::Result<()>;
+    /// Makes a range zero; with `unmap` its space may be given back.
+    ///
+    /// # Errors
+    /// As [`BlockDriver::read`].
+    fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
+        _ = unmap;
+        let zeroes = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(1 << 20)];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(zeroes.len() as u64);
+            self.write(at + done, zeroes.get(..usize::try_from(n).unwrap_or(0)).unwrap_or(&[]))?;
+            done += n;
+        }
+        Ok(())
+    }
+    /// The bytes are not needed any more; a layer may do nothing.
+    ///
+    /// # Errors
+    /// As [`BlockDriver::read`].
+    fn discard(&self, at: u64, len: u64) -> io::Result<()> {
+        _ = (at, len);
+        Ok(())
+    }
+    /// Everything written before is on the disk when this returns.
+    ///
+    /// # Errors
+    /// As [`BlockDriver::read`].
+    fn flush(&self) -> io::Result<()>;
+    /// Changes the length.
+    ///
+    /// # Errors
+    /// It cannot be changed.
+    fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
+        _ = (len, how);
+        none()
+    }
+    /// What the range that begins at `at` is; at most `len` bytes are looked at.
+    ///
+    /// # Errors
+    /// As [`BlockDriver::read`].
+    fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
+        Ok(Extent { len, data: true, allocated: true, offset: Some(at), ..Extent::default() })
+    }
+    /// Writes one cluster compressed; `false`: it does not get smaller, so nothing was done.
+    /// A shorter piece is for the end of the disk.
+    ///
+    /// # Errors
+    /// The format cannot.
+    fn write_compressed(&self, at: u64, data: &[u8]) -> io::Result<bool> {
+        _ = (at, data);
+        none()
+    }
+    /// Compresses one cluster for [`BlockDriver::write_packed`], touching nothing of the image;
+    /// `None`: it does not get smaller.
+    ///
+    /// # Errors
+    /// The format cannot.
+    fn pack(&self, data: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        _ = data;
+        none()
+    }
+    /// Stores what [`BlockDriver::pack`] made as the cluster at `at`.
+    ///
+    /// # Errors
+    /// The format cannot.
+    fn write_packed(&self, at: u64, packed: &[u8]) -> io::Result<()> {
+        _ = (at, packed);
+        none()
+    }
+    /// What is known of the image.
+    fn format_info(&self) -> FormatInfo {
+        FormatInfo::default()
+    }
+    /// Bytes it takes on the host's disk; `None` for what has no files of its own.
+    fn allocated_size(&self) -> Option<u64> {
+        None
+    }
+    /// Looks for damage.
+    ///
+    /// # Errors
+    /// The format cannot be checked, or the check cannot be done.
+    fn check(&self, fix: Fix) -> io::Result<CheckReport> {
+        _ = fix;
+        none()
+    }
+    /// Changes internal snapshots.
+    ///
+    /// # Errors
+    /// The format has none, or not that one.
+    fn change_snapshot(&self, change: &SnapshotChange) -> io::Result<()> {
+        _ = change;
+        none()
+    }
+    /// Stores another backing file's name and format; the disk's contents are the caller's affair.
+    ///
+    /// # Errors
+    /// The format has none.
+    fn change_backing(&self, file: Option<&str>, format: Option<&str>) -> io::Result<()> {
+        _ = (file, format);
+        none()
+    }
+}
+
+/// An option for making an image.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateOption {
+    /// Its name.
+    pub name: &'static str,
+    /// `str`, `size`, `num` or `bool (on/off)`.
+    pub kind: &'static str,
+    /// One line.
+    pub help: &'static str,
+}
+
+/// A new image.
+#[derive(Clone, Debug, Default)]
+pub struct Creation {
+    /// Where.
+    pub filename: String,
+    /// Length of the disk.
+    pub size: u64,
+    /// Options by name, as given.
+    pub options: Vec<(String, String)>,
+}
+
+impl Creation {
+    /// The text of an option.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A driver in the catalog.
+pub struct BlockClass {
+    /// Name for `driver`.
+    pub name: &'static str,
+    /// It works on the host and not on another node.
+    pub protocol: bool,
+    /// How sure it is, from the first bytes, that an image is its own; 0 to 100.
+    pub probe: fn(&[u8]) -> u32,
+    /// Opens a node.
+    pub open: fn(&mut Opening<'_>) -> qapi::Result<Arc<dyn BlockDriver>>,
+    /// Makes an image; a line like the options QEMU prints comes back.
+    pub create: Option<fn(&Creation) -> qapi::Result<()>>,
+    /// Options of `create`.
+    pub create_options: &'static [CreateOption],
+    /// The options as `Formatting` shows them, behind `fmt=`.
+    pub describe: fn(&Creation) -> String,
+    /// It can have a backing file.
+    pub has_backing: bool,
+}
+
+impl fmt::Debug for BlockClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// A damaged image.
+#[must_use]
+pub fn invalid(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}
+
+/// Something that is not done for this image.
+#[must_use]
+pub fn unsupported(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, text.into())
+}

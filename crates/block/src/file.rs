@@ -1,0 +1,221 @@
+//! `file` and `host_device`: a file or block device of the host.
+//!
+//! Requests are the system's positioned reads and writes on the thread that asks. Bytes behind the
+//! end of a file read as zeroes. Discards punch holes; holes are found with lseek(2). The file is
+//! locked (`locking=off` does not). `cache.direct` is accepted and goes through the page cache
+//! all the same; `aio=` selects nothing. Not here: O_DIRECT, io_uring, `x-check-cache-dropped`.
+//! Source: QEMU's manual, `file` and `host_device`; fallocate(2), lseek(2).
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use qapi::{Error, Result};
+
+use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation, unsupported};
+use crate::graph::Opening;
+use crate::lock::{self, Wants};
+use crate::options::{take, word};
+
+struct Disk {
+    file: File,
+    is_device: bool,
+    /// The file system cannot tell or make holes.
+    plain: AtomicBool,
+    no_flush: bool,
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    // EOPNOTSUPP, ENOTTY, ENOSYS and EINVAL (devices) all say that it cannot be done so.
+    matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput)
+        || matches!(error.raw_os_error(), Some(95 | 25 | 38))
+}
+
+/// Writes zeroes.
+pub(crate) fn fill(file: &File, at: u64, len: u64) -> io::Result<()> {
+    let zeroes = vec![0; 1 << 20];
+    let mut done = 0;
+    while done < len {
+        let n = usize::try_from((len - done).min(1 << 20)).unwrap_or(0);
+        file.write_all_at(zeroes.get(..n).unwrap_or_default(), at + done)?;
+        done += n as u64;
+    }
+    Ok(())
+}
+
+impl BlockDriver for Disk {
+    fn len(&self) -> u64 {
+        if self.is_device {
+            return host::file_length(&self.file).unwrap_or(0);
+        }
+        // Disks have whole sectors; the rest of the last one reads as zeroes.
+        self.file.metadata().map_or(0, |m| m.len().next_multiple_of(512).min(1 << 62))
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, at.saturating_add(done as u64)) {
+                Ok(0) => {
+                    rest.fill(0);
+                    return Ok(());
+                }
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, at)
+    }
+
+    fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        // Punching does not make the file longer, so it serves only below its end.
+        if unmap && !self.is_device && at.saturating_add(len) <= self.len() {
+            match host::punch_hole(&self.file, at, len) {
+                Err(error) if is_unsupported(&error) => {}
+                done => return done,
+            }
+        }
+        match host::zero_range(&self.file, at, len) {
+            Err(error) if is_unsupported(&error) => fill(&self.file, at, len),
+            done => done,
+        }
+    }
+
+    fn discard(&self, at: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        match host::punch_hole(&self.file, at, len) {
+            Err(error) if is_unsupported(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.no_flush { Ok(()) } else { self.file.sync_data() }
+    }
+
+    fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
+        if self.is_device {
+            return if len <= self.len() {
+                Ok(())
+            } else {
+                Err(unsupported("Cannot grow device files"))
+            };
+        }
+        let old = self.len();
+        match how {
+            Preallocation::Off | Preallocation::Metadata => self.file.set_len(len),
+            Preallocation::Falloc if len > old => host::allocate(&self.file, old, len - old),
+            Preallocation::Full if len > old => fill(&self.file, old, len - old),
+            _ => Err(unsupported("Preallocation can't be used for shrinking files")),
+        }
+    }
+
+    fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
+        let whole =
+            Extent { len, data: true, allocated: true, offset: Some(at), ..Extent::default() };
+        if self.plain.load(Ordering::Relaxed) {
+            return Ok(whole);
+        }
+        let hole = Extent { data: false, zero: true, ..whole };
+        match host::next_data(&self.file, at) {
+            Ok(None) => Ok(hole),
+            Ok(Some(data)) if data > at => Ok(Extent { len: len.min(data - at), ..hole }),
+            Ok(Some(_)) => {
+                let end = host::next_hole(&self.file, at)?.unwrap_or(u64::MAX);
+                Ok(Extent { len: len.min(end.saturating_sub(at)).max(1), ..whole })
+            }
+            Err(_) => {
+                self.plain.store(true, Ordering::Relaxed);
+                Ok(whole)
+            }
+        }
+    }
+
+    fn allocated_size(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|m| m.blocks().saturating_mul(512))
+    }
+}
+
+fn open_path(at: &mut Opening<'_>, path: &str, auto: bool) -> Result<(File, bool)> {
+    let open = |write: bool| File::options().read(true).write(write).open(path);
+    let failed = |error: &io::Error| {
+        Error::generic(format!("Could not open '{path}': {}", host::reason(error)))
+    };
+    if at.read_only {
+        return open(false).map(|file| (file, false)).map_err(|error| failed(&error));
+    }
+    match open(true) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if auto && matches!(error.raw_os_error(), Some(13 | 1 | 30)) => {
+            at.read_only = true;
+            open(false).map(|file| (file, false)).map_err(|error| failed(&error))
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
+    let source = at.source;
+    let path = take::<String>(&mut at.options, "filename", source)?;
+    let path = path.ok_or_else(|| Error::missing("filename"))?;
+    word(&mut at.options, "aio", &["threads", "native", "io_uring"])?;
+    let locking = word(&mut at.options, "locking", &["on", "off", "auto"])?;
+    let path = path.strip_prefix("file:").unwrap_or(&path).to_owned();
+    let (file, writable) = match at.descriptor(&path) {
+        Some(found) => {
+            let file = found?;
+            let writable = host::is_writable(&file);
+            if !writable && !at.read_only {
+                return Err(Error::generic(format!("Could not open '{path}': Permission denied")));
+            }
+            (file, writable && !at.read_only)
+        }
+        None => open_path(at, &path, at.auto_read_only)?,
+    };
+    let kind = file.metadata().map_err(|e| Error::generic(host::reason(&e)))?.file_type();
+    let is_device = kind.is_block_device();
+    if at.class.name == "file" && !kind.is_file() && !is_device {
+        return Err(Error::generic(format!(
+            "'file' driver requires '{path}' to be a regular file"
+        )));
+    }
+    if at.class.name == "host_device" && !is_device && !kind.is_char_device() {
+        let text = format!(
+            "'host_device' driver requires '{path}' to be either a character or block device"
+        );
+        return Err(Error::generic(text));
+    }
+    if locking.as_deref() != Some("off") {
+        lock::lock(&file, &path, Wants::of(writable, at.force_share))?;
+    }
+    at.filename = path;
+    Ok(Arc::new(Disk { file, is_device, plain: AtomicBool::new(false), no_flush: at.no_flush }))
+}
+
+const fn class(name: &'static str) -> BlockClass {
+    BlockClass {
+        name,
+        protocol: true,
+        probe: |_| 0,
+        open,
+        create: None,
+        create_options: &[],
+        describe: |_| String::new(),
+        has_backing: false,
+    }
+}
+
+pub(crate) const FILE: BlockClass = class("file");
+pub(crate) const HOST_DEVICE: BlockClass = class("host_device");

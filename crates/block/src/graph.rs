@@ -1,0 +1,564 @@
+//! The nodes of a program, by name, and how they are opened.
+//!
+//! Options are one [`Value`]: `driver`, `node-name`, the options that every node has, and the
+//! driver's own; children are nested values or names of nodes. A node that the user named lives
+//! until it is deleted; others live as long as something uses them. Devices find nodes by name or
+//! by the id of a drive ([`Graph::attach`]). Options that are unknown are errors.
+//! Source: QEMU's manual, `-blockdev` and `blockdev-add`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use qapi::{Error, Result, Source, Value};
+
+use crate::driver::{BlockClass, BlockDriver};
+use crate::node::{Child, Hold, Node, Stats, Use};
+use crate::options::{flag, take, word};
+use crate::pool::Pool;
+
+/// Most nodes above one another, so that images that name each other end.
+const DEPTH: usize = 200;
+/// Bytes that a probe looks at.
+const PROBE: usize = 2048;
+
+/// What children inherit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flags {
+    /// No writes.
+    pub read_only: bool,
+    /// No writes when the file does not let itself be written.
+    pub auto_read_only: bool,
+    /// Let others write.
+    pub force_share: bool,
+    /// Open no backing files.
+    pub no_backing: bool,
+    /// Flushes do nothing.
+    pub no_flush: bool,
+    /// Discards are passed on.
+    pub unmap: bool,
+    /// Open for looking and mending only: damage is no reason to refuse.
+    pub check: bool,
+}
+
+/// The id of a drive and its node.
+struct Drive {
+    id: String,
+    node: Option<Arc<Node>>,
+}
+
+type Descriptors = Box<dyn Fn(&str, bool) -> Option<io::Result<OwnedFd>> + Send + Sync>;
+
+/// Nodes by name.
+pub struct Graph {
+    classes: &'static [&'static BlockClass],
+    named: Mutex<Vec<Arc<Node>>>,
+    unnamed: Mutex<Vec<Weak<Node>>>,
+    drives: Mutex<Vec<Drive>>,
+    descriptors: Mutex<Option<Descriptors>>,
+    next: std::sync::atomic::AtomicU64,
+    /// Threads for devices.
+    pub pool: Pool,
+}
+
+/// A node while it is opened.
+pub struct Opening<'a> {
+    graph: &'a Graph,
+    /// The class.
+    pub class: &'static BlockClass,
+    /// Options nobody took yet.
+    pub options: Value,
+    /// Where they come from.
+    pub source: Source,
+    /// Set to what the node is called for people.
+    pub filename: String,
+    flags: Flags,
+    depth: usize,
+    /// No writes.
+    pub read_only: bool,
+    pub(crate) auto_read_only: bool,
+    pub(crate) force_share: bool,
+    pub(crate) no_flush: bool,
+    children: Vec<(&'static str, Arc<Node>)>,
+}
+
+impl Opening<'_> {
+    /// Opens or finds the child of a role; the format writes to it if the node is writable.
+    ///
+    /// # Errors
+    /// It is missing, or cannot be opened or used.
+    pub fn child(&mut self, role: &'static str) -> Result<Child> {
+        let given = self.options.take(role).ok_or_else(|| {
+            Error::generic(format!("A block device must be specified for \"{role}\""))
+        })?;
+        let node = self.open_child(given, self.flags_of_file())?;
+        // A node below that could be opened for reading only makes this one so.
+        self.read_only |= node.read_only && self.auto_read_only;
+        let how = Use { writes: !self.read_only, shares_write: self.force_share };
+        self.keep(role, &node, how)
+    }
+
+    fn flags_of_file(&self) -> Flags {
+        Flags { read_only: self.read_only, ..self.flags }
+    }
+
+    fn keep(&mut self, role: &'static str, node: &Arc<Node>, how: Use) -> Result<Child> {
+        let child = node.hold(&format!("a node as '{role}'"), how)?;
+        self.children.push((role, node.clone()));
+        Ok(child)
+    }
+
+    fn open_child(&self, given: Value, flags: Flags) -> Result<Arc<Node>> {
+        match given {
+            Value::Str(name) => self.graph.find(&name).ok_or_else(|| not_found(&name)),
+            value => self.graph.open_at(value, self.source, flags, self.depth + 1),
+        }
+    }
+
+    /// Opens the backing file: from the option, else from the image's own words.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn backing(&mut self, named: Option<(String, Option<String>)>) -> Result<Option<Child>> {
+        let given = self.options.take("backing");
+        let flags = Flags { read_only: true, unmap: false, ..self.flags };
+        let node = match given {
+            Some(Value::Null) => return Ok(None),
+            Some(Value::Str(name)) if name.is_empty() => return Ok(None),
+            Some(value) => self.open_child(value, flags)?,
+            None if self.flags.no_backing => return Ok(None),
+            None => {
+                let Some((file, format)) = named else { return Ok(None) };
+                let path = relative_to(&self.filename, &file);
+                let failed = |e: Error| e.prefixed("Could not open backing file: ");
+                let options = self.graph.image_options(&path, format.as_deref(), flags);
+                options
+                    .and_then(|o| self.graph.open_at(o, Source::Json, flags, self.depth + 1))
+                    .map_err(failed)?
+            }
+        };
+        let how = Use { writes: false, shares_write: self.force_share };
+        self.keep("backing", &node, how).map(Some)
+    }
+
+    /// Whether damage is no reason to refuse.
+    #[must_use]
+    pub fn is_check(&self) -> bool {
+        self.flags.check
+    }
+
+    /// Whether discards are passed on.
+    #[must_use]
+    pub fn is_unmap(&self) -> bool {
+        self.flags.unmap
+    }
+
+    pub(crate) fn descriptor(&self, path: &str) -> Option<Result<File>> {
+        if !path.starts_with("/dev/fdset/") {
+            return None;
+        }
+        let failed =
+            |e: io::Error| Error::generic(format!("Could not open '{path}': {}", host::reason(&e)));
+        let find = self.graph.descriptors.lock();
+        let found = find.as_ref()?(path, !self.read_only)?;
+        Some(found.map(File::from).map_err(failed))
+    }
+}
+
+fn not_found(name: &str) -> Error {
+    Error::generic(format!("Cannot find device='' nor node-name='{name}'"))
+}
+
+/// A backing file's name as seen from the image that names it.
+fn relative_to(image: &str, file: &str) -> String {
+    let has_protocol = file.find(':').is_some_and(|at| !file.get(..at).unwrap_or("").contains('/'));
+    match image.rfind('/') {
+        Some(end) if !file.starts_with('/') && !has_protocol => {
+            format!("{}{file}", image.get(..=end).unwrap_or(""))
+        }
+        _ => file.to_owned(),
+    }
+}
+
+/// The options of the protocol node for a file name as people write it.
+///
+/// # Errors
+/// It names a protocol that is not here, or its JSON is wrong.
+pub fn filename_options(filename: &str) -> Result<Value> {
+    if let Some(json) = filename.strip_prefix("json:") {
+        return qapi::json::from_str(json)
+            .map_err(|e| e.prefixed("Could not parse the JSON options: "));
+    }
+    let driver = |name: &str| Value::map([("driver", Value::from(name))]);
+    if let Some((protocol, rest)) = filename.split_once(':')
+        && !protocol.contains('/')
+        && !protocol.is_empty()
+    {
+        return match protocol {
+            "file" => Ok(file_options(rest)),
+            "host_device" => {
+                let name =
+                    [("driver", Value::from("host_device")), ("filename", Value::from(rest))];
+                Ok(Value::map(name))
+            }
+            "null-co" | "null-aio" => Ok(driver(protocol)),
+            _ if std::path::Path::new(filename).exists() => Ok(file_options(filename)),
+            _ => Err(Error::generic(format!("Unknown protocol '{protocol}'"))),
+        };
+    }
+    Ok(file_options(filename))
+}
+
+fn file_options(path: &str) -> Value {
+    let is_device = std::fs::metadata(path).is_ok_and(|m| {
+        use std::os::unix::fs::FileTypeExt as _;
+        m.file_type().is_block_device()
+    });
+    let driver = if is_device { "host_device" } else { "file" };
+    Value::map([("driver", Value::from(driver)), ("filename", Value::from(path))])
+}
+
+impl Graph {
+    /// An empty graph that knows these drivers.
+    #[must_use]
+    pub fn new(classes: &'static [&'static BlockClass]) -> Arc<Graph> {
+        Arc::new(Graph {
+            classes,
+            named: Mutex::default(),
+            unnamed: Mutex::default(),
+            drives: Mutex::default(),
+            descriptors: Mutex::default(),
+            next: std::sync::atomic::AtomicU64::new(0),
+            pool: Pool::default(),
+        })
+    }
+
+    /// How `/dev/fdset/N` is opened.
+    pub fn set_descriptors(&self, find: Descriptors) {
+        *self.descriptors.lock() = Some(find);
+    }
+
+    /// The drivers.
+    #[must_use]
+    pub fn classes(&self) -> &'static [&'static BlockClass] {
+        self.classes
+    }
+
+    /// The driver of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn class(&self, name: &str) -> Result<&'static BlockClass> {
+        let found = self.classes.iter().copied().find(|class| class.name == name);
+        found.ok_or_else(|| Error::generic(format!("Unknown driver '{name}'")))
+    }
+
+    /// The node of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Arc<Node>> {
+        let named = self.named.lock().iter().find(|node| node.name == name).cloned();
+        named.or_else(|| {
+            let all = self.unnamed.lock();
+            all.iter().filter_map(Weak::upgrade).find(|node| node.name == name)
+        })
+    }
+
+    /// All nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        let mut all: Vec<_> = self.named.lock().clone();
+        self.unnamed.lock().retain(|node| node.strong_count() > 0);
+        all.extend(self.unnamed.lock().iter().filter_map(Weak::upgrade));
+        all
+    }
+
+    /// Adds a node that lives until it is deleted (`blockdev-add`).
+    ///
+    /// # Errors
+    /// The options or the files are wrong.
+    pub fn add(&self, options: Value, source: Source) -> Result<Arc<Node>> {
+        let Some(name) = options.get("node-name").and_then(Value::as_str).map(str::to_owned) else {
+            return Err(Error::generic("'node-name' must be specified for the root node"));
+        };
+        let flags = Flags { ..Flags::default() };
+        let node = self.open_at(options, source, flags, 0)?;
+        self.unnamed.lock().retain(|other| other.upgrade().is_some_and(|o| o.name != name));
+        self.named.lock().push(node.clone());
+        Ok(node)
+    }
+
+    /// Deletes a node that was added.
+    ///
+    /// # Errors
+    /// There is none, or it is in use.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        let mut named = self.named.lock();
+        let Some(at) = named.iter().position(|node| node.name == name) else {
+            let text =
+                if self.unnamed.lock().iter().filter_map(Weak::upgrade).any(|n| n.name == name) {
+                    format!("Node {name} is not owned by the monitor")
+                } else {
+                    format!("Failed to find node with node-name='{name}'")
+                };
+            return Err(Error::generic(text));
+        };
+        if named.get(at).is_some_and(|node| node.is_used()) {
+            return Err(Error::generic(format!("Block device {name} is in use")));
+        }
+        let gone = named.remove(at);
+        drop(named);
+        gone.flush().map_err(|e| Error::generic(host::reason(&e)))
+    }
+
+    /// Options for an image by its name; without a format, its first bytes say it.
+    ///
+    /// # Errors
+    /// It cannot be opened, or the format is unknown.
+    pub fn image_options(
+        &self,
+        filename: &str,
+        format: Option<&str>,
+        flags: Flags,
+    ) -> Result<Value> {
+        let file = filename_options(filename)?;
+        // Options with a format already: `json:{"driver": "qcow2", ...}`.
+        let driver = file.get("driver").and_then(Value::as_str);
+        if filename.starts_with("json:")
+            && driver.is_some_and(|d| self.class(d).is_ok_and(|c| !c.protocol))
+        {
+            return Ok(file);
+        }
+        let format = match format {
+            Some(name) => self.class(name)?.name,
+            None => {
+                let flags = Flags { read_only: true, force_share: true, ..flags };
+                let node = self.open_at(file.clone(), Source::Json, flags, 0)?;
+                let mut head = vec![0; usize::try_from(node.len()).unwrap_or(PROBE).min(PROBE)];
+                let read = node.driver.read(0, &mut head);
+                read.map_err(|e| {
+                    Error::generic(format!(
+                        "Could not read image for determining its format: {}",
+                        host::reason(&e)
+                    ))
+                })?;
+                self.probe(&head).name
+            }
+        };
+        if self.class(format)?.protocol {
+            let mut file = file;
+            file.set("driver", Value::from(format));
+            return Ok(file);
+        }
+        Ok(Value::map([("driver", Value::from(format)), ("file", file)]))
+    }
+
+    /// The format whose probe is surest.
+    #[must_use]
+    pub fn probe(&self, head: &[u8]) -> &'static BlockClass {
+        let best =
+            self.classes.iter().filter(|c| !c.protocol).max_by_key(|class| (class.probe)(head));
+        best.copied().unwrap_or(&crate::RAW)
+    }
+
+    /// Opens an image as tools do; the node lives as long as the caller keeps it.
+    ///
+    /// # Errors
+    /// The options or the files are wrong.
+    pub fn open_image(&self, name: &str, format: Option<&str>, flags: Flags) -> Result<Arc<Node>> {
+        let options = self.image_options(name, format, flags)?;
+        self.open_at(options, Source::Json, flags, 0)
+    }
+
+    /// Opens a node from options.
+    ///
+    /// # Errors
+    /// The options or the files are wrong.
+    pub fn open(&self, options: Value, source: Source, flags: Flags) -> Result<Arc<Node>> {
+        self.open_at(options, source, flags, 0)
+    }
+
+    fn name(&self, options: &mut Value, source: Source) -> Result<String> {
+        let Some(name) = take::<String>(options, "node-name", source)? else {
+            let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            return Ok(format!("#block{n:03}"));
+        };
+        if !qapi::keyval::is_identifier(&name) {
+            return Err(Error::generic("Invalid node-name: '%'".replace('%', &name)));
+        }
+        if name.len() > 31 {
+            return Err(Error::generic("Node name too long"));
+        }
+        if self.find(&name).is_some() || self.has_drive(&name) {
+            return Err(Error::generic(format!("Duplicate nodes with node-name='{name}'")));
+        }
+        Ok(name)
+    }
+
+    fn open_at(
+        &self,
+        mut options: Value,
+        source: Source,
+        flags: Flags,
+        depth: usize,
+    ) -> Result<Arc<Node>> {
+        if depth > DEPTH {
+            return Err(Error::generic("the chain of images is too long or never ends"));
+        }
+        let driver = take::<String>(&mut options, "driver", source)?;
+        let driver = driver.ok_or_else(|| Error::missing("driver"))?;
+        let known = self.classes.iter().copied().find(|class| class.name == driver);
+        let class = known.ok_or_else(|| {
+            Error::not_accepted("driver", &driver, self.classes.iter().map(|class| class.name))
+        })?;
+        let name = self.name(&mut options, source)?;
+        let (flags, detect_zeroes) = common(&mut options, source, flags)?;
+        let mut at = Opening {
+            graph: self,
+            class,
+            options,
+            source,
+            filename: String::new(),
+            flags,
+            depth,
+            read_only: flags.read_only,
+            auto_read_only: flags.auto_read_only,
+            force_share: flags.force_share,
+            no_flush: flags.no_flush,
+            children: Vec::new(),
+        };
+        let driver: Arc<dyn BlockDriver> = (class.open)(&mut at)?;
+        if let Some((key, _)) = at.options.as_map().and_then(|members| members.first()) {
+            return Err(Error::unexpected(key));
+        }
+        let Opening { children, filename, read_only, .. } = at;
+        let node = Arc::new(Node {
+            name,
+            class,
+            driver,
+            read_only,
+            filename,
+            children,
+            users: Mutex::default(),
+            detect_zeroes,
+            unmap: flags.unmap,
+            stats: Stats::default(),
+        });
+        let mut unnamed = self.unnamed.lock();
+        unnamed.retain(|node| node.strong_count() > 0);
+        unnamed.push(Arc::downgrade(&node));
+        Ok(node)
+    }
+
+    fn has_drive(&self, id: &str) -> bool {
+        self.drives.lock().iter().any(|drive| drive.id == id)
+    }
+
+    /// Adds a drive: an id for a node, or for an empty slot.
+    ///
+    /// # Errors
+    /// The id is taken.
+    pub fn add_drive(&self, id: &str, node: Option<Arc<Node>>) -> Result<()> {
+        if self.has_drive(id) {
+            return Err(Error::duplicate_id(id, "drive"));
+        }
+        self.drives.lock().push(Drive { id: id.to_owned(), node });
+        Ok(())
+    }
+
+    /// Drives and their nodes.
+    #[must_use]
+    pub fn drives(&self) -> Vec<(String, Option<Arc<Node>>)> {
+        self.drives.lock().iter().map(|drive| (drive.id.clone(), drive.node.clone())).collect()
+    }
+
+    /// The node that a device means with the id of a drive or the name of a node.
+    #[must_use]
+    pub fn backend(&self, id: &str) -> Option<Arc<Node>> {
+        let drive = self.drives.lock().iter().find(|d| d.id == id).and_then(|d| d.node.clone());
+        drive.or_else(|| self.find(id))
+    }
+
+    /// A device's use of a drive or node.
+    ///
+    /// # Errors
+    /// There is none, or its other users do not allow it.
+    pub fn attach(&self, id: &str, user: &str, how: Use) -> Result<Hold> {
+        let node =
+            self.backend(id).ok_or_else(|| Error::generic(format!("can't find value '{id}'")))?;
+        node.hold(user, how)
+    }
+
+    /// Puts everything of all nodes on their disks.
+    pub fn flush_all(&self) {
+        for node in self.nodes() {
+            _ = node.flush();
+        }
+    }
+}
+
+/// Takes the options that every node has.
+fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flags, bool)> {
+    let mut flags = inherited;
+    flags.read_only = flag(options, "read-only", source, inherited.read_only)?;
+    flags.auto_read_only = flag(options, "auto-read-only", source, inherited.auto_read_only)?;
+    flags.force_share = flag(options, "force-share", source, inherited.force_share)?;
+    if flags.force_share && !flags.read_only {
+        return Err(Error::generic("force-share=on can only be used with read-only images"));
+    }
+    if let Some(word) = word(options, "discard", &["ignore", "unmap"])? {
+        flags.unmap = word == "unmap";
+    }
+    let detect = word(options, "detect-zeroes", &["off", "on", "unmap"])?;
+    if detect.as_deref() == Some("unmap") && !flags.unmap {
+        let text = "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
+        return Err(Error::generic(text));
+    }
+    if let Some(mut cache) = options.take("cache") {
+        flag(&mut cache, "direct", source, false).map_err(|e| e.within("cache"))?;
+        flags.no_flush =
+            flag(&mut cache, "no-flush", source, flags.no_flush).map_err(|e| e.within("cache"))?;
+        if let Some((key, _)) = cache.as_map().and_then(|members| members.first()) {
+            return Err(Error::unexpected(key).within("cache"));
+        }
+    }
+    Ok((flags, matches!(detect.as_deref(), Some("on" | "unmap"))))
+}
+
+impl device::StorageSource for Graph {
+    fn storage(&self, id: &str, writable: bool) -> Result<Arc<dyn device::Storage>> {
+        let node = self.backend(id).ok_or_else(|| {
+            Error::generic(format!("Property 'cfi.pflash01.drive' can't find value '{id}'"))
+        })?;
+        let writes = writable && !node.read_only;
+        let hold = node.hold("a flash bank", Use { writes, shares_write: false })?;
+        Ok(Arc::new(Flash(hold)))
+    }
+}
+
+/// A node as seen by flash: whole sectors, and every write reaches the disk.
+struct Flash(Hold);
+
+impl device::Storage for Flash {
+    fn len(&self) -> u64 {
+        self.0.node().len().next_multiple_of(512)
+    }
+    fn is_read_only(&self) -> bool {
+        self.0.node().read_only
+    }
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let len = usize::try_from(self.0.node().len().saturating_sub(at)).unwrap_or(usize::MAX);
+        let (disk, rest) = into.split_at_mut(len.min(into.len()));
+        rest.fill(0);
+        self.0.node().read(at, disk)
+    }
+    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        let len = usize::try_from(self.0.node().len().saturating_sub(at)).unwrap_or(usize::MAX);
+        self.0.node().write(at, data.get(..len.min(data.len())).unwrap_or(data))
+    }
+}
+
+#[cfg(test)]
+#[path = "graph_tests.rs"]
+mod tests;

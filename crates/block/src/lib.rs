@@ -1,0 +1,41 @@
+//! The block layer: named nodes, who may use them and how, and the drivers that need no format.
+//!
+//! A [`Graph`] holds [`Node`]s by name. A node is a [`BlockDriver`] opened with options, with
+//! children (`file`, `backing`) that are nodes as well. Users take a [`Hold`] on a node, which says
+//! whether they write and what they allow others. Drivers answer requests on the caller's thread,
+//! from several threads at once; devices hand their requests to the [`Pool`] and are called back.
+//! Here are the drivers `file`, `host_device`, `raw`, `null-co` and `null-aio`; image formats are
+//! the crate `block-formats`. Images are locked against other programs as QEMU locks them.
+//!
+//! Not here: io_uring, jobs, throttling, drained sections, detaching children at run time.
+//! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
+
+mod driver;
+mod file;
+mod graph;
+mod lock;
+mod node;
+mod null;
+mod options;
+mod pool;
+mod raw;
+
+pub use driver::{
+    BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent, Fix, FormatInfo,
+    Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
+};
+pub use graph::{Flags, Graph, Opening, filename_options};
+pub use node::{Child, Hold, Node, Stats, Use};
+pub use options::{flag, take};
+pub use pool::Pool;
+
+/// The classes of this crate, for the catalog.
+pub static FILE: BlockClass = file::FILE;
+/// See [`FILE`].
+pub static HOST_DEVICE: BlockClass = file::HOST_DEVICE;
+/// See [`FILE`].
+pub static NULL_CO: BlockClass = null::CO;
+/// See [`FILE`].
+pub static NULL_AIO: BlockClass = null::AIO;
+/// See [`FILE`].
+pub static RAW: BlockClass = raw::RAW;

@@ -1,0 +1,270 @@
+//! A node: an opened driver with a name, and who uses it how.
+//!
+//! Every user (a parent node, a device, a tool) has a [`Hold`]: what it does ([`Use::writes`]) and
+//! what it lets others do ([`Use::shares_write`]). A hold that conflicts with one that exists is
+//! refused in QEMU's words. Requests through a node are checked against its length and counted.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use qapi::{Error, Result};
+
+use crate::driver::{BlockClass, BlockDriver, Extent, invalid};
+
+/// How a node is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Its contents are changed.
+    pub writes: bool,
+    /// Others may change them as well.
+    pub shares_write: bool,
+}
+
+/// Counters of a node.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "named after query-blockstats")]
+pub struct Stats {
+    pub rd_bytes: AtomicU64,
+    pub rd_operations: AtomicU64,
+    pub wr_bytes: AtomicU64,
+    pub wr_operations: AtomicU64,
+    pub flush_operations: AtomicU64,
+    pub unmap_bytes: AtomicU64,
+    pub unmap_operations: AtomicU64,
+    pub wr_highest_offset: AtomicU64,
+}
+
+impl Stats {
+    fn add(bytes: &AtomicU64, operations: &AtomicU64, n: u64) {
+        bytes.fetch_add(n, Ordering::Relaxed);
+        operations.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An opened node.
+pub struct Node {
+    pub(crate) name: String,
+    pub(crate) class: &'static BlockClass,
+    pub(crate) driver: Arc<dyn BlockDriver>,
+    pub(crate) read_only: bool,
+    pub(crate) filename: String,
+    pub(crate) children: Vec<(&'static str, Arc<Node>)>,
+    pub(crate) users: Mutex<Vec<(u64, String, Use)>>,
+    pub(crate) detect_zeroes: bool,
+    pub(crate) unmap: bool,
+    /// Its counters.
+    pub stats: Stats,
+}
+
+impl Node {
+    /// Its name in the graph.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// Its driver's class.
+    #[must_use]
+    pub fn class(&self) -> &'static BlockClass {
+        self.class
+    }
+    /// What answers its requests, unchecked and uncounted.
+    #[must_use]
+    pub fn driver(&self) -> &Arc<dyn BlockDriver> {
+        &self.driver
+    }
+    /// Whether writes are refused.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+    /// The file it comes from, for people.
+    #[must_use]
+    pub fn filename(&self) -> &str {
+        &self.filename
+    }
+    /// Children by role.
+    #[must_use]
+    pub fn children(&self) -> &[(&'static str, Arc<Node>)] {
+        &self.children
+    }
+    /// The child of a role.
+    #[must_use]
+    pub fn child(&self, role: &str) -> Option<&Arc<Node>> {
+        self.children.iter().find(|(name, _)| *name == role).map(|(_, node)| node)
+    }
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.driver.len()
+    }
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Whether anybody uses it.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        !self.users.lock().is_empty()
+    }
+
+    fn within(&self, at: u64, len: u64) -> io::Result<()> {
+        let inside = at.checked_add(len).is_some_and(|end| end <= self.len());
+        if inside { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    fn writable(&self, at: u64, len: u64) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.stats.wr_highest_offset.fetch_max(at.saturating_add(len), Ordering::Relaxed);
+        self.within(at, len)
+    }
+
+    /// Reads within the length.
+    ///
+    /// # Errors
+    /// The range or the driver.
+    pub fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let len = into.len() as u64;
+        self.within(at, len)?;
+        Stats::add(&self.stats.rd_bytes, &self.stats.rd_operations, len);
+        self.driver.read(at, into)
+    }
+    /// Writes within the length.
+    ///
+    /// # Errors
+    /// The range, the node is read-only, or the driver.
+    pub fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        let len = data.len() as u64;
+        self.writable(at, len)?;
+        Stats::add(&self.stats.wr_bytes, &self.stats.wr_operations, len);
+        if self.detect_zeroes && is_zero(data) {
+            return self.driver.write_zeroes(at, len, self.unmap);
+        }
+        self.driver.write(at, data)
+    }
+    /// Makes a range zero.
+    ///
+    /// # Errors
+    /// As [`Node::write`].
+    pub fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.writable(at, len)?;
+        Stats::add(&self.stats.wr_bytes, &self.stats.wr_operations, len);
+        self.driver.write_zeroes(at, len, unmap && self.unmap)
+    }
+    /// Gives a range up; without `discard=unmap` nothing happens.
+    ///
+    /// # Errors
+    /// As [`Node::write`].
+    pub fn discard(&self, at: u64, len: u64) -> io::Result<()> {
+        self.writable(at, len)?;
+        Stats::add(&self.stats.unmap_bytes, &self.stats.unmap_operations, len);
+        if self.unmap { self.driver.discard(at, len) } else { Ok(()) }
+    }
+    /// Puts everything on the disk.
+    ///
+    /// # Errors
+    /// The driver.
+    pub fn flush(&self) -> io::Result<()> {
+        self.stats.flush_operations.fetch_add(1, Ordering::Relaxed);
+        if self.read_only { Ok(()) } else { self.driver.flush() }
+    }
+    /// What a range is in this layer; never longer than asked and never empty.
+    ///
+    /// # Errors
+    /// The range or the driver.
+    pub fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
+        self.within(at, len)?;
+        let found = self.driver.extent(at, len)?;
+        if found.len == 0 || found.len > len {
+            return Err(invalid("a driver told an extent that is none"));
+        }
+        Ok(found)
+    }
+    /// What a range is, with the chain of backing nodes taken into account; beside it the layer
+    /// that decides (0: this node).
+    ///
+    /// # Errors
+    /// As [`Node::extent`].
+    pub fn extent_of_chain(&self, at: u64, len: u64) -> io::Result<(Extent, usize)> {
+        let (mut node, mut len, mut depth) = (self, len, 0);
+        loop {
+            if at >= node.len() {
+                return Ok((
+                    Extent { len, zero: true, allocated: true, ..Extent::default() },
+                    depth,
+                ));
+            }
+            len = len.min(node.len() - at);
+            let found = node.extent(at, len)?;
+            len = found.len;
+            match node.child("backing") {
+                Some(below) if !found.allocated => (node, depth) = (below, depth + 1),
+                _ if found.allocated => return Ok((found, depth)),
+                _ => return Ok((Extent { zero: true, ..found }, depth)),
+            }
+        }
+    }
+
+    /// Begins to use a node.
+    ///
+    /// # Errors
+    /// It is read-only, or another user does not allow it.
+    pub fn hold(self: &Arc<Self>, user: &str, how: Use) -> Result<Hold> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        if how.writes && self.read_only {
+            return Err(Error::generic(format!("Block node '{}' is read-only", self.name)));
+        }
+        let mut users = self.users.lock();
+        for (_, name, other) in users.iter() {
+            let conflict = |what: &str| {
+                Error::generic(format!(
+                    "Conflicts with use by {name}, which {what} '{}'",
+                    self.name
+                ))
+            };
+            if how.writes && !other.shares_write {
+                return Err(conflict("does not allow 'write' on"));
+            }
+            if other.writes && !how.shares_write {
+                return Err(conflict("uses 'write' on"));
+            }
+        }
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        users.push((id, user.to_owned(), how));
+        drop(users);
+        Ok(Hold { node: self.clone(), id })
+    }
+}
+
+/// Whether all bytes are zero.
+fn is_zero(data: &[u8]) -> bool {
+    let (chunks, rest) = data.as_chunks::<16>();
+    chunks.iter().all(|chunk| u128::from_ne_bytes(*chunk) == 0) && rest.iter().all(|b| *b == 0)
+}
+
+/// The use of a node; dropping it ends the use.
+pub struct Hold {
+    node: Arc<Node>,
+    id: u64,
+}
+
+impl Hold {
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.node.users.lock().retain(|(id, ..)| *id != self.id);
+    }
+}
+
+/// A driver's hold on a child.
+pub type Child = Hold;

@@ -1,0 +1,123 @@
+//! `raw`: the bytes of the node below, or a window of them (`offset`, `size`).
+//!
+//! A raw image has no signature: any file may be one, so its probe is the least sure of all.
+//! Requests go down with the offset added; a disk with a given size cannot be resized.
+//! Source: QEMU's manual, `raw`.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use qapi::{Error, Result, Size};
+
+use crate::driver::{
+    BlockClass, BlockDriver, CreateOption, Creation, Extent, Preallocation, unsupported,
+};
+use crate::graph::Opening;
+use crate::node::{Child, Node};
+use crate::options::take;
+
+struct Raw {
+    file: Child,
+    offset: u64,
+    size: Option<u64>,
+}
+
+impl Raw {
+    fn below(&self) -> &Arc<Node> {
+        self.file.node()
+    }
+}
+
+impl BlockDriver for Raw {
+    fn len(&self) -> u64 {
+        self.size.unwrap_or_else(|| self.below().len().saturating_sub(self.offset))
+    }
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.below().driver().read(self.offset + at, into)
+    }
+    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        self.below().driver().write(self.offset + at, data)
+    }
+    fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.below().driver().write_zeroes(self.offset + at, len, unmap)
+    }
+    fn discard(&self, at: u64, len: u64) -> io::Result<()> {
+        self.below().driver().discard(self.offset + at, len)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.below().driver().flush()
+    }
+    fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
+        if self.size.is_some() {
+            return Err(unsupported("Cannot resize fixed-size raw disks"));
+        }
+        let end = len.checked_add(self.offset).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.below().driver().truncate(end, how)
+    }
+    fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
+        let below = self.below().driver().extent(self.offset + at, len)?;
+        Ok(Extent { allocated: true, ..below })
+    }
+}
+
+fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
+    let source = at.source;
+    let offset = take::<Size>(&mut at.options, "offset", source)?.map_or(0, |size| size.0);
+    let size = take::<Size>(&mut at.options, "size", source)?.map(|size| size.0);
+    let file = at.child("file")?;
+    let len = file.node().len();
+    if offset > len {
+        let text =
+            format!("Offset ({offset}) cannot be greater than size of the containing file ({len})");
+        return Err(Error::generic(text));
+    }
+    if size.is_some_and(|size| size > len - offset) {
+        let text = "The sum of offset (%) and size (%) has to be smaller or equal to the actual size of the containing file (%)";
+        let (a, b) = (offset, size.unwrap_or(0));
+        let text =
+            [a, b, len].iter().fold(text.to_owned(), |t, n| t.replacen('%', &n.to_string(), 1));
+        return Err(Error::generic(text));
+    }
+    at.filename = file.node().filename().to_owned();
+    Ok(Arc::new(Raw { file, offset, size }))
+}
+
+fn create(new: &Creation) -> Result<()> {
+    let fail = |error: io::Error| {
+        Error::generic(format!("Could not create '{}': {}", new.filename, host::reason(&error)))
+    };
+    let path = new.filename.strip_prefix("file:").unwrap_or(&new.filename);
+    let file = File::options().write(true).create(true).truncate(true).read(true).open(path);
+    let file = file.map_err(fail)?;
+    crate::lock::lock(&file, path, crate::lock::Wants::of(true, false))?;
+    file.set_len(new.size.next_multiple_of(512)).map_err(fail)?;
+    match new.option("preallocation").unwrap_or("off") {
+        "off" => Ok(()),
+        "falloc" if new.size > 0 => host::allocate(&file, 0, new.size).map_err(fail),
+        "full" => crate::file::fill(&file, 0, new.size).map_err(fail),
+        "falloc" => Ok(()),
+        other => Err(Error::generic(format!("Invalid parameter '{other}'"))),
+    }
+}
+
+pub(crate) const RAW: BlockClass = BlockClass {
+    name: "raw",
+    protocol: false,
+    probe: |_| 1,
+    open,
+    create: Some(create),
+    create_options: &[
+        CreateOption {
+            name: "preallocation",
+            kind: "str",
+            help: "Preallocation mode (allowed values: off, falloc, full)",
+        },
+        CreateOption { name: "size", kind: "size", help: "Virtual disk size" },
+    ],
+    describe: |new| {
+        let how = new.option("preallocation").map(|how| format!(" preallocation={how}"));
+        format!(" size={}{}", new.size, how.unwrap_or_default())
+    },
+    has_backing: false,
+};

@@ -1,0 +1,18 @@
+//! The table of block drivers.
+//!
+//! It stands alone, beside the catalog of devices and machines, so that the image tool links
+//! drivers and nothing else. A new driver is registered by one line here. The order is that of
+//! probing and of help texts. Not here: anything but names.
+//! Source: the architecture page (section 3.1).
+
+use block::BlockClass;
+
+/// All block drivers.
+pub static BLOCK: &[&BlockClass] = &[
+    &block::FILE,
+    &block::HOST_DEVICE,
+    &block::NULL_AIO,
+    &block::NULL_CO,
+    &block::RAW,
+    &block_formats::qcow2::CLASS,
+];
