@@ -9,5 +9,6 @@ pub(crate) mod poll;
 pub(crate) mod random;
 pub(crate) mod session;
 pub(crate) mod signal;
+pub(crate) mod tap;
 pub(crate) mod time;
 pub(crate) mod tty;
