@@ -19,6 +19,7 @@ mod fail;
 mod help;
 mod icount;
 mod listing;
+mod network;
 mod options;
 mod rtc;
 mod settings;

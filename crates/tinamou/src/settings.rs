@@ -82,6 +82,9 @@ pub(crate) struct Settings {
     pub(crate) nodefaults: bool,
     pub(crate) stopped: bool,
     pub(crate) actions: Actions,
+    pub(crate) netdevs: Vec<Placed>,
+    pub(crate) nics: Vec<Placed>,
+    pub(crate) nets: Vec<Placed>,
     pub(crate) objects: Vec<Placed>,
     pub(crate) globals: Vec<Placed>,
     pub(crate) gdb: Vec<Placed>,
@@ -153,7 +156,7 @@ impl Settings {
             "D" => self.log_file = Some(placed()),
             "name" => self.name = name(value).at(place)?,
             "uuid" => self.uuid = Some(uuid(place, value)?),
-            "display" | "nic" | "net" => only_none(place, value)?,
+            "display" => only_none(place, value)?,
             "nographic" => self.nographic = true,
             "nodefaults" => self.nodefaults = true,
             "S" => self.stopped = true,
@@ -177,6 +180,9 @@ impl Settings {
 
     fn take_more(&mut self, name: &str, given: Placed) -> Step<()> {
         match name {
+            "netdev" => self.netdevs.push(given),
+            "nic" => self.nics.push(given),
+            "net" => self.nets.push(given),
             "object" => self.objects.push(given),
             "global" => self.globals.push(given),
             "set" => self.set(&given)?,
@@ -210,6 +216,8 @@ impl Settings {
             "device" => &mut self.devices,
             "chardev" => &mut self.chardevs,
             "object" => &mut self.objects,
+            "netdev" => &mut self.netdevs,
+            "net" => &mut self.nets,
             "mon" => &mut self.mons,
             _ => {
                 let text = format!("there is no option group \"{group}\" with ids");

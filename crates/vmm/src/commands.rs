@@ -11,6 +11,7 @@ mod facts;
 mod fd;
 mod machine;
 mod memory;
+mod net;
 mod pci;
 mod qom;
 mod run;
@@ -96,6 +97,11 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<qom::QomSet>(),
     Command::of::<control::QueryCommandLineOptions>(),
     Command::of::<control::QueryCommands>(),
+    Command::of::<net::AnnounceSelf>(),
+    Command::of::<net::NetdevAdd>(),
+    Command::of::<net::NetdevDel>(),
+    Command::of::<net::QueryRxFilter>(),
+    Command::of::<net::SetLink>(),
     Command::of::<machine::QueryCpuDefinitions>(),
     Command::of::<machine::QueryCpusFast>(),
     Command::of::<machine::QueryKvm>(),
@@ -138,6 +144,8 @@ pub static COMMANDS: &[Command] = &[
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
+pub(crate) use net::RxFilterChanged;
+pub use net::{Card, cards};
 pub use pci::{pci_class_name, pci_functions};
 pub use qom::add_object;
 

@@ -90,6 +90,7 @@ impl From<Cause> for ShutdownCause {
 pub static EVENTS: &[(&str, TypeRef)] = &[
     ("BALLOON_CHANGE", crate::commands::BalloonInfo::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
+    ("NIC_RX_FILTER_CHANGED", crate::commands::RxFilterChanged::type_info),
     ("SHUTDOWN", CauseData::type_info),
     ("POWERDOWN", <()>::type_info),
     ("RESET", CauseData::type_info),
