@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use qapi::{Error, Result, Source, Value};
 
-use crate::driver::{BlockClass, BlockDriver};
+use crate::driver::{BlockClass, BlockDriver, Keys};
 use crate::node::{Child, Hold, Node, Stats, Use};
 use crate::options::{flag, take, word};
 use crate::pool::Pool;
@@ -59,6 +59,8 @@ pub struct Graph {
     drives: Mutex<Vec<Drive>>,
     descriptors: Mutex<Option<Descriptors>>,
     next: std::sync::atomic::AtomicU64,
+    /// Where options such as `key-secret` and `throttle-group` find their objects.
+    keys: Mutex<Keys>,
     /// Threads for devices.
     pub pool: Pool,
 }
@@ -143,6 +145,20 @@ impl Opening<'_> {
         self.keep("backing", &node, how).map(Some)
     }
 
+    /// Opens or finds a child that may be missing.
+    ///
+    /// # Errors
+    /// It cannot be opened or used.
+    pub fn child_if_given(&mut self, role: &'static str) -> Result<Option<Child>> {
+        if self.options.get(role).is_some() { self.child(role).map(Some) } else { Ok(None) }
+    }
+
+    /// The objects that options name.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        self.graph.keys()
+    }
+
     /// Whether damage is no reason to refuse.
     #[must_use]
     pub fn is_check(&self) -> bool {
@@ -191,6 +207,9 @@ pub fn filename_options(filename: &str) -> Result<Value> {
         return qapi::json::from_str(json)
             .map_err(|e| e.prefixed("Could not parse the JSON options: "));
     }
+    if let Some(found) = crate::names::nbd(filename) {
+        return found;
+    }
     let driver = |name: &str| Value::map([("driver", Value::from(name))]);
     if let Some((protocol, rest)) = filename.split_once(':')
         && !protocol.contains('/')
@@ -231,6 +250,7 @@ impl Graph {
             drives: Mutex::default(),
             descriptors: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
+            keys: Mutex::default(),
             pool: Pool::default(),
         })
     }
@@ -238,6 +258,17 @@ impl Graph {
     /// How `/dev/fdset/N` is opened.
     pub fn set_descriptors(&self, find: Descriptors) {
         *self.descriptors.lock() = Some(find);
+    }
+
+    /// Where options find objects by id.
+    pub fn set_keys(&self, keys: Keys) {
+        *self.keys.lock() = keys;
+    }
+
+    /// The objects that options name.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        self.keys.lock().clone()
     }
 
     /// The drivers.
@@ -322,36 +353,38 @@ impl Graph {
         format: Option<&str>,
         flags: Flags,
     ) -> Result<Value> {
-        let file = filename_options(filename)?;
-        // Options with a format already: `json:{"driver": "qcow2", ...}`.
-        let driver = file.get("driver").and_then(Value::as_str);
-        if filename.starts_with("json:")
-            && driver.is_some_and(|d| self.class(d).is_ok_and(|c| !c.protocol))
-        {
-            return Ok(file);
+        let mut file = filename_options(filename)?;
+        if filename.starts_with("json:") {
+            file = self.complete(file, flags)?;
+            // Options with a format already: `json:{"driver": "qcow2", ...}`.
+            let driver = file.get("driver").and_then(Value::as_str);
+            if driver.is_some_and(|d| self.class(d).is_ok_and(|c| !c.protocol)) {
+                return Ok(file);
+            }
         }
         let format = match format {
             Some(name) => self.class(name)?.name,
             None => {
                 let flags = Flags { read_only: true, force_share: true, ..flags };
                 let node = self.open_at(file.clone(), Source::Json, flags, 0)?;
-                let mut head = vec![0; usize::try_from(node.len()).unwrap_or(PROBE).min(PROBE)];
-                let read = node.driver.read(0, &mut head);
-                read.map_err(|e| {
-                    Error::generic(format!(
-                        "Could not read image for determining its format: {}",
-                        host::reason(&e)
-                    ))
-                })?;
-                self.probe(&head).name
+                self.probe_node(&node)?.name
             }
         };
         if self.class(format)?.protocol {
-            let mut file = file;
             file.set("driver", Value::from(format));
             return Ok(file);
         }
         Ok(Value::map([("driver", Value::from(format)), ("file", file)]))
+    }
+
+    /// The format of a node's contents.
+    pub(crate) fn probe_node(&self, node: &Node) -> Result<&'static BlockClass> {
+        let mut head = vec![0; usize::try_from(node.len()).unwrap_or(PROBE).min(PROBE)];
+        node.driver.read(0, &mut head).map_err(|e| {
+            let why = host::reason(&e);
+            Error::generic(format!("Could not read image for determining its format: {why}"))
+        })?;
+        Ok(self.probe(&head))
     }
 
     /// The format whose probe is surest.

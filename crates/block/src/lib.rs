@@ -14,6 +14,7 @@ mod driver;
 mod file;
 mod graph;
 mod lock;
+mod names;
 mod node;
 mod null;
 mod options;
@@ -21,8 +22,8 @@ mod pool;
 mod raw;
 
 pub use driver::{
-    BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent, Fix, FormatInfo,
-    Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
+    Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
+    Fix, FormatInfo, Keys, Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
 };
 pub use graph::{Flags, Graph, Opening, filename_options};
 pub use node::{Child, Hold, Node, Stats, Use};

@@ -194,7 +194,7 @@ fn overlay(graph: &Graph, given: &Given, mut options: Value) -> Result<Value> {
     let name = format!("tinamou-{number}-{}.qcow2", graph.nodes().len());
     let path: PathBuf = std::env::temp_dir().join(name);
     let filename = path.display().to_string();
-    let new = Creation { filename: filename.clone(), size, options: Vec::new() };
+    let new = Creation { filename: filename.clone(), size, ..Creation::default() };
     let create = graph.class("qcow2")?.create;
     create.map_or_else(|| Err(Error::generic("no format for snapshots")), |create| create(&new))?;
     let file =
