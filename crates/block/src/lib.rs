@@ -10,8 +10,12 @@
 //! Not here: io_uring, jobs, throttling, drained sections, detaching children at run time.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
+mod backend;
+mod conf;
 mod driver;
+mod engine;
 mod file;
+mod flights;
 mod graph;
 mod lock;
 mod names;
@@ -21,12 +25,18 @@ mod options;
 mod pool;
 mod raw;
 
+pub use backend::{
+    Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
+};
+pub use conf::{BlockdevOnError, DiskProps, OnOffAuto};
 pub use driver::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
-    Fix, FormatInfo, Keys, Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
+    Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, unsupported,
 };
+pub use engine::{Done, Lane, Op, Request};
+pub use flights::{Flight, Flights};
 pub use graph::{Flags, Graph, Opening, filename_options};
-pub use node::{Child, Hold, Node, Stats, Use};
+pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use};
 pub use options::{flag, take};
 pub use pool::Pool;
 

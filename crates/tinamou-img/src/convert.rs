@@ -191,7 +191,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     }
     let size = from.len().next_multiple_of(512);
     if !given.has('n') {
-        make(class, &Creation { filename: target.clone(), size, options })?;
+        make(class, &Creation { filename: target.clone(), size, options, ..Creation::default() })?;
     }
     let unsafe_cache = given.value('t').is_none_or(|word| word == "unsafe");
     let to =

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         }
     }
     checked(class, &options).map_err(named)?;
-    let mut new = Creation { filename: name.clone(), size: 0, options };
+    let mut new = Creation { filename: name.clone(), size: 0, options, ..Creation::default() };
     let mut length = match (length, new.option("size").map(str::to_owned)) {
         (None, Some(text)) => Some(size(&text)?),
         (length, _) => length,

@@ -85,7 +85,7 @@ fn json(node: &Node, name: &str) -> Value {
     if let Some(file) = node.child("file") {
         children.push(Value::map([
             ("name", Value::from("file")),
-            ("info", json(file, file.filename())),
+            ("info", json(&file, file.filename())),
         ]));
     }
     let mut out = Value::map([("children", Value::List(children))]);
@@ -162,7 +162,7 @@ fn text(node: &Node, name: &str) -> String {
             file.class().name
         );
         out += &format!("    file length: {} ({} bytes)\n", human(file.len()), file.len());
-        if let Some(size) = allocated(file) {
+        if let Some(size) = allocated(&file) {
             out += &format!("    disk size: {}\n", human(size));
         }
     }
@@ -181,8 +181,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     };
     let top = open(&graph(), name, given.value('f'), flags)?;
     let mut all: Vec<(Arc<Node>, String)> = vec![(top, name.to_owned())];
-    while let Some(below) =
-        all.last().and_then(|(node, _)| node.child("backing").cloned()).filter(|_| chain)
+    while let Some(below) = all.last().and_then(|(node, _)| node.child("backing")).filter(|_| chain)
     {
         let name = below.filename().to_owned();
         all.push((below, name));
