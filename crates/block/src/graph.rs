@@ -326,12 +326,13 @@ impl Graph {
         })
     }
 
-    /// All nodes.
+    /// All nodes in the order of their making.
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         let mut all: Vec<_> = self.named.lock().clone();
         self.unnamed.lock().retain(|node| node.strong_count() > 0);
         all.extend(self.unnamed.lock().iter().filter_map(Weak::upgrade));
+        all.sort_by_key(|node| node.born);
         all
     }
 
@@ -366,7 +367,7 @@ impl Graph {
             return Err(Error::generic(text));
         };
         if named.get(at).is_some_and(|node| node.is_used()) {
-            return Err(Error::generic(format!("Block device {name} is in use")));
+            return Err(Error::generic(format!("Node {name} is in use")));
         }
         let gone = named.remove(at);
         drop(named);
@@ -497,8 +498,10 @@ impl Graph {
             return Err(Error::unexpected(key));
         }
         let Opening { children, filename, read_only, .. } = at;
+        let born = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let node = Arc::new(Node {
             name,
+            born,
             class,
             driver,
             read_only,

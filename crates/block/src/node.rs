@@ -72,6 +72,7 @@ impl Stats {
 /// An opened node.
 pub struct Node {
     pub(crate) name: String,
+    pub(crate) born: u64,
     pub(crate) class: &'static BlockClass,
     pub(crate) driver: Arc<dyn BlockDriver>,
     pub(crate) read_only: bool,
