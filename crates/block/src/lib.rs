@@ -25,7 +25,7 @@ pub use driver::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
     Fix, FormatInfo, Keys, Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
 };
-pub use graph::{Flags, Graph, Opening, filename_options};
+pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
 pub use node::{Child, Hold, Node, Stats, Use};
 pub use options::{flag, take};
 pub use pool::Pool;
