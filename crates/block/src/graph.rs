@@ -214,7 +214,8 @@ fn not_found(name: &str) -> Error {
 }
 
 /// A backing file's name as seen from the image that names it.
-fn relative_to(image: &str, file: &str) -> String {
+#[must_use]
+pub fn relative_to(image: &str, file: &str) -> String {
     let has_protocol = file.find(':').is_some_and(|at| !file.get(..at).unwrap_or("").contains('/'));
     match image.rfind('/') {
         Some(end) if !file.starts_with('/') && !has_protocol => {

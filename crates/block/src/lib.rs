@@ -35,7 +35,7 @@ pub use driver::{
 };
 pub use engine::{Done, Lane, Op, Request};
 pub use flights::{Flight, Flights};
-pub use graph::{Flags, Graph, Opening, filename_options};
+pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
 pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use};
 pub use options::{flag, take};
 pub use pool::Pool;

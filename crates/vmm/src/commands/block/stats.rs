@@ -13,7 +13,6 @@ use crate::Vm;
 
 /// Counters.
 #[derive(Default, Qapi)]
-#[expect(missing_docs, reason = "named after what they count")]
 pub(crate) struct BlockDeviceStats {
     rd_bytes: u64,
     wr_bytes: u64,
