@@ -11,10 +11,10 @@
 
 pub mod acpi;
 pub mod arm64;
-pub mod smbios;
 mod elf;
 mod fdt;
 mod kernel;
+pub mod smbios;
 mod uimage;
 
 pub use elf::{Elf, Segment};

@@ -94,9 +94,8 @@ impl Options {
             return self.add_file(&read(path).map_err(|_| failed())?);
         }
         let kind = find("type").ok_or_else(|| Error::generic("Must specify type= or file="))?;
-        let kind: u64 = kind
-            .parse()
-            .map_err(|_| Error::generic("Parameter 'type' expects a number"))?;
+        let kind: u64 =
+            kind.parse().map_err(|_| Error::generic("Parameter 'type' expects a number"))?;
         let known = TYPES.iter().find(|(k, _)| u64::from(*k) == kind);
         let (kind, names) = *known.ok_or_else(|| {
             Error::generic(format!("Don't know how to build fields for SMBIOS type {kind}"))
@@ -493,7 +492,12 @@ fn memory(o: &Options, m: &Machine<'_>, out: &mut Vec<u8>) {
     if last < 0xffff_ffff {
         s.u32(low(first, 0)).u32(low(last, 0)).u16(MEMORY_ARRAY).u8(1).u64(0).u64(0);
     } else {
-        s.u32(u32::MAX).u32(u32::MAX).u16(MEMORY_ARRAY).u8(1).u64(base).u64(base + (len.max(1) - 1));
+        s.u32(u32::MAX)
+            .u32(u32::MAX)
+            .u16(MEMORY_ARRAY)
+            .u8(1)
+            .u64(base)
+            .u64(base + (len.max(1) - 1));
     }
     s.finish(out);
 }
