@@ -4,12 +4,15 @@
 //! several threads at once and block their caller until they are done.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use qapi::Value;
 
+use crate::flights::Flight;
 use crate::graph::Opening;
+use crate::node::Child;
 
 /// What a range of a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,6 +133,106 @@ pub struct FormatInfo {
     pub dirty: bool,
 }
 
+/// A persistent dirty bitmap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bitmap {
+    /// Its name.
+    pub name: String,
+    /// Bytes of the disk that one bit stands for, a power of two.
+    pub granularity: u64,
+    /// Writes are recorded.
+    pub enabled: bool,
+    /// It was not stored properly and says nothing.
+    pub inconsistent: bool,
+    /// Bits, the lowest of the first word first.
+    pub bits: Vec<u64>,
+}
+
+impl Bitmap {
+    /// Sets the bits of a range of the disk.
+    pub fn set(&mut self, at: u64, len: u64) {
+        if len == 0 || self.granularity == 0 {
+            return;
+        }
+        for bit in at / self.granularity..=(at.saturating_add(len - 1)) / self.granularity {
+            let word = usize::try_from(bit / 64).ok().and_then(|word| self.bits.get_mut(word));
+            let Some(word) = word else { return };
+            *word |= 1 << (bit % 64);
+        }
+    }
+    /// Whether a bit is set.
+    #[must_use]
+    pub fn is_set(&self, bit: u64) -> bool {
+        let word = usize::try_from(bit / 64).ok().and_then(|word| self.bits.get(word));
+        word.is_some_and(|word| word >> (bit % 64) & 1 == 1)
+    }
+}
+
+/// A change of a persistent dirty bitmap.
+#[derive(Clone, Debug)]
+pub enum BitmapChange {
+    /// Make one: its granularity, whether it records.
+    Add(Option<u64>, bool),
+    /// Remove it.
+    Remove,
+    /// Clear all bits.
+    Clear,
+    /// Record writes from now on, or do not.
+    Enable(bool),
+    /// Set all bits that are set in another one.
+    Merge(Bitmap),
+}
+
+/// Objects that secrets are found in.
+#[derive(Clone, Default)]
+pub struct Keys(Option<Arc<device::Objects>>);
+
+impl Keys {
+    /// Those of a program.
+    #[must_use]
+    pub fn of(objects: Arc<device::Objects>) -> Keys {
+        Keys(Some(objects))
+    }
+    /// The objects.
+    #[must_use]
+    pub fn objects(&self) -> Option<&Arc<device::Objects>> {
+        self.0.as_ref()
+    }
+    /// The bytes of a secret.
+    ///
+    /// # Errors
+    /// There is no such object, or it is no secret.
+    pub fn secret(&self, id: &str) -> qapi::Result<Arc<[u8]>> {
+        let object = self.0.as_ref().and_then(|objects| objects.find(id));
+        let object =
+            object.ok_or_else(|| qapi::Error::generic(format!("No secret with id '{id}'")))?;
+        let bytes = object.ability::<device::SecretBytes>().ok_or_else(|| {
+            qapi::Error::generic(format!("Object with id '{id}' is not a secret"))
+        })?;
+        Ok(bytes.0.clone())
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys")
+    }
+}
+
+/// Where bytes of a node lie ([`BlockDriver::resolve`]).
+pub struct Resolved {
+    /// The host's file.
+    pub file: Arc<File>,
+    /// The first byte in it.
+    pub at: u64,
+    /// What offset and memory must be a multiple of; 1: anything.
+    pub align: u32,
+    /// The file may be used through a ring.
+    pub ring: bool,
+    /// Keeps the bytes where they are.
+    pub guard: Option<Flight>,
+}
+
 fn none<T>() -> io::Result<T> {
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -195,6 +298,18 @@ pub trait BlockDriver: Send + Sync {
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         Ok(Extent { len, data: true, allocated: true, offset: Some(at), ..Extent::default() })
     }
+    /// Where a range lies as it is in a file of the host, and in one piece; the guard keeps it there
+    /// until the request is done. For writes it may be changed in place. Never blocks: in doubt
+    /// `None`, and the request is made with the calls above.
+    fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
+        _ = (at, len, write);
+        None
+    }
+    /// Replaces or removes the backing child while nothing is under way; `false`: it has none.
+    fn set_backing(&self, backing: Option<Child>) -> bool {
+        drop(backing);
+        false
+    }
     /// Writes one cluster compressed; `false`: it does not get smaller, so nothing was done.
     /// A shorter piece is for the end of the disk.
     ///
@@ -245,6 +360,48 @@ pub trait BlockDriver: Send + Sync {
         _ = change;
         none()
     }
+    /// Forgets everything this layer holds, so that the backing file is read through it.
+    ///
+    /// # Errors
+    /// The format cannot.
+    fn make_empty(&self) -> io::Result<()> {
+        none()
+    }
+    /// Shows the disk as it was in an internal snapshot (its id or name); the node is read-only.
+    ///
+    /// # Errors
+    /// The format has none, or not that one.
+    fn show_snapshot(&self, word: &str) -> io::Result<()> {
+        _ = word;
+        none()
+    }
+    /// Options that [`BlockDriver::amend`] changes.
+    fn amend_options(&self) -> &'static [CreateOption] {
+        &[]
+    }
+    /// Changes options of an image that exists; `force` allows what may lose keys.
+    ///
+    /// # Errors
+    /// The format cannot change them so.
+    fn amend(&self, options: &Creation, force: bool) -> qapi::Result<()> {
+        _ = (options, force);
+        Err(qapi::Error::generic("Format driver does not support option amendment"))
+    }
+    /// Persistent dirty bitmaps.
+    ///
+    /// # Errors
+    /// The image is damaged.
+    fn bitmaps(&self) -> io::Result<Vec<Bitmap>> {
+        Ok(Vec::new())
+    }
+    /// Changes a persistent dirty bitmap.
+    ///
+    /// # Errors
+    /// The format has none, or it cannot be changed so.
+    fn change_bitmap(&self, name: &str, change: &BitmapChange) -> qapi::Result<()> {
+        _ = (name, change);
+        Err(qapi::Error::generic("Cannot store dirty bitmaps in this format"))
+    }
     /// Stores another backing file's name and format; the disk's contents are the caller's affair.
     ///
     /// # Errors
@@ -275,6 +432,8 @@ pub struct Creation {
     pub size: u64,
     /// Options by name, as given.
     pub options: Vec<(String, String)>,
+    /// Where `key-secret` options find their secrets.
+    pub keys: Keys,
 }
 
 impl Creation {

@@ -9,13 +9,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
+use evloop::Handle;
 use parking_lot::Mutex;
 use qapi::{Error, Result, Source, Value};
 
-use crate::driver::{BlockClass, BlockDriver};
-use crate::node::{Child, Hold, Node, Stats, Use};
+use crate::backend::{Backend, Drained, Told, Trouble, User};
+use crate::driver::{BlockClass, BlockDriver, Keys};
+use crate::engine::Lane;
+use crate::node::{Child, Detect, Hold, Link, Node, Stats, Use};
 use crate::options::{flag, take, word};
 use crate::pool::Pool;
 
@@ -35,6 +38,8 @@ pub struct Flags {
     pub force_share: bool,
     /// Open no backing files.
     pub no_backing: bool,
+    /// Past the host's page cache.
+    pub direct: bool,
     /// Flushes do nothing.
     pub no_flush: bool,
     /// Discards are passed on.
@@ -43,10 +48,24 @@ pub struct Flags {
     pub check: bool,
 }
 
-/// The id of a drive and its node.
-struct Drive {
-    id: String,
-    node: Option<Arc<Node>>,
+/// A loop in a thread of its own.
+struct OwnLoop(Option<Handle>);
+
+impl OwnLoop {
+    fn start() -> OwnLoop {
+        let Ok(mut events) = evloop::EventLoop::new() else { return OwnLoop(None) };
+        let handle = events.handle();
+        let started = evloop::spawn("block-io", move || _ = events.run());
+        OwnLoop(started.is_ok().then_some(handle))
+    }
+}
+
+impl Drop for OwnLoop {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.quit();
+        }
+    }
 }
 
 type Descriptors = Box<dyn Fn(&str, bool) -> Option<io::Result<OwnedFd>> + Send + Sync>;
@@ -56,11 +75,19 @@ pub struct Graph {
     classes: &'static [&'static BlockClass],
     named: Mutex<Vec<Arc<Node>>>,
     unnamed: Mutex<Vec<Weak<Node>>>,
-    drives: Mutex<Vec<Drive>>,
+    drives: Mutex<Vec<Arc<Backend>>>,
+    /// Those of devices that name a node.
+    anonymous: Mutex<Vec<Weak<Backend>>>,
+    lanes: Mutex<Vec<(String, Weak<Lane>)>>,
+    /// A loop for devices that have none of their own.
+    own_loop: OnceLock<OwnLoop>,
+    told: Told,
     descriptors: Mutex<Option<Descriptors>>,
     next: std::sync::atomic::AtomicU64,
+    /// Where options such as `key-secret` and `throttle-group` find their objects.
+    keys: Mutex<Keys>,
     /// Threads for devices.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
 }
 
 /// A node while it is opened.
@@ -81,7 +108,8 @@ pub struct Opening<'a> {
     pub(crate) auto_read_only: bool,
     pub(crate) force_share: bool,
     pub(crate) no_flush: bool,
-    children: Vec<(&'static str, Arc<Node>)>,
+    pub(crate) direct: bool,
+    children: Vec<(&'static str, Arc<Link>)>,
 }
 
 impl Opening<'_> {
@@ -106,7 +134,7 @@ impl Opening<'_> {
 
     fn keep(&mut self, role: &'static str, node: &Arc<Node>, how: Use) -> Result<Child> {
         let child = node.hold(&format!("a node as '{role}'"), how)?;
-        self.children.push((role, node.clone()));
+        self.children.push((role, child.link()));
         Ok(child)
     }
 
@@ -143,6 +171,20 @@ impl Opening<'_> {
         self.keep("backing", &node, how).map(Some)
     }
 
+    /// Opens or finds a child that may be missing.
+    ///
+    /// # Errors
+    /// It cannot be opened or used.
+    pub fn child_if_given(&mut self, role: &'static str) -> Result<Option<Child>> {
+        if self.options.get(role).is_some() { self.child(role).map(Some) } else { Ok(None) }
+    }
+
+    /// The objects that options name.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        self.graph.keys()
+    }
+
     /// Whether damage is no reason to refuse.
     #[must_use]
     pub fn is_check(&self) -> bool {
@@ -172,7 +214,8 @@ fn not_found(name: &str) -> Error {
 }
 
 /// A backing file's name as seen from the image that names it.
-fn relative_to(image: &str, file: &str) -> String {
+#[must_use]
+pub fn relative_to(image: &str, file: &str) -> String {
     let has_protocol = file.find(':').is_some_and(|at| !file.get(..at).unwrap_or("").contains('/'));
     match image.rfind('/') {
         Some(end) if !file.starts_with('/') && !has_protocol => {
@@ -190,6 +233,9 @@ pub fn filename_options(filename: &str) -> Result<Value> {
     if let Some(json) = filename.strip_prefix("json:") {
         return qapi::json::from_str(json)
             .map_err(|e| e.prefixed("Could not parse the JSON options: "));
+    }
+    if let Some(found) = crate::names::nbd(filename) {
+        return found;
     }
     let driver = |name: &str| Value::map([("driver", Value::from(name))]);
     if let Some((protocol, rest)) = filename.split_once(':')
@@ -229,15 +275,31 @@ impl Graph {
             named: Mutex::default(),
             unnamed: Mutex::default(),
             drives: Mutex::default(),
+            anonymous: Mutex::default(),
+            lanes: Mutex::default(),
+            own_loop: OnceLock::new(),
+            told: Told::default(),
             descriptors: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
-            pool: Pool::default(),
+            keys: Mutex::default(),
+            pool: Arc::default(),
         })
     }
 
     /// How `/dev/fdset/N` is opened.
     pub fn set_descriptors(&self, find: Descriptors) {
         *self.descriptors.lock() = Some(find);
+    }
+
+    /// Where options find objects by id.
+    pub fn set_keys(&self, keys: Keys) {
+        *self.keys.lock() = keys;
+    }
+
+    /// The objects that options name.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        self.keys.lock().clone()
     }
 
     /// The drivers.
@@ -265,12 +327,13 @@ impl Graph {
         })
     }
 
-    /// All nodes.
+    /// All nodes in the order of their making.
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         let mut all: Vec<_> = self.named.lock().clone();
         self.unnamed.lock().retain(|node| node.strong_count() > 0);
         all.extend(self.unnamed.lock().iter().filter_map(Weak::upgrade));
+        all.sort_by_key(|node| node.born);
         all
     }
 
@@ -305,7 +368,7 @@ impl Graph {
             return Err(Error::generic(text));
         };
         if named.get(at).is_some_and(|node| node.is_used()) {
-            return Err(Error::generic(format!("Block device {name} is in use")));
+            return Err(Error::generic(format!("Node {name} is in use")));
         }
         let gone = named.remove(at);
         drop(named);
@@ -322,36 +385,38 @@ impl Graph {
         format: Option<&str>,
         flags: Flags,
     ) -> Result<Value> {
-        let file = filename_options(filename)?;
-        // Options with a format already: `json:{"driver": "qcow2", ...}`.
-        let driver = file.get("driver").and_then(Value::as_str);
-        if filename.starts_with("json:")
-            && driver.is_some_and(|d| self.class(d).is_ok_and(|c| !c.protocol))
-        {
-            return Ok(file);
+        let mut file = filename_options(filename)?;
+        if filename.starts_with("json:") {
+            file = self.complete(file, flags)?;
+            // Options with a format already: `json:{"driver": "qcow2", ...}`.
+            let driver = file.get("driver").and_then(Value::as_str);
+            if driver.is_some_and(|d| self.class(d).is_ok_and(|c| !c.protocol)) {
+                return Ok(file);
+            }
         }
         let format = match format {
             Some(name) => self.class(name)?.name,
             None => {
                 let flags = Flags { read_only: true, force_share: true, ..flags };
                 let node = self.open_at(file.clone(), Source::Json, flags, 0)?;
-                let mut head = vec![0; usize::try_from(node.len()).unwrap_or(PROBE).min(PROBE)];
-                let read = node.driver.read(0, &mut head);
-                read.map_err(|e| {
-                    Error::generic(format!(
-                        "Could not read image for determining its format: {}",
-                        host::reason(&e)
-                    ))
-                })?;
-                self.probe(&head).name
+                self.probe_node(&node)?.name
             }
         };
         if self.class(format)?.protocol {
-            let mut file = file;
             file.set("driver", Value::from(format));
             return Ok(file);
         }
         Ok(Value::map([("driver", Value::from(format)), ("file", file)]))
+    }
+
+    /// The format of a node's contents.
+    pub(crate) fn probe_node(&self, node: &Node) -> Result<&'static BlockClass> {
+        let mut head = vec![0; usize::try_from(node.len()).unwrap_or(PROBE).min(PROBE)];
+        node.driver.read(0, &mut head).map_err(|e| {
+            let why = host::reason(&e);
+            Error::generic(format!("Could not read image for determining its format: {why}"))
+        })?;
+        Ok(self.probe(&head))
     }
 
     /// The format whose probe is surest.
@@ -413,7 +478,7 @@ impl Graph {
             Error::not_accepted("driver", &driver, self.classes.iter().map(|class| class.name))
         })?;
         let name = self.name(&mut options, source)?;
-        let (flags, detect_zeroes) = common(&mut options, source, flags)?;
+        let (flags, detect) = common(&mut options, source, flags)?;
         let mut at = Opening {
             graph: self,
             class,
@@ -426,6 +491,7 @@ impl Graph {
             auto_read_only: flags.auto_read_only,
             force_share: flags.force_share,
             no_flush: flags.no_flush,
+            direct: flags.direct,
             children: Vec::new(),
         };
         let driver: Arc<dyn BlockDriver> = (class.open)(&mut at)?;
@@ -433,16 +499,19 @@ impl Graph {
             return Err(Error::unexpected(key));
         }
         let Opening { children, filename, read_only, .. } = at;
+        let born = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let node = Arc::new(Node {
             name,
+            born,
             class,
             driver,
             read_only,
             filename,
-            children,
+            children: Mutex::new(children),
             users: Mutex::default(),
-            detect_zeroes,
+            detect,
             unmap: flags.unmap,
+            flags,
             stats: Stats::default(),
         });
         let mut unnamed = self.unnamed.lock();
@@ -452,32 +521,112 @@ impl Graph {
     }
 
     fn has_drive(&self, id: &str) -> bool {
-        self.drives.lock().iter().any(|drive| drive.id == id)
+        self.drives.lock().iter().any(|drive| drive.name() == id)
     }
 
     /// Adds a drive: an id for a node, or for an empty slot.
     ///
     /// # Errors
     /// The id is taken.
-    pub fn add_drive(&self, id: &str, node: Option<Arc<Node>>) -> Result<()> {
+    pub fn add_drive(&self, id: &str, node: Option<Arc<Node>>) -> Result<Arc<Backend>> {
         if self.has_drive(id) {
             return Err(Error::duplicate_id(id, "drive"));
         }
-        self.drives.lock().push(Drive { id: id.to_owned(), node });
-        Ok(())
+        let drive = Backend::new(id, node.as_ref(), self.told.clone())?;
+        self.drives.lock().push(drive.clone());
+        Ok(drive)
+    }
+
+    /// Forgets a drive; its node goes when nothing else uses it.
+    pub fn remove_drive(&self, id: &str) {
+        self.drives.lock().retain(|drive| drive.name() != id);
     }
 
     /// Drives and their nodes.
     #[must_use]
     pub fn drives(&self) -> Vec<(String, Option<Arc<Node>>)> {
-        self.drives.lock().iter().map(|drive| (drive.id.clone(), drive.node.clone())).collect()
+        let drives = self.drives.lock();
+        drives.iter().map(|drive| (drive.name().to_owned(), drive.node())).collect()
+    }
+
+    /// All slots: those of drives, and those that devices made.
+    #[must_use]
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        let mut all = self.drives.lock().clone();
+        let mut anonymous = self.anonymous.lock();
+        anonymous.retain(|backend| backend.strong_count() > 0);
+        all.extend(anonymous.iter().filter_map(Weak::upgrade));
+        all
+    }
+
+    /// Who is told about errors of requests, on any thread.
+    pub fn on_trouble(&self, told: Arc<dyn Fn(Trouble) + Send + Sync>) {
+        *self.told.lock() = Some(told);
+    }
+
+    /// Holds all requests of devices back and waits until none is under way.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Drained> {
+        self.backends().iter().map(Backend::drain).collect()
+    }
+
+    /// Makes the requests again that stopped the machine.
+    pub fn retry(&self) {
+        for backend in self.backends() {
+            backend.retry();
+        }
+    }
+
+    /// The slot of a drive, for a device.
+    #[must_use]
+    pub fn drive(&self, id: &str) -> Option<Arc<Backend>> {
+        self.drives.lock().iter().find(|drive| drive.name() == id).cloned()
+    }
+
+    /// Gives a device the drive or node that it names; `None` is an empty slot.
+    ///
+    /// # Errors
+    /// Another device has it, or its other users do not allow it. `Ok(None)`: there is none.
+    pub fn claim(&self, id: Option<&str>, user: User) -> Result<Option<Arc<Backend>>> {
+        let found = id.and_then(|id| self.drive(id));
+        let backend = match (found, id) {
+            (Some(backend), _) => backend,
+            (None, None) => Backend::new("", None, self.told.clone())?,
+            (None, Some(id)) => match self.find(id) {
+                Some(node) => Backend::new("", Some(&node), self.told.clone())?,
+                None => return Ok(None),
+            },
+        };
+        backend.attach(user)?;
+        if backend.name().is_empty() {
+            self.anonymous.lock().push(Arc::downgrade(&backend));
+        }
+        Ok(Some(backend))
+    }
+
+    /// The lane of an I/O thread, or of the block layer's own loop.
+    #[must_use]
+    pub fn lane(&self, thread: Option<(&str, &Handle)>) -> Arc<Lane> {
+        let name = thread.map_or("", |(name, _)| name);
+        let mut lanes = self.lanes.lock();
+        lanes.retain(|(_, lane)| lane.strong_count() > 0);
+        let found = lanes.iter().find(|(other, _)| other == name);
+        if let Some(lane) = found.and_then(|(_, lane)| lane.upgrade()) {
+            return lane;
+        }
+        let own = || self.own_loop.get_or_init(OwnLoop::start).0.clone();
+        let lane = match thread.map(|(_, handle)| handle.clone()).or_else(own) {
+            Some(handle) => Lane::new(&handle, self.pool.clone()),
+            None => Lane::without_ring(self.pool.clone()),
+        };
+        lanes.push((name.to_owned(), Arc::downgrade(&lane)));
+        lane
     }
 
     /// The node that a device means with the id of a drive or the name of a node.
     #[must_use]
     pub fn backend(&self, id: &str) -> Option<Arc<Node>> {
-        let drive = self.drives.lock().iter().find(|d| d.id == id).and_then(|d| d.node.clone());
-        drive.or_else(|| self.find(id))
+        self.drive(id).and_then(|drive| drive.node()).or_else(|| self.find(id))
     }
 
     /// A device's use of a drive or node.
@@ -499,7 +648,7 @@ impl Graph {
 }
 
 /// Takes the options that every node has.
-fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flags, bool)> {
+fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flags, Detect)> {
     let mut flags = inherited;
     flags.read_only = flag(options, "read-only", source, inherited.read_only)?;
     flags.auto_read_only = flag(options, "auto-read-only", source, inherited.auto_read_only)?;
@@ -510,20 +659,24 @@ fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flag
     if let Some(word) = word(options, "discard", &["ignore", "unmap"])? {
         flags.unmap = word == "unmap";
     }
-    let detect = word(options, "detect-zeroes", &["off", "on", "unmap"])?;
-    if detect.as_deref() == Some("unmap") && !flags.unmap {
+    let detect = match word(options, "detect-zeroes", &["off", "on", "unmap"])?.as_deref() {
+        Some("on") => Detect::On,
+        Some("unmap") => Detect::Unmap,
+        _ => Detect::Off,
+    };
+    if detect == Detect::Unmap && !flags.unmap {
         let text = "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
         return Err(Error::generic(text));
     }
     if let Some(mut cache) = options.take("cache") {
-        flag(&mut cache, "direct", source, false).map_err(|e| e.within("cache"))?;
-        flags.no_flush =
-            flag(&mut cache, "no-flush", source, flags.no_flush).map_err(|e| e.within("cache"))?;
+        let within = |e: Error| e.within("cache");
+        flags.direct = flag(&mut cache, "direct", source, flags.direct).map_err(within)?;
+        flags.no_flush = flag(&mut cache, "no-flush", source, flags.no_flush).map_err(within)?;
         if let Some((key, _)) = cache.as_map().and_then(|members| members.first()) {
             return Err(Error::unexpected(key).within("cache"));
         }
     }
-    Ok((flags, matches!(detect.as_deref(), Some("on" | "unmap"))))
+    Ok((flags, detect))
 }
 
 impl device::StorageSource for Graph {

@@ -10,22 +10,33 @@
 //! Not here: io_uring, jobs, throttling, drained sections, detaching children at run time.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
+mod backend;
+mod conf;
 mod driver;
+mod engine;
 mod file;
+mod flights;
 mod graph;
 mod lock;
+mod names;
 mod node;
 mod null;
 mod options;
 mod pool;
 mod raw;
 
-pub use driver::{
-    BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent, Fix, FormatInfo,
-    Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
+pub use backend::{
+    Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
 };
-pub use graph::{Flags, Graph, Opening, filename_options};
-pub use node::{Child, Hold, Node, Stats, Use};
+pub use conf::{BlockdevOnError, DiskProps, OnOffAuto};
+pub use driver::{
+    Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
+    Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, unsupported,
+};
+pub use engine::{Done, Lane, Op, Request};
+pub use flights::{Flight, Flights};
+pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
+pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use};
 pub use options::{flag, take};
 pub use pool::Pool;
 

@@ -16,3 +16,6 @@ pub static BLOCK: &[&BlockClass] = &[
     &block::RAW,
     &block_formats::qcow2::CLASS,
 ];
+
+/// Objects that nodes refer to, for programs that have no other objects.
+pub static OBJECTS: &[&device::ObjectClass] = &[&objects::secret::CLASS];

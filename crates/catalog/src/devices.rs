@@ -10,6 +10,7 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2m::CLASS,
     &hw_misc::edu::CLASS,
     &hw_misc::fw_cfg::CLASS,
+    &hw_misc::ged::CLASS,
     &hw_misc::gpio_key::CLASS,
     &hw_misc::pci_testdev::CLASS,
     &hw_intc::its::CLASS,

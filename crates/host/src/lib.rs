@@ -28,6 +28,7 @@ pub use system::iov::{MAX_SLICES, O_NONBLOCK, RawSlice, read_vectored, write_vec
 pub use system::mem::{DualMapping, Mapping, Memfd, Policy, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
+pub use system::ring::{Ring, RingDone, RingOp};
 pub use system::session::{detach_stdio, new_session};
 pub use system::signal::{Signal, SignalWatch};
 pub use system::tap::{TAP_HEADER, open_tap, set_tap_offloads, tap_name};

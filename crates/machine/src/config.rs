@@ -76,6 +76,8 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Arrangement of the CPUs; by default all are cores of one cluster.
     pub topology: Option<Topology>,
+    /// Clusters were asked for, so that the guest is told of them.
+    pub clusters_given: bool,
     /// CPU model; by default the machine's.
     pub cpu_model: Option<String>,
     /// CPU properties as given.

@@ -1,52 +1,23 @@
-//! `info` and `snapshot`.
+//! `info`: describes an image, or a whole chain of them.
+//!
+//! The JSON form has the members of QMP's `ImageInfo`; the human form shows the same, with what a
+//! format knows of itself as a tree. The file below an image is shown as its child.
+//! Source: QEMU's manual, `qemu-img info`; QMP reference, `ImageInfo`.
 
 use std::sync::Arc;
 
-use block::{Flags, Node, Snapshot, SnapshotChange};
+use block::{Flags, Node, Snapshot};
 use qapi::Value;
 
-use crate::options::{Given, graph, human, open};
-use crate::{Done, Fail, fail, say};
+use crate::options::{Given, Opt, human};
+use crate::snapshot::list;
+use crate::{Done, Fail, say};
+
+const OPTIONS: &[Opt] =
+    &[('f', "format", "FMT"), ('b', "backing-chain", ""), ('\0', "output", "human|json")];
 
 fn number(n: u64) -> Value {
     i64::try_from(n).map_or(Value::Uint(n), Value::Int)
-}
-
-/// `hh:mm:ss` of a day and the day, of seconds since 1970 in UTC moved by the host's zone.
-fn date(seconds: u32) -> String {
-    let local = i64::from(seconds) + host::local_offset_seconds();
-    let (days, second) = (local.div_euclid(86_400), local.rem_euclid(86_400));
-    // Days since 0000-03-01 in eras of 400 years.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}")
-}
-
-fn list(snapshots: &[Snapshot]) -> String {
-    let mut out = String::from("Snapshot list:\n");
-    out += "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT\n";
-    for s in snapshots {
-        let (ms, sec) = (s.clock / 1_000_000 % 1000, s.clock / 1_000_000_000);
-        let clock = format!("{:04}:{:02}:{:02}.{ms:03}", sec / 3600, sec / 60 % 60, sec % 60);
-        let icount = if s.icount == u64::MAX { "--".to_owned() } else { s.icount.to_string() };
-        out += &format!(
-            "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}\n",
-            s.id,
-            s.name,
-            human(s.vm_state),
-            date(s.seconds),
-            clock,
-            icount
-        );
-    }
-    out
 }
 
 fn snapshot_json(s: &Snapshot) -> Value {
@@ -69,24 +40,22 @@ fn allocated(node: &Node) -> Option<u64> {
     own.or_else(|| node.child("file").and_then(|file| file.driver().allocated_size()))
 }
 
+/// The backing file's name as seen from here.
 fn full_name(node: &Node, backing: &str) -> String {
-    let image = node.filename();
-    match image.rfind('/') {
-        Some(end) if !backing.starts_with('/') => {
-            format!("{}{backing}", image.get(..=end).unwrap_or(""))
-        }
-        _ => backing.to_owned(),
-    }
+    block::relative_to(node.filename(), backing)
+}
+
+/// Children that are shown: files below, not what lies behind.
+fn shown(node: &Node) -> impl Iterator<Item = (&'static str, Arc<Node>)> {
+    node.children().into_iter().filter(|(role, _)| *role != "backing")
 }
 
 fn json(node: &Node, name: &str) -> Value {
     let about = node.driver().format_info();
     let mut children = Vec::new();
-    if let Some(file) = node.child("file") {
-        children.push(Value::map([
-            ("name", Value::from("file")),
-            ("info", json(file, file.filename())),
-        ]));
+    for (role, child) in shown(node) {
+        let info = json(&child, child.filename());
+        children.push(Value::map([("name", Value::from(role)), ("info", info)]));
     }
     let mut out = Value::map([("children", Value::List(children))]);
     if !about.snapshots.is_empty() {
@@ -104,12 +73,14 @@ fn json(node: &Node, name: &str) -> Value {
     if let Some(size) = allocated(node) {
         out.set("actual-size", number(size));
     }
+    let encrypted = is_encrypted(node, about.specific.as_ref());
+    if encrypted {
+        out.set("encrypted", Value::Bool(true));
+    }
     let specific = about.specific.or_else(|| (node.class().name == "file").then(Value::empty));
     if let Some(data) = specific {
-        out.set(
-            "format-specific",
-            Value::map([("type", Value::from(node.class().name)), ("data", data)]),
-        );
+        let members = [("type", Value::from(node.class().name)), ("data", data)];
+        out.set("format-specific", Value::map(members));
     }
     if let Some(backing) = &about.backing_file {
         out.set("full-backing-filename", Value::from(full_name(node, backing).as_str()));
@@ -119,22 +90,60 @@ fn json(node: &Node, name: &str) -> Value {
     out
 }
 
+fn is_encrypted(node: &Node, specific: Option<&Value>) -> bool {
+    node.class().name == "luks" || specific.is_some_and(|data| data.get("encrypt").is_some())
+}
+
+/// A value as a tree of lines.
+fn tree(value: &Value, depth: usize, out: &mut String) {
+    let mut line = |label: String, value: &Value| {
+        out.push_str(&"    ".repeat(depth));
+        match value {
+            Value::Map(_) | Value::List(_) => {
+                out.push_str(&format!("{label}:\n"));
+                tree(value, depth + 1, out);
+            }
+            Value::Str(text) => out.push_str(&format!("{label}: {text}\n")),
+            other => out.push_str(&format!("{label}: {}\n", qapi::json::to_string(other))),
+        }
+    };
+    match value {
+        Value::Map(members) => {
+            for (key, value) in members {
+                line(key.replace('-', " "), value);
+            }
+        }
+        Value::List(all) => {
+            for (n, value) in all.iter().enumerate() {
+                line(format!("[{n}]"), value);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn indented(text: &str, depth: usize) -> String {
+    let space = "    ".repeat(depth);
+    text.lines().map(|line| format!("{space}{line}\n")).collect()
+}
+
 fn text(node: &Node, name: &str) -> String {
     let about = node.driver().format_info();
     let len = node.len();
     let mut out = format!(
-        "image: {name}\nfile format: {}\nvirtual size: {} ({len} bytes)\n",
+        "image: {name}\nfile format: {}\nvirtual size: {} ({len} bytes)\ndisk size: {}\n",
         node.class().name,
-        human(len)
+        human(len),
+        allocated(node).map_or_else(|| "unavailable".to_owned(), human)
     );
-    if let Some(size) = allocated(node) {
-        out += &format!("disk size: {}\n", human(size));
-    }
-    if about.dirty {
-        out += "cleanly shut down: no\n";
+    if is_encrypted(node, about.specific.as_ref()) {
+        out += "encrypted: yes\n";
     }
     if let Some(size) = about.cluster_size {
         out += &format!("cluster_size: {size}\n");
+    }
+    if about.dirty {
+        out += "cleanly shut down: no\n";
     }
     if let Some(backing) = &about.backing_file {
         let full = full_name(node, backing);
@@ -150,42 +159,52 @@ fn text(node: &Node, name: &str) -> String {
     }
     if let Some(specific) = &about.specific {
         out += "Format specific information:\n";
-        for (key, value) in specific.as_map().unwrap_or(&[]) {
-            let value = value.as_str().map_or_else(|| qapi::json::to_string(value), str::to_owned);
-            out += &format!("    {}: {value}\n", key.replace('-', " "));
-        }
+        tree(specific, 1, &mut out);
     }
-    if let Some(file) = node.child("file") {
-        out += &format!(
-            "Child node '/file':\n    filename: {}\n    protocol type: {}\n",
-            file.filename(),
-            file.class().name
-        );
-        out += &format!("    file length: {} ({} bytes)\n", human(file.len()), file.len());
-        if let Some(size) = allocated(file) {
-            out += &format!("    disk size: {}\n", human(size));
-        }
-    }
+    children(node, "", 0, &mut out);
     out
 }
 
+/// The files below, each in its turn.
+fn children(node: &Node, path: &str, depth: usize, out: &mut String) {
+    for (role, child) in shown(node) {
+        let path = format!("{path}/{role}");
+        *out += &indented(&format!("Child node '{path}':"), depth);
+        let mut about = format!(
+            "filename: {}\nprotocol type: {}\nfile length: {} ({} bytes)\n",
+            child.filename(),
+            child.class().name,
+            human(child.len()),
+            child.len()
+        );
+        if let Some(size) = allocated(&child) {
+            about += &format!("disk size: {}\n", human(size));
+        } else {
+            about += "disk size: unavailable\n";
+        }
+        *out += &indented(&about, depth + 1);
+        children(&child, &path, depth + 1, out);
+    }
+}
+
 pub(crate) fn run(args: &[String]) -> Done {
-    let given = Given::of(args, "f:J:BUh")?;
-    let (name, is_json) = (given.name()?, given.is_json()?);
-    let chain = given.has('B');
-    let flags = Flags {
-        read_only: true,
-        no_backing: !chain,
-        force_share: given.has('U'),
-        ..Flags::default()
-    };
-    let top = open(&graph(), name, given.value('f'), flags)?;
+    let Some(given) = Given::of("info", args, OPTIONS)? else { return Ok(0) };
+    let is_json = given.is_json()?;
+    let name = given.name()?;
+    let chain = given.has("backing-chain");
+    let flags = Flags { no_backing: true, ..given.flags(true) };
+    let graph = given.graph()?;
+    let top = given.open(&graph, name, given.value("format"), flags)?;
     let mut all: Vec<(Arc<Node>, String)> = vec![(top, name.to_owned())];
-    while let Some(below) =
-        all.last().and_then(|(node, _)| node.child("backing").cloned()).filter(|_| chain)
-    {
-        let name = below.filename().to_owned();
-        all.push((below, name));
+    while let Some((node, _)) = all.last().filter(|_| chain) {
+        let about = node.driver().format_info();
+        let Some(backing) = about.backing_file else { break };
+        let full = full_name(node, &backing);
+        if all.iter().any(|(node, _)| node.filename() == full) {
+            return Err(Fail("Backing file '%' creates an infinite loop.".replace('%', &full), 1));
+        }
+        let below = crate::options::open(&graph, &full, about.backing_format.as_deref(), flags)?;
+        all.push((below, full));
     }
     if !is_json {
         let texts: Vec<String> = all.iter().map(|(node, name)| text(node, name)).collect();
@@ -196,39 +215,4 @@ pub(crate) fn run(args: &[String]) -> Done {
     let value = if chain { Value::List(values) } else { values.remove(0) };
     say(&format!("{}\n", qapi::json::to_string_pretty(&value)));
     Ok(0)
-}
-
-pub(crate) fn snapshot(args: &[String]) -> Done {
-    let given = Given::of(args, "la:c:d:qUh")?;
-    let name = given.name()?;
-    let flags = Flags {
-        read_only: !(given.has('a') || given.has('c') || given.has('d')),
-        no_backing: true,
-        force_share: given.has('U'),
-        ..Flags::default()
-    };
-    let node = open(&graph(), name, None, flags)?;
-    let now = host::realtime_ns();
-    let seconds = u32::try_from(now / 1_000_000_000).unwrap_or(0);
-    let rest = u32::try_from(now % 1_000_000_000).unwrap_or(0);
-    let (change, what, tag) = if let Some(tag) = given.value('c') {
-        (SnapshotChange::Create(tag.into(), seconds, rest), "create", tag)
-    } else if let Some(tag) = given.value('a') {
-        (SnapshotChange::Apply(tag.into()), "apply", tag)
-    } else if let Some(tag) = given.value('d') {
-        (SnapshotChange::Delete(tag.into()), "delete", tag)
-    } else {
-        let snapshots = node.driver().format_info().snapshots;
-        if !snapshots.is_empty() {
-            say(&list(&snapshots));
-        }
-        return Ok(0);
-    };
-    match node.driver().change_snapshot(&change) {
-        Ok(()) => Ok(0),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Fail(format!("Could not {what} snapshot '{tag}': snapshot not found"), 1))
-        }
-        Err(error) => fail(&format!("Could not {what} snapshot '{tag}'"), &error),
-    }
 }

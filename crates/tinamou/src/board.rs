@@ -151,6 +151,7 @@ fn config(
             cores: smp.cores,
             threads: smp.threads,
         }),
+        clusters_given: settings.smp.is_some_and(|smp| smp.clusters_given),
         cpu_model: settings.cpu.as_ref().map(|cpu| cpu.name.clone()),
         cpu_props: settings.cpu.as_ref().map(|cpu| cpu.props.clone()).unwrap_or_default(),
         boot: BootFiles {

@@ -41,6 +41,8 @@ pub(crate) struct Smp {
     pub(crate) sockets: u32,
     /// Clusters in a socket.
     pub(crate) clusters: u32,
+    /// Clusters were named.
+    pub(crate) clusters_given: bool,
     /// Cores in a cluster.
     pub(crate) cores: u32,
     /// Threads in a core.
@@ -341,7 +343,7 @@ fn smp(text: &str) -> qapi::Result<Smp> {
 /// Fills in what was not given, as QEMU does since 6.2: cores before sockets before threads.
 fn topology(found: [u32; 6]) -> qapi::Result<Smp> {
     let [mut cpus, mut max, mut sockets, clusters, mut cores, threads] = found;
-    let clusters = clusters.max(1);
+    let (clusters_given, clusters) = (clusters > 0, clusters.max(1));
     let given = if max > 0 { max } else { cpus };
     let threads = threads.max(1);
     let product = |a: u32, b: u32| a.saturating_mul(b);
@@ -373,7 +375,7 @@ fn topology(found: [u32; 6]) -> qapi::Result<Smp> {
              smp_cpus ({cpus})"
         )));
     }
-    Ok(Smp { cpus, max, sockets, clusters, cores, threads })
+    Ok(Smp { cpus, max, sockets, clusters, clusters_given, cores, threads })
 }
 
 /// `-m`.

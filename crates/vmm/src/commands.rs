@@ -3,6 +3,7 @@
 //! One file per area; [`COMMANDS`] lists what exists, and only what works.
 
 mod balloon;
+mod block;
 mod chardev;
 mod control;
 mod cpu_model;
@@ -70,6 +71,18 @@ impl Command {
 /// All commands.
 pub static COMMANDS: &[Command] = &[
     Command::of::<fd::AddFd>(),
+    Command::of::<block::change::BlockResize>(),
+    Command::of::<block::change::BlockdevAdd>(),
+    Command::of::<block::change::BlockdevChangeMedium>(),
+    Command::of::<block::change::BlockdevCloseTray>(),
+    Command::of::<block::change::BlockdevDel>(),
+    Command::of::<block::change::BlockdevInsertMedium>(),
+    Command::of::<block::change::BlockdevOpenTray>(),
+    Command::of::<block::change::BlockdevRemoveMedium>(),
+    Command::of::<block::change::Eject>(),
+    Command::of::<block::info::QueryBlock>(),
+    Command::of::<block::info::QueryNamedBlockNodes>(),
+    Command::of::<block::stats::QueryBlockstats>(),
     Command::of::<fd::Closefd>(),
     Command::of::<fd::Getfd>(),
     Command::of::<fd::QueryFdsets>(),
@@ -142,6 +155,7 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
+pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
 pub use net::{Card, cards};

@@ -75,14 +75,14 @@ impl Drop for Busy<'_> {
 
 impl Qcow2 {
     fn read_backing(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let Some(backing) = &self.backing else {
+        let Some(backing) = self.backing.node() else {
             into.fill(0);
             return Ok(());
         };
-        let len = backing.node().len().saturating_sub(at).min(into.len() as u64);
+        let len = backing.len().saturating_sub(at).min(into.len() as u64);
         let (there, behind) = into.split_at_mut(usize::try_from(len).unwrap_or(0));
         behind.fill(0);
-        if there.is_empty() { Ok(()) } else { backing.node().driver().read(at, there) }
+        if there.is_empty() { Ok(()) } else { backing.driver().read(at, there) }
     }
 
     fn unpacked(&self, entry: u64, place: u64, len: u64) -> io::Result<Arc<Vec<u8>>> {

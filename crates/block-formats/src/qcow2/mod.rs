@@ -54,7 +54,9 @@ pub static CLASS: BlockClass = BlockClass {
 /// An opened image.
 pub(crate) struct Qcow2 {
     file: Child,
-    backing: Option<Child>,
+    backing: block::Slot,
+    /// Requests that go to the file by themselves.
+    flights: block::Flights,
     meta: Mutex<Meta>,
     /// A guest cluster that somebody waits for became free ([`Qcow2::busy`]).
     done: Condvar,
@@ -104,7 +106,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     }
     let file = at.child("file")?;
     at.filename = file.node().filename().to_owned();
-    let header = Header::read(file.node())?;
+    let header = Header::read(&file.node())?;
     header.refuse_what_is_not_built()?;
     if header.incompatible & feature::CORRUPT != 0 && !at.read_only && !at.is_check() {
         let text = "qcow2: Image is corrupt; cannot be opened read/write";
@@ -117,7 +119,8 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let meta = Meta::read(header, file.node().clone()).map_err(|e| failed(&e))?;
     let image = Qcow2 {
         file,
-        backing,
+        backing: block::Slot::new(backing),
+        flights: block::Flights::default(),
         meta: Mutex::new(meta),
         done: Condvar::new(),
         busy: Mutex::default(),
@@ -140,11 +143,18 @@ impl Qcow2 {
         1 << self.cluster_bits
     }
 
+    /// Waits until no request is under way, and keeps new ones off.
+    fn alone(&self) -> parking_lot::RwLockWriteGuard<'_, ()> {
+        let all = self.gate.write();
+        self.flights.wait();
+        all
+    }
+
     /// Everything on the disk.
     fn commit(&self) -> stdio::Result<()> {
         // What gives clusters up must not meet a request that still reads them.
         let pending = self.meta.lock().has_frees();
-        let _all = pending.then(|| self.gate.write());
+        let _all = pending.then(|| self.alone());
         self.meta.lock().commit(self.unmap)
     }
 
@@ -180,13 +190,13 @@ impl BlockDriver for Qcow2 {
 
     fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> stdio::Result<()> {
         self.relieve()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         self.zero_range(at, len, unmap)
     }
 
     fn discard(&self, at: u64, len: u64) -> stdio::Result<()> {
         self.relieve()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         self.discard_range(at, len)
     }
 
@@ -197,7 +207,7 @@ impl BlockDriver for Qcow2 {
 
     fn truncate(&self, len: u64, how: Preallocation) -> stdio::Result<()> {
         self.commit()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         self.resize(len, how)
     }
 
@@ -215,6 +225,30 @@ impl BlockDriver for Qcow2 {
         })
     }
 
+    fn resolve(&self, at: u64, len: u64, write: bool) -> Option<block::Resolved> {
+        // Never waits: whoever asks may be the one that ends the requests that others wait for.
+        let _shared = self.gate.try_read()?;
+        let mut meta = self.meta.try_lock()?;
+        if !meta.is_cached(at) || (write && meta.is_crowded()) {
+            return None;
+        }
+        let (Mapped::Data(place), copied, run) = meta.map(at, len).ok()? else { return None };
+        let place = place + (at & (self.cluster_size() - 1));
+        if run < len || (write && (!copied || meta.guard(place, len).is_err())) {
+            return None;
+        }
+        let below = self.file.node().driver().resolve(place, len, write)?;
+        below
+            .guard
+            .is_none()
+            .then(|| block::Resolved { guard: Some(self.flights.begin()), ..below })
+    }
+
+    fn set_backing(&self, backing: Option<Child>) -> bool {
+        self.backing.set(backing);
+        true
+    }
+
     fn write_compressed(&self, at: u64, data: &[u8]) -> stdio::Result<bool> {
         match self.pack(data)? {
             Some(packed) => self.write_packed(at, &packed).map(|()| true),
@@ -227,7 +261,7 @@ impl BlockDriver for Qcow2 {
     }
 
     fn write_packed(&self, at: u64, packed: &[u8]) -> stdio::Result<()> {
-        let _all = self.gate.write();
+        let _all = self.alone();
         if at & (self.cluster_size() - 1) != 0 || at >= self.meta.lock().header.size {
             return Err(stdio::ErrorKind::InvalidInput.into());
         }
@@ -264,7 +298,7 @@ impl BlockDriver for Qcow2 {
         if fix != Fix::None && self.read_only {
             return Err(stdio::ErrorKind::PermissionDenied.into());
         }
-        let _all = self.gate.write();
+        let _all = self.alone();
         let mut meta = self.meta.lock();
         if !self.read_only {
             meta.commit(false)?;
@@ -274,7 +308,7 @@ impl BlockDriver for Qcow2 {
 
     fn change_snapshot(&self, change: &SnapshotChange) -> stdio::Result<()> {
         self.flush()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         let mut meta = self.meta.lock();
         *self.unpacked.lock() = None;
         snapshot::change(&mut meta, change)?;
@@ -314,7 +348,7 @@ impl Qcow2 {
         }
         drop(meta);
         // What lay behind the end of a backing file must not come to light.
-        let behind = self.backing.as_ref().map_or(0, |b| b.node().len());
+        let behind = self.backing.node().map_or(0, |node| node.len());
         if len > old && behind > old && how == Preallocation::Off {
             self.zero_range(old, behind.min(len) - old, true)?;
             self.meta.lock().commit(self.unmap)?;

@@ -213,6 +213,13 @@ impl Meta {
         })
     }
 
+    /// Whether [`Meta::map`] needs no table from the file.
+    pub(super) fn is_cached(&self, at: u64) -> bool {
+        let (index, _) = self.split(at);
+        let entry = self.l1.get(index).copied().unwrap_or(0);
+        entry & PLACE == 0 || self.cache.contains_key(&(entry & PLACE))
+    }
+
     /// What the cluster at `at` is, whether it may be written in place, and how many bytes from
     /// `at` on (at most `len`) are alike and in a row.
     pub(super) fn map(&mut self, at: u64, len: u64) -> io::Result<(Mapped, bool, u64)> {

@@ -7,7 +7,8 @@ static CLASSES: &[&BlockClass] = &[&block::FILE, &block::RAW, &super::CLASS];
 fn create(dir: &tempfile::TempDir, name: &str, size: u64, options: &[(&str, &str)]) -> String {
     let filename = dir.path().join(name).display().to_string();
     let options = options.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-    super::create::create(&Creation { filename: filename.clone(), size, options }).unwrap();
+    let new = Creation { filename: filename.clone(), size, options, ..Creation::default() };
+    super::create::create(&new).unwrap();
     filename
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod iov;
 pub(crate) mod mem;
 pub(crate) mod poll;
 pub(crate) mod random;
+pub(crate) mod ring;
 pub(crate) mod session;
 pub(crate) mod signal;
 pub(crate) mod tap;

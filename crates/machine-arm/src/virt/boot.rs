@@ -38,6 +38,7 @@ pub(super) fn fill_fw_cfg(plan: &Plan, board: &Board<'_>) -> qapi::Result<()> {
     ] {
         fw_cfg.set_file(name, data)?;
     }
+    super::acpi::offer(plan, board, &*fw_cfg)?;
     for (name, data) in &board.config.firmware_files {
         fw_cfg.set_file(name, data.clone())?;
     }

@@ -18,6 +18,10 @@ pub(super) struct Version {
     pub(super) timer_level: bool,
     /// Since 3.0: configuration space lies high.
     pub(super) high_ecam: bool,
+    /// Since 4.2: with firmware the power button is an ACPI event.
+    pub(super) events: bool,
+    /// Until 5.0: ACPI tells of the flash banks.
+    pub(super) flash_told: bool,
     /// Since 6.0: a GPIO controller of the secure world.
     pub(super) secure_gpio: bool,
     /// Since 6.2: the CPUs' topology is told, and there is an ITS.
@@ -61,6 +65,8 @@ const fn version(((major, minor), name, summary): Named) -> Version {
         pmu: number >= 207,
         timer_level: number >= 209,
         high_ecam: number >= 300,
+        events: number >= 402,
+        flash_told: number <= 500,
         secure_gpio: number >= 600,
         topology: number >= 602,
         compact: number >= 702,

@@ -1,0 +1,166 @@
+//! `bench`: sends requests one behind another and says how long they took.
+//!
+//! As many requests as `-d` says are under way at once, each from a thread of its own (at most
+//! [`THREADS`], more depth than that changes nothing). `-i` and `-n` are accepted.
+//! Source: QEMU's manual, `qemu-img bench`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use block::{Flags, Node};
+use parking_lot::Mutex;
+
+use crate::options::{Given, Opt, cache, size};
+use crate::{Done, Fail, fail, say};
+
+/// Most threads.
+const THREADS: u64 = 16;
+
+const OPTIONS: &[Opt] = &[
+    ('f', "format", "FMT"),
+    ('t', "cache", "CACHE"),
+    ('c', "count", "COUNT"),
+    ('d', "depth", "DEPTH"),
+    ('o', "offset", "OFFSET"),
+    ('s', "buffer-size", "BUFFER_SIZE"),
+    ('S', "step-size", "STEP_SIZE"),
+    ('i', "aio", "AIO"),
+    ('n', "native", ""),
+    ('w', "write", ""),
+    ('\0', "pattern", "PATTERN"),
+    ('\0', "flush-interval", "FLUSH_INTERVAL"),
+    ('\0', "no-drain", ""),
+];
+
+struct Plan {
+    count: u64,
+    depth: u64,
+    offset: u64,
+    step: u64,
+    buffer: u64,
+    writes: bool,
+    pattern: u8,
+    flush_every: u64,
+}
+
+fn number(
+    given: &Given,
+    name: &str,
+    what: &str,
+    other: u64,
+    range: (u64, u64),
+) -> Result<u64, Fail> {
+    let Some(text) = given.value(name) else { return Ok(other) };
+    let found = text.parse::<u64>().ok().filter(|n| (range.0..=range.1).contains(n));
+    let text = || match range {
+        (0, 255) => "Invalid pattern byte specified".to_owned(),
+        _ if what.is_empty() => format!("Invalid {name} specified"),
+        (low, high) => format!("Invalid {what} specified. Must be between {low} and {high}."),
+    };
+    found.ok_or_else(|| Fail(text(), 1))
+}
+
+fn plan(given: &Given) -> Result<Plan, Fail> {
+    let most = i32::MAX as u64;
+    let bytes = |name: &str, what: &str, other: u64| match given.value(name) {
+        None => Ok(other),
+        Some(text) => size(text)
+            .ok()
+            .filter(|n| *n <= most || name == "offset")
+            .ok_or_else(|| Fail(format!("Invalid {what} specified"), 1)),
+    };
+    let buffer = bytes("buffer-size", "buffer size", 4096)?;
+    let step = bytes("step-size", "step size", 0)?;
+    let plan = Plan {
+        count: number(given, "count", "request count", 75_000, (1, most))?,
+        depth: number(given, "depth", "queue depth", 64, (1, most))?,
+        offset: bytes("offset", "offset", 0)?,
+        step: if step == 0 { buffer } else { step },
+        buffer,
+        writes: given.has("write"),
+        pattern: u8::try_from(number(given, "pattern", "", 0, (0, 255))?).unwrap_or(0),
+        flush_every: number(given, "flush-interval", "flush interval", 0, (0, most))?,
+    };
+    if plan.buffer == 0 {
+        return Err(Fail("Invalid buffer size specified".into(), 1));
+    }
+    if !plan.writes && plan.flush_every > 0 {
+        return Err(Fail("--flush-interval is only available in write tests".into(), 1));
+    }
+    if plan.flush_every > 0 && plan.flush_every < plan.depth {
+        return Err(Fail("Flush interval can't be smaller than depth".into(), 1));
+    }
+    if given.value("aio").is_some_and(|word| !["threads", "native", "io_uring"].contains(&word)) {
+        return Err(Fail(format!("Invalid aio option: {}", given.value("aio").unwrap_or("")), 1));
+    }
+    Ok(plan)
+}
+
+fn work(node: &Node, plan: &Plan, next: &AtomicU64, wrong: &Mutex<Option<std::io::Error>>) {
+    let mut buffer = vec![plan.pattern; usize::try_from(plan.buffer).unwrap_or(0)];
+    let len = node.len();
+    loop {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        if n >= plan.count || wrong.lock().is_some() {
+            return;
+        }
+        // Requests begin anew where the image ends.
+        let room = len.saturating_sub(plan.buffer).saturating_add(1).max(1);
+        let at = (u128::from(plan.offset) + u128::from(n) * u128::from(plan.step))
+            % u128::from(room.max(len));
+        let at = u64::try_from(at).unwrap_or(0).min(room - 1);
+        let done = if plan.writes { node.write(at, &buffer) } else { node.read(at, &mut buffer) };
+        let is_flush = plan.flush_every > 0 && (n + 1) % plan.flush_every == 0;
+        let done = done.and_then(|()| if is_flush { node.flush() } else { Ok(()) });
+        if let Err(error) = done {
+            wrong.lock().get_or_insert(error);
+            return;
+        }
+    }
+}
+
+pub(crate) fn run(args: &[String]) -> Done {
+    let Some(given) = Given::of("bench", args, OPTIONS)? else { return Ok(0) };
+    let name = given.name()?;
+    let plan = plan(&given)?;
+    let no_flush = cache(given.value("cache"), "")?;
+    let flags = Flags { no_flush, ..given.flags(!plan.writes) };
+    let node = given.open(&*given.graph()?, name, given.value("format"), flags)?;
+    if node.len() < plan.buffer {
+        return Err(Fail("Image is too small for the buffer size".into(), 1));
+    }
+    if !given.has("quiet") {
+        say(&format!(
+            "Sending {} {} requests, {} bytes each, {} in parallel (starting at offset {}, step size {})\n",
+            plan.count,
+            if plan.writes { "write" } else { "read" },
+            plan.buffer,
+            plan.depth,
+            plan.offset,
+            plan.step
+        ));
+        if plan.flush_every > 0 {
+            let kind = if given.has("no-drain") { "ongoing " } else { "" };
+            say(&format!("Sending flush every {} {kind}requests\n", plan.flush_every));
+        }
+    }
+    let (next, wrong) = (AtomicU64::new(0), Mutex::new(None));
+    let begin = Instant::now();
+    let threads = plan.depth.min(THREADS).min(plan.count);
+    if threads == 1 {
+        work(&node, &plan, &next, &wrong);
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| work(&node, &plan, &next, &wrong));
+            }
+        });
+    }
+    if let Some(error) = wrong.into_inner() {
+        return fail("Failed request", &error);
+    }
+    if !given.has("quiet") {
+        say(&format!("Run completed in {:.3} seconds.\n", begin.elapsed().as_secs_f64()));
+    }
+    Ok(0)
+}
