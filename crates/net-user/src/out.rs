@@ -13,6 +13,8 @@ use crate::wire::{self, ETHERNET, pseudo_sum, sum_parts};
 pub(crate) const MTU: usize = 1500;
 /// Most neighbours that are remembered.
 const MAX_NEIGHBOURS: usize = 1024;
+/// Longest header behind that of IP: a router advertisement.
+const MAX_HEADER: usize = 96;
 
 /// What is asked of a packet besides its bytes.
 #[derive(Clone, Copy, Default)]
@@ -163,7 +165,7 @@ impl Out {
             return self.fragments(mac, (from, to), protocol, &[header, first, second]);
         }
         self.next_id = self.next_id.wrapping_add(1);
-        let mut head = [0; ETHERNET + 40 + 60];
+        let mut head = [0; ETHERNET + 40 + MAX_HEADER];
         let Some(n) = ip_head(&mut head, mac, (from, to), protocol, (len, self.next_id, 0)) else {
             return true;
         };

@@ -457,3 +457,36 @@ fn dhcp_arp_and_ping_are_answered() {
     assert_eq!(net::frame::fold(net::frame::sum(0, message)), 0xffff);
     assert_eq!((message[0], &message[8..]), (0, &b"data"[..]));
 }
+
+#[test]
+fn routers_and_neighbours_of_ipv6_answer() {
+    let mut s = setup(|_| {});
+    let local: std::net::Ipv6Addr = "fe80::5054:ff:fe12:3456".parse().unwrap();
+    let ask = |to: &str, message: &[u8]| {
+        let mut frame = vec![0x33, 0x33, 0, 0, 0, 2];
+        frame.extend(MAC);
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend(u16::try_from(message.len()).unwrap().to_be_bytes());
+        frame.extend([58, 255]);
+        frame.extend(local.octets());
+        frame.extend(to.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        frame.extend(message);
+        frame
+    };
+    let check = |frame: &[u8]| {
+        let ip = Ip::parse6(frame, frame.len()).unwrap();
+        let message = frame[ip.start..ip.start + ip.len].to_vec();
+        let sum = pseudo_sum(ip.from, ip.to, wire::ICMP6, ip.len);
+        assert_eq!(net::frame::fold(net::frame::sum(sum, &message)), 0xffff);
+        message
+    };
+    s.send(&ask("ff02::2", &[133, 0, 0, 0, 0, 0, 0, 0]));
+    let message = check(&s.frame());
+    assert_eq!((message[0], &message[32..34]), (134, &[0xfe, 0xc0][..]));
+    let target: std::net::Ipv6Addr = "fec0::2".parse().unwrap();
+    let question = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
+    s.send(&ask("ff02::1:ff00:2", &question));
+    assert_eq!(check(&s.frame())[0], 136);
+    s.send(&ask("fec0::2", &[128, 0, 0, 0, 0, 1, 0, 1, 7]));
+    assert_eq!(check(&s.frame())[..1], [129]);
+}
