@@ -1,10 +1,14 @@
 //! Objects that users make.
 
 use device::ObjectClass;
-use objects::{iothread, memory, rng, secret};
+use objects::{iothread, memory, net_filter, rng, secret};
 
 /// All object classes, sorted by name.
 pub static OBJECTS: &[&ObjectClass] = &[
+    &net_filter::BUFFER,
+    &net_filter::DUMP,
+    &net_filter::MIRROR,
+    &net_filter::REDIRECTOR,
     &iothread::CLASS,
     &memory::FILE,
     &memory::MEMFD,

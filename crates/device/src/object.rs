@@ -14,6 +14,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use qapi::{Error, Qapi, Result, Source, TypeRef, Value};
 
+use crate::services::Services;
+
 /// An object type: what its file says about it.
 pub trait ObjectType: Send + Sync + Sized + 'static {
     /// The name on the command line (`qom-type`).
@@ -83,6 +85,12 @@ impl ObjectBuild<'_> {
         self.objects
     }
 
+    /// What the host side offers of a type, such as the networks.
+    #[must_use]
+    pub fn service<T: Any + Clone + Send + Sync>(&self) -> Option<T> {
+        self.objects.services.find()
+    }
+
     /// Offers an ability by type, such as `Arc<dyn Entropy>`.
     pub fn offer<T: Any + Send + Sync>(&mut self, ability: T) {
         self.offers.insert(TypeId::of::<T>(), Arc::new(ability));
@@ -143,19 +151,28 @@ impl<T> Deref for Held<T> {
 
 /// All objects by id.
 #[derive(Default)]
-pub struct Objects(Mutex<Vec<Arc<Object>>>);
+pub struct Objects {
+    list: Mutex<Vec<Arc<Object>>>,
+    services: Services,
+}
 
 impl Objects {
+    /// An empty table of objects that find these services.
+    #[must_use]
+    pub fn new(services: Services) -> Objects {
+        Objects { list: Mutex::default(), services }
+    }
+
     /// All objects in order of creation.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Object>> {
-        self.0.lock().clone()
+        self.list.lock().clone()
     }
 
     /// The object of this id.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Arc<Object>> {
-        self.0.lock().iter().find(|o| o.id == id).cloned()
+        self.list.lock().iter().find(|o| o.id == id).cloned()
     }
 
     /// Creates an object.
@@ -178,7 +195,7 @@ impl Objects {
         let object = (class.create)(props, source, &mut at)?;
         let ObjectBuild { props, offers, .. } = at;
         let object = Object { id: id.to_owned(), class, props, object, offers };
-        self.0.lock().push(Arc::new(object));
+        self.list.lock().push(Arc::new(object));
         Ok(())
     }
 
@@ -187,7 +204,7 @@ impl Objects {
     /// # Errors
     /// There is none of that id, or it is in use.
     pub fn remove(&self, id: &str) -> Result<()> {
-        let mut all = self.0.lock();
+        let mut all = self.list.lock();
         let Some(index) = all.iter().position(|o| o.id == id) else {
             return Err(Error::generic(format!("object '{id}' not found")));
         };

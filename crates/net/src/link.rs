@@ -296,9 +296,12 @@ impl Link {
         }
     }
 
-    /// Adds a filter; frames for the guest pass them in order, frames of the guest in reverse.
-    pub fn add_filter(&self, filter: Arc<dyn Filter>) {
-        self.filters.write().push(filter);
+    /// Adds a filter, in front of or behind the others; frames for the guest pass them in order,
+    /// frames of the guest in reverse.
+    pub fn add_filter(&self, filter: Arc<dyn Filter>, head: bool) {
+        let mut filters = self.filters.write();
+        let at = if head { 0 } else { filters.len() };
+        filters.insert(at, filter);
         self.filtered.store(true, Ordering::Release);
     }
 

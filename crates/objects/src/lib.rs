@@ -1,6 +1,7 @@
 //! Objects that users make (`-object`, `object-add`).
 //!
-//! One file per family: entropy (`rng-random`, `rng-builtin`), secrets, I/O threads, memory. Each
+//! One file per family: entropy (`rng-random`, `rng-builtin`), secrets, I/O threads, memory,
+//! network filters. Each
 //! has QEMU's property names, defaults and messages, and offers what it can do by type (see
 //! `device::Entropy` and its neighbours). Not here: thread contexts, so `prealloc-context` names
 //! none; persistent memory (`pmem=on` is refused); alignments beyond the host's page size.
@@ -10,6 +11,7 @@ pub mod base64;
 mod help;
 pub mod iothread;
 pub mod memory;
+pub mod net_filter;
 pub mod rng;
 pub mod secret;
 

@@ -187,11 +187,11 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
         let (id, kind) = mon_option(vm, mon)?;
         add_or_defer_monitor(vm, &mut kept, &id, kind, &mon.place)?;
     }
+    let networks = network::table(vm);
+    plan.open(&networks)?;
     for object in objects.iter().filter(|object| !object.early) {
         add_object(vm, object)?;
     }
-    let networks = network::table(vm);
-    plan.open(&networks)?;
     let drives = crate::drives::open_all(vm, settings)?;
     board::create(vm, settings, machine, (serials, drives.flash))?;
     plan.plug(program, vm)?;

@@ -79,12 +79,13 @@ impl Vm {
         handle: Handle,
         requests: Arc<Requests>,
     ) -> Arc<Self> {
+        let services = Services::default();
         let vm = Arc::new_cyclic(|this| Self {
             listing,
             chardevs,
-            objects: Arc::default(),
+            objects: Arc::new(Objects::new(services.clone())),
             fds,
-            services: Services::default(),
+            services: services.clone(),
             clock,
             handle,
             requests: requests.clone(),
