@@ -2,7 +2,7 @@
 //!
 //! The guest sees a router with DHCP, a name server, TFTP and IPv6 advertisements; its TCP
 //! connections, UDP datagrams and echoes leave the host through ordinary sockets, and ports of
-//! the host lead to it (`hostfwd`). The TCP end is our own ([`tcp`](crate)); long segments
+//! the host lead to it (`hostfwd`). The TCP end is our own; long segments
 //! (TSO) go in both directions unsplit, so the cost is per 64 KiB and not per 1460 bytes.
 //! Everything of the guest and everything from outside is untrusted: each parser takes any
 //! bytes, and tables, buffers and time are bounded.
@@ -28,6 +28,8 @@ mod resolver;
 mod ring;
 mod stack;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod tftp;
 mod user;
 mod wire;

@@ -9,16 +9,25 @@
 //! Sources: QEMU 10.0's manual ("network options") and its observable behaviour;
 //! virtio 1.3, section 5.1.6 for the header.
 
+pub mod address;
 pub mod announce;
+mod dgram;
 pub mod filter;
 pub mod frame;
 pub mod hub;
 pub mod link;
 pub mod option;
+mod socket;
+pub mod stream;
 mod table;
+mod tap;
 
+pub use dgram::DgramArgs;
 pub use filter::{Direction, Filter, Verdict};
 pub use frame::{Bytes, Frame, Offload};
 pub use hub::{HubPortArgs, Hubs};
 pub use link::{Backend, Link, Mac, Nic, NicInfo, RxFilter, Takes, UserNet, mac_text, parse_mac};
+pub use socket::SocketArgs;
+pub use stream::StreamArgs;
 pub use table::{Context, FindFd, Kind, NetdevClass, Netdevs, Open, Tell};
+pub use tap::TapArgs;

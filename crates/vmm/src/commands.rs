@@ -158,8 +158,8 @@ pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
-pub(crate) use net::RxFilterChanged;
 pub use net::{Card, cards};
+pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use pci::{pci_class_name, pci_functions};
 pub use qom::add_object;
 

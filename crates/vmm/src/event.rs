@@ -92,6 +92,8 @@ pub static EVENTS: &[(&str, TypeRef)] = &[
     ("BLOCK_IO_ERROR", crate::commands::BlockIoError::type_info),
     ("DEVICE_TRAY_MOVED", crate::commands::TrayMoved::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
+    ("NETDEV_STREAM_CONNECTED", crate::commands::StreamConnected::type_info),
+    ("NETDEV_STREAM_DISCONNECTED", crate::commands::StreamDisconnected::type_info),
     ("NIC_RX_FILTER_CHANGED", crate::commands::RxFilterChanged::type_info),
     ("SHUTDOWN", CauseData::type_info),
     ("POWERDOWN", <()>::type_info),

@@ -162,6 +162,8 @@ pub struct VirtioNet {
     turns: Vec<Mutex<()>>,
     /// One frame at a time takes buffers, which may have to be put back.
     receiving: Mutex<()>,
+    /// The driver was asked not to tell of new receive buffers.
+    quiet: AtomicBool,
     /// The driver is there; mirrors `features != 0` for the fast path.
     running: AtomicBool,
     /// The filter changed since it was asked for.
@@ -230,6 +232,7 @@ impl DeviceType for VirtioNet {
                 receives: kick(|card, _| card.has_room(), 0),
                 turns: (0..pairs).map(|_| Mutex::default()).collect(),
                 receiving: Mutex::default(),
+                quiet: AtomicBool::new(false),
                 running: AtomicBool::new(false),
                 filter_told: AtomicBool::new(true),
                 state: Mutex::new(State { mac: mac_number(mac), ..State::default() }),
@@ -440,12 +443,7 @@ impl VirtioDevice for VirtioNet {
             }
         }
         self.running.store(true, Ordering::Release);
-        for pair in 0..self.pairs {
-            if let Some(queue) = self.queue(2 * pair) {
-                // Room is asked for when there is none.
-                queue.set_notification(false);
-            }
-        }
+        self.quiet.store(false, Ordering::Relaxed);
         if let Some(link) = &self.link {
             link.takes_changed();
         }

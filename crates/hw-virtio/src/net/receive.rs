@@ -95,15 +95,14 @@ impl VirtioNet {
             None => {
                 // Ask to be told of new buffers, and look once more: they may have come meanwhile.
                 queue.set_notification(true);
-                match self.gather(queue, total, mergeable) {
-                    Some(chains) => {
-                        queue.set_notification(false);
-                        chains
-                    }
-                    None => return false,
-                }
+                self.quiet.store(false, Ordering::Relaxed);
+                let Some(chains) = self.gather(queue, total, mergeable) else { return false };
+                chains
             }
         };
+        if !self.quiet.swap(true, Ordering::Relaxed) {
+            queue.set_notification(false);
+        }
         let mut first = [0; Offload::LEN + 2];
         let (head, count) = first.split_at_mut(Offload::LEN);
         head.copy_from_slice(&frame.offload.to_bytes());

@@ -267,3 +267,19 @@ pub(crate) struct RxFilterChanged {
     /// Its path.
     path: String,
 }
+
+/// Data of `NETDEV_STREAM_CONNECTED`.
+#[derive(Qapi)]
+pub(crate) struct StreamConnected {
+    /// Id of the back end.
+    netdev_id: String,
+    /// Where the peer is.
+    addr: ::net::address::SocketAddress,
+}
+
+/// Data of `NETDEV_STREAM_DISCONNECTED`.
+#[derive(Qapi)]
+pub(crate) struct StreamDisconnected {
+    /// Id of the back end.
+    netdev_id: String,
+}
