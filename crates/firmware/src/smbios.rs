@@ -138,8 +138,9 @@ impl Options {
         self.of(kind).filter_map(|g| g.get(name)).last()
     }
 
+    /// A number, which only the last option of the type can give.
     fn number(&self, kind: u8, name: &str) -> Option<u64> {
-        self.text(kind, name).and_then(number)
+        self.of(kind).last()?.get(name).and_then(number)
     }
 
     /// The machine's UUID if type 1 names one.
@@ -332,7 +333,11 @@ fn bios(o: &Options, out: &mut Vec<u8>) {
     s.string(o.text(0, "vendor")).string(o.text(0, "version")).u16(0xe800);
     s.string(o.text(0, "date")).u8(0);
     // Characteristics are not told; targeted content distribution; UEFI; a virtual machine.
-    let uefi = o.text(0, "uefi").is_some_and(|t| ["on", "yes", "true", "y"].contains(&t));
+    let uefi = o
+        .of(0)
+        .last()
+        .and_then(|g| g.get("uefi"))
+        .is_some_and(|t| ["on", "yes", "true", "y"].contains(&t));
     s.u64(8).u8(0).u8(if uefi { 0x1c } else { 0x14 });
     let (major, minor) = o.text(0, "release").and_then(release).unwrap_or((0, 0));
     s.u8(major).u8(minor).u8(0xff).u8(0xff);

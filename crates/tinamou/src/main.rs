@@ -11,6 +11,7 @@
 #![expect(clippy::print_stderr, reason = "this is the program")]
 
 mod board;
+mod boot_option;
 mod config_file;
 mod daemon;
 mod defaults;

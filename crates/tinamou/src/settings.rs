@@ -89,6 +89,8 @@ pub(crate) struct Settings {
     pub(crate) globals: Vec<Placed>,
     pub(crate) gdb: Vec<Placed>,
     pub(crate) firmware_files: Vec<(String, Vec<u8>)>,
+    pub(crate) boot_options: machine::BootOptions,
+    pub(crate) smbios: firmware::smbios::Options,
     pub(crate) fds: Vec<GivenFd>,
     pub(crate) pidfile: Option<Placed>,
     pub(crate) daemonize: bool,
@@ -167,6 +169,20 @@ impl Settings {
         Ok(())
     }
 
+    /// `-smbios`.
+    fn smbios(&mut self, given: &Placed) -> Step<()> {
+        const MOST: u64 = 64 << 10;
+        let read = |path: &str| {
+            let len = std::fs::metadata(path)?.len();
+            if len > MOST {
+                return Err(std::io::ErrorKind::FileTooLarge.into());
+            }
+            std::fs::read(path)
+        };
+        let option = firmware::smbios::pairs(&given.value);
+        self.smbios.add(&option, &read).at(&given.place)
+    }
+
     /// The short forms of `-drive`.
     fn short_drive(&mut self, name: &str, given: &Placed) {
         let file = given.value.replace(',', ",,");
@@ -189,6 +205,8 @@ impl Settings {
             "gdb" => self.gdb.push(given),
             "s" => self.gdb.push(Placed { place: given.place, value: "tcp::1234".into() }),
             "fw_cfg" => self.firmware_files.push(firmware_file(&given)?),
+            "smbios" => self.smbios(&given)?,
+            "boot" => crate::boot_option::add(&mut self.boot_options, &given)?,
             "add-fd" => self.fds.push(inherited_fd(given)?),
             "pidfile" => self.pidfile = Some(given),
             "daemonize" => self.daemonize = true,

@@ -212,6 +212,9 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
     for given in &settings.devices {
         add_device(vm, given)?;
     }
+    if let Some(machine) = vm.machine() {
+        machine.tell_boot_order();
+    }
     network::warn(program, vm, &networks);
     Ok(kept)
 }

@@ -246,6 +246,9 @@ impl DeviceType for VirtioNet {
         if let Some(table) = &netdevs {
             table.note(Arc::downgrade(&nic), found);
         }
+        if let Some(index) = card.props.bootindex {
+            at.offer(device::BootEntry { index, node: "/ethernet-phy@0".into() });
+        }
         at.offer::<virtio::Offer>(card.clone());
         at.offer::<Arc<dyn Nic>>(nic);
         Ok(card)
