@@ -50,7 +50,7 @@ impl Reassembly {
     ) -> Option<Vec<u8>> {
         self.0.retain(|partial| partial.until > now);
         let end = piece.offset.checked_add(data.len()).filter(|end| *end <= MAX_LEN)?;
-        if data.is_empty() || (piece.more && data.len() % 8 != 0) {
+        if data.is_empty() || (piece.more && !data.len().is_multiple_of(8)) {
             return None;
         }
         let key = (ip.from, ip.to, ip.protocol, piece.id);

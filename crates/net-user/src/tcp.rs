@@ -324,9 +324,9 @@ impl Conn {
         if segment.flags & SYN != 0 {
             // The guest did not hear the answer, or is not in step.
             if self.phase == Phase::SynReceived {
-                self.send_syn(out)
+                self.send_syn(out);
             } else {
-                self.ack_due = true
+                self.ack_due = true;
             }
             return;
         }
@@ -440,7 +440,7 @@ impl Conn {
         let room = as_len(self.rcv_edge.wrapping_sub(self.rcv_next));
         let len = (segment.len - skip).min(room);
         if len > 0 {
-            self.to_socket(frame, segment.start + skip, len);
+            self.write_out(frame, segment.start + skip, len);
             self.rcv_next = self.rcv_next.wrapping_add(as_seq(len));
         }
         if fin && len == segment.len - skip {
@@ -449,7 +449,7 @@ impl Conn {
         }
     }
 
-    fn to_socket(&mut self, frame: &Frame<'_>, start: usize, len: usize) {
+    fn write_out(&mut self, frame: &Frame<'_>, start: usize, len: usize) {
         let mut done = 0;
         if let (true, Some(host)) = (self.to_host.is_empty() && !self.host_shut, &self.host) {
             done = match frame.bytes {

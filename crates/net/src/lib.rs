@@ -29,5 +29,5 @@ pub use hub::{HubPortArgs, Hubs};
 pub use link::{Backend, Link, Mac, Nic, NicInfo, RxFilter, Takes, UserNet, mac_text, parse_mac};
 pub use socket::SocketArgs;
 pub use stream::StreamArgs;
-pub use table::{Context, FindFd, Kind, NetdevClass, Netdevs, Open, Tell};
+pub use table::{Connected, Context, FindFd, Kind, NetdevClass, Netdevs, Open, Tell};
 pub use tap::TapArgs;

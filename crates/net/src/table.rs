@@ -67,12 +67,17 @@ impl NetdevClass {
     }
 }
 
+/// A card with its link, if it has one.
+pub type Connected = (Arc<dyn Nic>, Option<Arc<Link>>);
+
+type Noted = (std::sync::Weak<dyn Nic>, Option<Arc<Link>>);
+
 /// The networks of a machine. As a service of devices: `Arc<Netdevs>`.
 pub struct Netdevs {
     classes: &'static [NetdevClass],
     context: Context,
     links: Mutex<Vec<Arc<Link>>>,
-    nics: Mutex<Vec<(std::sync::Weak<dyn Nic>, Option<Arc<Link>>)>>,
+    nics: Mutex<Vec<Noted>>,
     macs: Mutex<Vec<crate::link::Mac>>,
     /// The announcement under way.
     announcing: Mutex<Option<Arc<dyn std::any::Any + Send + Sync>>>,
@@ -182,7 +187,7 @@ impl Netdevs {
 
     /// All cards with their links.
     #[must_use]
-    pub fn nics(&self) -> Vec<(Arc<dyn Nic>, Option<Arc<Link>>)> {
+    pub fn nics(&self) -> Vec<Connected> {
         let nics = self.nics.lock();
         nics.iter().filter_map(|(nic, link)| Some((nic.upgrade()?, link.clone()))).collect()
     }
