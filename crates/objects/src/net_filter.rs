@@ -29,6 +29,24 @@ pub static MIRROR: ObjectClass = ObjectClass::of::<Attached<Mirror>>();
 /// The class of `filter-redirector`.
 pub static REDIRECTOR: ObjectClass = ObjectClass::of::<Attached<Redirector>>();
 
+/// A number of 32 bits that the help calls so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word(pub u32);
+
+impl qapi::Qapi for Word {
+    fn type_info() -> &'static qapi::TypeInfo {
+        static INFO: qapi::TypeInfo =
+            qapi::TypeInfo { name: "uint32", doc: "", kind: qapi::Kind::Any };
+        &INFO
+    }
+    fn from_value(value: qapi::Value, source: qapi::Source) -> Result<Self> {
+        u32::from_value(value, source).map(Word)
+    }
+    fn to_value(&self) -> qapi::Value {
+        qapi::Qapi::to_value(&self.0)
+    }
+}
+
 /// Which frames a filter sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
 #[qapi(name = "NetFilterDirection")]
@@ -43,16 +61,12 @@ pub enum Queue {
 
 /// Properties of all filters.
 #[derive(Clone, Debug, Qapi)]
+#[expect(missing_docs, reason = "the peer's help has no text either")]
 pub struct Common {
-    /// The back end on whose link it is.
     pub netdev: String,
-    /// Which frames it sees (default: all).
     pub queue: Option<Queue>,
-    /// `on` or `off`.
     pub status: Option<String>,
-    /// `head` or `tail` (the default).
     pub position: Option<String>,
-    /// Beside a named filter; not built.
     pub insert: Option<String>,
 }
 
@@ -140,15 +154,13 @@ impl<F: FilterKind> ObjectType for Attached<F> {
 
 /// Properties of `filter-dump`.
 #[derive(Clone, Debug, Qapi)]
+#[expect(missing_docs, reason = "the peer's help has no text either")]
 pub struct DumpProps {
-    #[expect(missing_docs, reason = "documented as a type")]
     #[qapi(flatten)]
     pub common: Common,
-    /// The file.
     pub file: String,
-    /// Most bytes kept of a frame.
     #[qapi(default = 65536)]
-    pub maxlen: u32,
+    pub maxlen: Word,
 }
 
 /// Writes frames to a file.
@@ -178,7 +190,7 @@ impl FilterKind for Dump {
             Error::generic(format!("net dump: can't open {path}: {}", host::reason(&error)))
         };
         let mut file = File::create(&path).map_err(fail)?;
-        file.write_all(&pcap_header(props.maxlen)).map_err(|error| {
+        file.write_all(&pcap_header(props.maxlen.0)).map_err(|error| {
             Error::generic(format!("net dump write error: {}", host::reason(&error)))
         })?;
         Ok(Arc::new(Dump { props, file: Mutex::new(file) }))
@@ -188,7 +200,7 @@ impl FilterKind for Dump {
 impl Filter for Dump {
     fn pass(&self, _: &Link, direction: Direction, frame: &Frame<'_>) -> Verdict {
         if self.props.common.sees(direction) {
-            let most = usize::try_from(self.props.maxlen).unwrap_or(MAX_FRAME);
+            let most = usize::try_from(self.props.maxlen.0).unwrap_or(MAX_FRAME);
             let data = frame.to_vec(most.min(MAX_FRAME));
             let now = host::realtime_ns();
             let seconds = u32::try_from(now.div_euclid(1_000_000_000)).unwrap_or(0);
@@ -206,12 +218,11 @@ impl Filter for Dump {
 
 /// Properties of `filter-buffer`.
 #[derive(Clone, Debug, Qapi)]
+#[expect(missing_docs, reason = "the peer's help has no text either")]
 pub struct BufferProps {
-    #[expect(missing_docs, reason = "documented as a type")]
     #[qapi(flatten)]
     pub common: Common,
-    /// Microseconds between releases.
-    pub interval: u32,
+    pub interval: Word,
 }
 
 /// Most bytes that a buffer keeps; what comes beyond passes.
@@ -252,7 +263,7 @@ impl Buffer {
 
     fn arm(&self) {
         if let Some(timer) = self.timer.get() {
-            let wait = u64::from(self.props.interval).saturating_mul(1000);
+            let wait = u64::from(self.props.interval.0).saturating_mul(1000);
             timer.arm_at(timer.clock().now_ns().saturating_add(wait));
         }
     }
@@ -266,7 +277,7 @@ impl FilterKind for Buffer {
         &props.common
     }
     fn make(props: BufferProps, link: &Arc<Link>, table: &Netdevs) -> Result<Arc<Buffer>> {
-        if props.interval == 0 {
+        if props.interval == Word(0) {
             let text = "Property 'filter-buffer.interval' requires a positive value";
             return Err(Error::generic(text));
         }
@@ -367,13 +378,11 @@ fn out(table: &Netdevs, id: &str, header: bool) -> Result<Arc<Out>> {
 
 /// Properties of `filter-mirror`.
 #[derive(Clone, Debug, Qapi)]
+#[expect(missing_docs, reason = "the peer's help has no text either")]
 pub struct MirrorProps {
-    #[expect(missing_docs, reason = "documented as a type")]
     #[qapi(flatten)]
     pub common: Common,
-    /// Character back end that copies go to.
     pub outdev: String,
-    /// Copies have a header.
     #[qapi(name = "vnet_hdr_support")]
     pub vnet_hdr_support: Option<bool>,
 }
@@ -408,15 +417,12 @@ impl Filter for Mirror {
 
 /// Properties of `filter-redirector`.
 #[derive(Clone, Debug, Qapi)]
+#[expect(missing_docs, reason = "the peer's help has no text either")]
 pub struct RedirectorProps {
-    #[expect(missing_docs, reason = "documented as a type")]
     #[qapi(flatten)]
     pub common: Common,
-    /// Character back end that frames come from.
     pub indev: Option<String>,
-    /// Character back end that frames go to.
     pub outdev: Option<String>,
-    /// Frames have a header.
     #[qapi(name = "vnet_hdr_support")]
     pub vnet_hdr_support: Option<bool>,
 }
@@ -571,7 +577,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f.pcap");
         let file = path.to_string_lossy().into_owned();
-        let props = DumpProps { common: common(None, None), file, maxlen: 4 };
+        let props = DumpProps { common: common(None, None), file, maxlen: Word(4) };
         let events = evloop::EventLoop::new().unwrap();
         let link = Link::new("n", "user", events.handle());
         let file = File::create(&path).unwrap();

@@ -99,8 +99,8 @@ pub struct Props {
     #[qapi(default = false)]
     pub hash: bool,
     /// Descriptors of programs that hash; not built
-    #[qapi(name = "ebpf-rss-fds")]
-    pub ebpf_rss_fds: Option<FdList>,
+    #[qapi(name = "ebpf-rss-fds", default = "[]")]
+    pub ebpf_rss_fds: FdList,
     /// Join segments for the driver; not built
     #[qapi(name = "guest_rsc_ext", default = false)]
     pub guest_rsc_ext: bool,
@@ -167,7 +167,7 @@ impl Props {
             (self.hash, "hash"),
             (self.guest_rsc_ext, "guest_rsc_ext"),
             (self.failover, "failover"),
-            (self.ebpf_rss_fds.is_some(), "ebpf-rss-fds"),
+            (self.ebpf_rss_fds.0 != "[]", "ebpf-rss-fds"),
         ] {
             if on {
                 return bad(format!("'{name}' is not built yet in Tinamou"));
