@@ -41,6 +41,8 @@ pub struct Flags {
     pub unmap: bool,
     /// Open for looking and mending only: damage is no reason to refuse.
     pub check: bool,
+    /// Open for looking at headers only: no secrets are needed.
+    pub header_only: bool,
 }
 
 /// The id of a drive and its node.
@@ -163,6 +165,12 @@ impl Opening<'_> {
     #[must_use]
     pub fn is_check(&self) -> bool {
         self.flags.check
+    }
+
+    /// Whether only headers are looked at.
+    #[must_use]
+    pub fn is_header_only(&self) -> bool {
+        self.flags.header_only
     }
 
     /// Whether discards are passed on.

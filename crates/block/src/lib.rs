@@ -26,7 +26,7 @@ pub use driver::{
     Fix, FormatInfo, Keys, Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
 };
 pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
-pub use node::{Child, Hold, Node, Stats, Use};
+pub use node::{Child, Hold, Node, Stats, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;
 

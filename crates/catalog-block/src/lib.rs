@@ -15,6 +15,7 @@ pub static BLOCK: &[&BlockClass] = &[
     &block::NULL_CO,
     &block::RAW,
     &block_formats::qcow2::CLASS,
+    &block_formats::luks::CLASS,
 ];
 
 /// Objects that nodes refer to, for programs that have no other objects.

@@ -195,7 +195,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     let is_json = given.is_json()?;
     let name = given.name()?;
     let chain = given.has("backing-chain");
-    let flags = Flags { no_backing: true, ..given.flags(true) };
+    let flags = Flags { no_backing: true, header_only: true, ..given.flags(true) };
     let graph = given.graph()?;
     let top = given.open(&graph, name, given.value("format"), flags)?;
     let mut all: Vec<(Arc<Node>, String)> = vec![(top, name.to_owned())];

@@ -10,15 +10,15 @@ use std::io;
 
 use block::{CheckReport, Fix, unsupported};
 
-use super::header::{be32, be64};
+use super::bitmap;
+use super::header::{CRYPT_HEADER, be64};
 use super::snapshot::{mark, read_l1};
-use super::tables::{COPIED, Mapped, Meta, PLACE};
+use super::tables::{ALL_DATA, COMPRESSED, COPIED, Mapped, Meta, PLACE};
 
 /// Most clusters of a file that is looked at.
 const MOST: u64 = 1 << 28;
 /// Most messages.
 const MESSAGES: usize = 1000;
-const BITMAPS: u32 = 0x2385_2875;
 
 struct Walk {
     counts: Vec<u32>,
@@ -90,8 +90,15 @@ fn walk_l1(meta: &mut Meta, walk: &mut Walk, l1: &[u64], active: bool) -> io::Re
         }
         // Past the cache: an image may name one table many times, and none of it is kept.
         let entries = meta.l2(place)?.entries.clone();
-        for entry in entries {
-            match meta.decode(entry) {
+        for words in entries.chunks(meta.stride()) {
+            let entry = words.first().copied().unwrap_or(0);
+            let map = words.get(1).copied().unwrap_or(0);
+            if entry & COMPRESSED == 0 && map & (map >> 32) & ALL_DATA != 0 {
+                walk.broken(format!("offset={:x}: a sub-cluster is marked as data and as zero; L2 entry corrupted.", entry & PLACE));
+            }
+            // What the cluster's place is used for counts, not what its sub-clusters are.
+            let as_data = if meta.has_place(entry) { ALL_DATA } else { 0 };
+            match meta.decode(entry, as_data, 0) {
                 Err(_) => walk.broken(format!(
                     "offset={:x}: Cluster is not properly aligned; L2 entry corrupted.",
                     entry & PLACE
@@ -114,6 +121,10 @@ fn walk_l1(meta: &mut Meta, walk: &mut Walk, l1: &[u64], active: bool) -> io::Re
                     }
                 }
                 Ok(Mapped::Data(at) | Mapped::ZeroAt(at)) => {
+                    if meta.data.is_some() {
+                        walk.report.allocated += u64::from(active);
+                        continue;
+                    }
                     walk.count(at, meta.cluster());
                     if active {
                         walk.report.allocated += 1;
@@ -150,38 +161,33 @@ fn check_mark(
 
 /// Bitmaps: their directory, tables and data.
 fn walk_bitmaps(meta: &Meta, walk: &mut Walk) -> io::Result<()> {
-    let found = meta.header.extensions.iter().find(|(kind, _)| *kind == BITMAPS);
-    let Some((_, data)) = found.filter(|_| meta.header.autoclear & 1 != 0) else { return Ok(()) };
-    let (count, size, at) = (be32(data, 0), be64(data, 8), be64(data, 16));
-    if size > 1 << 26 || count > 65535 {
-        walk.broken("bitmap directory is too large".into());
-        return Ok(());
-    }
-    walk.count(at, size);
-    let mut directory = vec![0; usize::try_from(size).unwrap_or(0)];
-    meta.file.driver().read(at, &mut directory)?;
-    let mut pos = 0;
-    for _ in 0..count {
-        let Some(entry) = directory.get(pos..) else { break };
-        let (table, entries) = (be64(entry, 0), be32(entry, 8));
-        let names = be32(entry, 16);
-        let len = 24 + (be32(entry, 20) as usize) + (names & 0xffff) as usize;
-        if entries > 1 << 24 {
-            walk.broken("bitmap table is too large".into());
+    let Some((at, size, _)) = bitmap::directory(meta) else { return Ok(()) };
+    let entries = match bitmap::entries(meta) {
+        Ok(entries) => entries,
+        Err(error) => {
+            walk.broken(format!("bitmaps: {}", host::reason(&error)));
             return Ok(());
         }
-        walk.count(table, u64::from(entries) * 8);
-        let mut bytes = vec![0; entries as usize * 8];
-        meta.file.driver().read(table, &mut bytes)?;
-        for at in 0..entries as usize {
-            let place = be64(&bytes, at * 8) & PLACE;
-            if place != 0 {
-                walk.count(place, meta.cluster());
-            }
+    };
+    walk.count(at, size);
+    for entry in entries {
+        walk.count(entry.table, u64::from(entry.table_len) * 8);
+        let Ok(table) = bitmap::table(meta, &entry) else {
+            walk.broken("bitmap table is too large or misplaced".into());
+            continue;
+        };
+        for place in table.iter().map(|slot| slot & PLACE).filter(|place| *place != 0) {
+            walk.count(place, meta.cluster());
         }
-        pos += len.next_multiple_of(8);
     }
     Ok(())
+}
+
+/// The header of an encrypted image.
+fn walk_crypt(meta: &Meta, walk: &mut Walk) {
+    if let Some(data) = meta.header.extension(CRYPT_HEADER) {
+        walk.count(be64(data, 0), be64(data, 8));
+    }
 }
 
 fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
@@ -205,6 +211,7 @@ fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
     }
     let listed: u64 = meta.snapshots.iter().map(|stored| stored.listed).sum();
     walk.count(meta.header.snapshots_offset, listed);
+    walk_crypt(meta, walk);
     walk_bitmaps(meta, walk)?;
     walk.count(meta.refcounts.table_offset, meta.refcounts.table.len() as u64 * 8);
     for (index, entry) in meta.refcounts.table.clone().into_iter().enumerate() {
