@@ -40,6 +40,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("objects", 3, "objects"),
     ("block", 2, ""),
     ("block-formats", 3, "block"),
+    ("block-net", 3, "block"),
     ("catalog-block", 5, ""),
     ("tinamou-img", 6, ""),
     ("firmware", 4, ""),

@@ -200,7 +200,9 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     if locking.as_deref() != Some("off") {
         lock::lock(&file, &path, Wants::of(writable, at.force_share))?;
     }
-    at.filename = path;
+    // A colon would be read as a protocol.
+    let colon = path.find(':').is_some_and(|at| !path.get(..at).unwrap_or("").contains('/'));
+    at.filename = if colon { format!("./{path}") } else { path };
     Ok(Arc::new(Disk { file, is_device, plain: AtomicBool::new(false), no_flush: at.no_flush }))
 }
 

@@ -167,6 +167,12 @@ impl Opening<'_> {
         self.flags.check
     }
 
+    /// Whether the node may become read-only when it cannot be written.
+    #[must_use]
+    pub fn may_be_read_only(&self) -> bool {
+        self.auto_read_only
+    }
+
     /// Whether only headers are looked at.
     #[must_use]
     pub fn is_header_only(&self) -> bool {

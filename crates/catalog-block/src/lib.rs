@@ -13,6 +13,7 @@ pub static BLOCK: &[&BlockClass] = &[
     &block::HOST_DEVICE,
     &block::NULL_AIO,
     &block::NULL_CO,
+    &block_net::nbd::CLASS,
     &block::RAW,
     &block_formats::qcow2::CLASS,
     &block_formats::luks::CLASS,

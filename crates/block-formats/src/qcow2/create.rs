@@ -214,7 +214,7 @@ pub(super) fn create(new: &Creation) -> Result<()> {
     };
     let size = new.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
     let Some(need) = header.l1_entries_for(size) else {
-        return refuse("Image size too large for file format (hint: use a larger cluster size?)");
+        return refuse("The image size is too large for file format 'qcow2' (try using a larger cluster size)");
     };
     let cluster = 1u64 << header.cluster_bits;
     // Clusters that the first block of counts can count.
