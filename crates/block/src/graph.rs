@@ -147,6 +147,18 @@ impl Opening<'_> {
         self.keep("backing", &node, how).map(Some)
     }
 
+    /// Opens or finds a child that is written though this node itself may be read-only.
+    ///
+    /// # Errors
+    /// It cannot be opened, used or written.
+    pub fn writable_child(&mut self, role: &'static str) -> Result<Child> {
+        let was = std::mem::replace(&mut self.read_only, false);
+        self.flags.read_only = false;
+        let child = self.child(role);
+        self.read_only = was;
+        child
+    }
+
     /// Opens or finds a child that may be missing.
     ///
     /// # Errors
@@ -232,6 +244,16 @@ pub fn filename_options(filename: &str) -> Result<Value> {
     {
         return match protocol {
             "file" => Ok(file_options(rest)),
+            "blkdebug" => {
+                let (config, image) = rest.split_once(':').ok_or_else(|| {
+                    Error::generic("blkdebug requires both config file and image path")
+                })?;
+                Ok(Value::map([
+                    ("driver", Value::from("blkdebug")),
+                    ("config", Value::from(config)),
+                    ("image", filename_options(image)?),
+                ]))
+            }
             "host_device" => {
                 let name =
                     [("driver", Value::from("host_device")), ("filename", Value::from(rest))];

@@ -4,14 +4,15 @@
 //! children (`file`, `backing`) that are nodes as well. Users take a [`Hold`] on a node, which says
 //! whether they write and what they allow others. Drivers answer requests on the caller's thread,
 //! from several threads at once; devices hand their requests to the [`Pool`] and are called back.
-//! Here are the drivers `file`, `host_device`, `raw`, `null-co` and `null-aio`; image formats are
+//! Here are the drivers `file`, `host_device`, `raw`, `null-co`, `null-aio` and filters; formats are
 //! the crate `block-formats`. Images are locked against other programs as QEMU locks them.
 //!
-//! Not here: io_uring, jobs, throttling, drained sections, detaching children at run time.
+//! Not here: io_uring, jobs, drained sections, detaching children at run time.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
 mod driver;
 mod file;
+mod filters;
 mod graph;
 mod lock;
 mod names;
@@ -28,6 +29,7 @@ pub use driver::{
 pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
 pub use node::{Child, Hold, Node, Stats, Use, fill_zeroes};
 pub use options::{flag, take};
+pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use pool::Pool;
 
 /// The classes of this crate, for the catalog.
@@ -40,3 +42,9 @@ pub static NULL_CO: BlockClass = null::CO;
 pub static NULL_AIO: BlockClass = null::AIO;
 /// See [`FILE`].
 pub static RAW: BlockClass = raw::RAW;
+/// See [`FILE`].
+pub static BLKDEBUG: BlockClass = filters::blkdebug::CLASS;
+/// See [`FILE`].
+pub static COPY_ON_READ: BlockClass = filters::copy_on_read::CLASS;
+/// See [`FILE`].
+pub static THROTTLE: BlockClass = filters::throttle::CLASS;

@@ -267,7 +267,7 @@ impl Header {
     fn unknown_names(&self, bits: u64) -> String {
         let mut left = bits;
         let mut names = Vec::new();
-        for entry in self.extension(FEATURE_NAMES).unwrap_or_default().chunks_exact(48) {
+        for entry in self.extension(FEATURE_NAMES).unwrap_or_default().chunks(48) {
             let (kind, bit) = (entry.first().copied(), entry.get(1).copied().unwrap_or(64));
             if kind == Some(0) && bit < 64 && left >> bit & 1 == 1 {
                 let text = entry.get(2..).unwrap_or_default();
