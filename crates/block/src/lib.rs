@@ -26,10 +26,10 @@ pub use driver::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
     Fix, FormatInfo, Keys, Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
 };
+pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
 pub use node::{Child, Hold, Node, Stats, Use, fill_zeroes};
 pub use options::{flag, take};
-pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use pool::Pool;
 
 /// The classes of this crate, for the catalog.

@@ -47,7 +47,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     for (key, _) in &options {
         if !known.iter().any(|option| option.name == key) {
             let text = if class.create_options.iter().any(|option| option.name == key) {
-                format!("Invalid parameter '{key}'\nThis option is only supported for image creation")
+                format!(
+                    "Invalid parameter '{key}'\nThis option is only supported for image creation"
+                )
             } else {
                 format!("Invalid parameter '{key}'")
             };

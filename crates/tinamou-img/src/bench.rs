@@ -43,7 +43,13 @@ struct Plan {
     flush_every: u64,
 }
 
-fn number(given: &Given, name: &str, what: &str, other: u64, range: (u64, u64)) -> Result<u64, Fail> {
+fn number(
+    given: &Given,
+    name: &str,
+    what: &str,
+    other: u64,
+    range: (u64, u64),
+) -> Result<u64, Fail> {
     let Some(text) = given.value(name) else { return Ok(other) };
     let found = text.parse::<u64>().ok().filter(|n| (range.0..=range.1).contains(n));
     let text = || match range {

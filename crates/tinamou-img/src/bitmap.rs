@@ -25,8 +25,8 @@ const OPTIONS: &[Opt] = &[
 fn merge(from: &Node, word: &str) -> qapi::Result<BitmapChange> {
     let all = from.driver().bitmaps().map_err(|e| qapi::Error::generic(host::reason(&e)))?;
     let found = all.into_iter().find(|bitmap| bitmap.name == word);
-    let found = found
-        .ok_or_else(|| qapi::Error::generic(format!("Dirty bitmap '{word}' not found")))?;
+    let found =
+        found.ok_or_else(|| qapi::Error::generic(format!("Dirty bitmap '{word}' not found")))?;
     if found.inconsistent {
         let text = format!("Bitmap '{word}' is inconsistent and cannot be used");
         let hint = "Try block-dirty-bitmap-remove to delete this bitmap from disk";
@@ -37,9 +37,8 @@ fn merge(from: &Node, word: &str) -> qapi::Result<BitmapChange> {
 
 /// Changes asked for, with the word that names each in messages.
 fn changes(given: &Given) -> Vec<(&'static str, String)> {
-    let is_change = |name: &&str| {
-        ["add", "remove", "clear", "enable", "disable", "merge"].contains(name)
-    };
+    let is_change =
+        |name: &&str| ["add", "remove", "clear", "enable", "disable", "merge"].contains(name);
     let all = given.ordered().filter(|(name, _)| is_change(name));
     all.map(|(name, value)| (name, value.to_owned())).collect()
 }
@@ -48,12 +47,13 @@ pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("bitmap", args, OPTIONS)? else { return Ok(0) };
     let granularity = match given.value("granularity") {
         None => None,
-        Some(text) => Some(size(text).map_err(|_| Fail("Invalid granularity specified".into(), 1))?),
+        Some(text) => {
+            Some(size(text).map_err(|_| Fail("Invalid granularity specified".into(), 1))?)
+        }
     };
     let all = changes(&given);
     if all.is_empty() {
-        let text =
-            "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge";
+        let text = "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge";
         return Err(Fail(text.into(), 1));
     }
     let has_add = given.has("add");

@@ -25,11 +25,16 @@ const OPTIONS: &[Opt] = &[
 ];
 
 /// The layers above the base, the top one first, and the base as it was found in the chain.
-fn layers(top: &Arc<Node>, base: Option<&str>, name: &str) -> Result<(Vec<Arc<Node>>, Arc<Node>), Fail> {
+fn layers(
+    top: &Arc<Node>,
+    base: Option<&str>,
+    name: &str,
+) -> Result<(Vec<Arc<Node>>, Arc<Node>), Fail> {
     let mut above = vec![top.clone()];
     let mut node = top.clone();
     let same = |a: &str, b: &str| {
-        a == b || matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+        a == b
+            || matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
     };
     loop {
         let stored = node.driver().format_info().backing_file;
@@ -41,9 +46,8 @@ fn layers(top: &Arc<Node>, base: Option<&str>, name: &str) -> Result<(Vec<Arc<No
                 None => Fail("Image does not have a backing file".into(), 1),
             });
         };
-        let found = base.is_none_or(|base| {
-            stored.as_deref() == Some(base) || same(below.filename(), base)
-        });
+        let found =
+            base.is_none_or(|base| stored.as_deref() == Some(base) || same(below.filename(), base));
         if found {
             return Ok((above, below));
         }

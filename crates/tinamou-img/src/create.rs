@@ -102,13 +102,19 @@ pub(crate) fn open_new(
 }
 
 /// The length of a disk that is made on a backing file.
-fn backing_len(given: &Given, graph: &Graph, new: &Creation, backing: &str) -> Result<Option<u64>, Fail> {
+fn backing_len(
+    given: &Given,
+    graph: &Graph,
+    new: &Creation,
+    backing: &str,
+) -> Result<Option<u64>, Fail> {
     if given.has("backing-unsafe") {
         return Ok(None);
     }
     if new.option("backing_fmt").is_none() {
         let path = block::relative_to(&new.filename, backing);
-        let flags = Flags { read_only: true, no_backing: true, header_only: true, ..Flags::default() };
+        let flags =
+            Flags { read_only: true, no_backing: true, header_only: true, ..Flags::default() };
         let text = "Backing file specified without backing format";
         let hint = match graph.open_image(&path, None, flags) {
             Ok(node) => format!("\nDetected format of {}.", node.class().name),
@@ -131,7 +137,12 @@ fn backing_len(given: &Given, graph: &Graph, new: &Creation, backing: &str) -> R
 }
 
 /// The options of a new image, and its length where one was given.
-fn described(given: &Given, graph: &Graph, name: &str, length: Option<u64>) -> Result<(Creation, Option<u64>), Fail> {
+fn described(
+    given: &Given,
+    graph: &Graph,
+    name: &str,
+    length: Option<u64>,
+) -> Result<(Creation, Option<u64>), Fail> {
     let format = given.value("format").unwrap_or("raw");
     let class = class(graph, format)?;
     let mut options = Vec::new();
@@ -188,7 +199,11 @@ pub(crate) fn run(args: &[String]) -> Done {
     let (mut new, mut length) = described(&given, &graph, name, length).map_err(named)?;
     if let Some(backing) = new.option("backing_file").map(str::to_owned) {
         if backing == *name {
-            return Err(named(Fail("Error: Trying to create an image with the same filename as the backing file".into(), 1)));
+            return Err(named(Fail(
+                "Error: Trying to create an image with the same filename as the backing file"
+                    .into(),
+                1,
+            )));
         }
         let below = backing_len(&given, &graph, &new, &backing).map_err(named)?;
         length = length.or(below);
@@ -255,7 +270,11 @@ fn resize_node(given: &Given, node: &Node, length: &str, how: Preallocation) -> 
         let why = host::reason(&error);
         // Formats say it in words of their own.
         let is_own = error.raw_os_error().is_none() && error.get_ref().is_some();
-        return if is_own { Err(Fail(why, 1)) } else { fail("Failed to resize underlying file", &error) };
+        return if is_own {
+            Err(Fail(why, 1))
+        } else {
+            fail("Failed to resize underlying file", &error)
+        };
     }
     if !given.has("quiet") {
         say("Image resized.\n");

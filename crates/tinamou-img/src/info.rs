@@ -13,11 +13,8 @@ use crate::options::{Given, Opt, human};
 use crate::snapshot::list;
 use crate::{Done, Fail, say};
 
-const OPTIONS: &[Opt] = &[
-    ('f', "format", "FMT"),
-    ('b', "backing-chain", ""),
-    ('\0', "output", "human|json"),
-];
+const OPTIONS: &[Opt] =
+    &[('f', "format", "FMT"), ('b', "backing-chain", ""), ('\0', "output", "human|json")];
 
 fn number(n: u64) -> Value {
     i64::try_from(n).map_or(Value::Uint(n), Value::Int)
@@ -193,7 +190,11 @@ fn children(node: &Node, path: &str, depth: usize, out: &mut String) {
 /// How an image is called: descriptions are shown by the file they lead to.
 fn shown_name(given: &Given, node: &Node, name: &str) -> String {
     let described = given.has("image-opts") || name.starts_with("json:");
-    if described || name.starts_with("file:") { node.filename().to_owned() } else { name.to_owned() }
+    if described || name.starts_with("file:") {
+        node.filename().to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 pub(crate) fn run(args: &[String]) -> Done {

@@ -152,10 +152,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         "qcow2" => {
             let has_backing = options.iter().any(|(key, _)| key == "backing_file");
             let used = if has_backing && !shape.full { 0 } else { used };
-            (
-                qcow2(disk, used, &shape),
-                qcow2(disk, disk.next_multiple_of(shape.cluster), &shape),
-            )
+            (qcow2(disk, used, &shape), qcow2(disk, disk.next_multiple_of(shape.cluster), &shape))
         }
         "luks" => (padded + 2_068_480, padded + 2_068_480),
         _ => (padded, padded),

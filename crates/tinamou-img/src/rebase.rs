@@ -36,7 +36,8 @@ fn read(node: Option<&Arc<Node>>, at: u64, into: &mut [u8], what: &str) -> Resul
     if part.is_empty() {
         return Ok(());
     }
-    node.read(at, part).or_else(|error| fail(&format!("error while reading from {what} backing file"), &error))
+    node.read(at, part)
+        .or_else(|error| fail(&format!("error while reading from {what} backing file"), &error))
 }
 
 struct Rebase<'a> {
@@ -103,7 +104,13 @@ impl Rebase<'_> {
 }
 
 /// Opens the new backing file as seen from the image.
-fn new_backing(graph: &Graph, image: &Node, name: &str, format: Option<&str>, flags: Flags) -> Result<Option<Arc<Node>>, Fail> {
+fn new_backing(
+    graph: &Graph,
+    image: &Node,
+    name: &str,
+    format: Option<&str>,
+    flags: Flags,
+) -> Result<Option<Arc<Node>>, Fail> {
     if name.is_empty() {
         return Ok(None);
     }
@@ -138,7 +145,13 @@ pub(crate) fn run(args: &[String]) -> Done {
         return Err(Fail("Compression not supported for this file format".into(), 1));
     }
     if !image.class().has_backing {
-        return Err(Fail(format!("Could not change the backing file to '{}': Operation not supported", backing.unwrap_or("")), 1));
+        return Err(Fail(
+            format!(
+                "Could not change the backing file to '{}': Operation not supported",
+                backing.unwrap_or("")
+            ),
+            1,
+        ));
     }
     let cluster = image.driver().format_info().cluster_size.unwrap_or(65536);
     let compress = given.has("compress");

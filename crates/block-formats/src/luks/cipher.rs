@@ -139,7 +139,11 @@ impl Cipher {
             }
         };
         mix(blocks);
-        if encrypt { self.key.encrypt(blocks) } else { self.key.decrypt(blocks) }
+        if encrypt {
+            self.key.encrypt(blocks)
+        } else {
+            self.key.decrypt(blocks)
+        }
         mix(blocks);
     }
 

@@ -349,9 +349,9 @@ impl Header {
         (pass, milliseconds): (&[u8], u64),
     ) -> io::Result<()> {
         let free = self.slots.iter().position(|slot| !slot.active);
-        let n = slot.or(free).ok_or_else(|| {
-            invalid("Can't add a keyslot - all keyslots are in use")
-        })?;
+        let n = slot
+            .or(free)
+            .ok_or_else(|| invalid("Can't add a keyslot - all keyslots are in use"))?;
         let material = self.fill_slot(n, key, pass, milliseconds)?;
         let at = self.slots.get(n).map_or(0, |slot| u64::from(slot.material) * SECTOR as u64);
         file.write(base + at, &material)?;

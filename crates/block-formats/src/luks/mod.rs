@@ -43,7 +43,11 @@ const OPTIONS: &[CreateOption] = &[
     CreateOption { name: "hash-alg", kind: "str", help: "Name of encryption hash algorithm" },
     CreateOption { name: "iter-time", kind: "num", help: "Time to spend in PBKDF in milliseconds" },
     CreateOption { name: "ivgen-alg", kind: "str", help: "Name of IV generator algorithm" },
-    CreateOption { name: "ivgen-hash-alg", kind: "str", help: "Name of IV generator hash algorithm" },
+    CreateOption {
+        name: "ivgen-hash-alg",
+        kind: "str",
+        help: "Name of IV generator hash algorithm",
+    },
     CreateOption {
         name: "key-secret",
         kind: "str",
@@ -56,10 +60,26 @@ const OPTIONS: &[CreateOption] = &[
 /// Options for changing keys of an image.
 pub(crate) const AMEND: &[CreateOption] = &[
     CreateOption { name: "iter-time", kind: "num", help: "Time to spend in PBKDF in milliseconds" },
-    CreateOption { name: "keyslot", kind: "num", help: "Select a single keyslot to modify explicitly" },
-    CreateOption { name: "new-secret", kind: "str", help: "New secret to set in the matching keyslots. Empty string to erase" },
-    CreateOption { name: "old-secret", kind: "str", help: "Select all keyslots that match this password" },
-    CreateOption { name: "state", kind: "str", help: "Select new state of affected keyslots (active/inactive)" },
+    CreateOption {
+        name: "keyslot",
+        kind: "num",
+        help: "Select a single keyslot to modify explicitly",
+    },
+    CreateOption {
+        name: "new-secret",
+        kind: "str",
+        help: "New secret to set in the matching keyslots. Empty string to erase",
+    },
+    CreateOption {
+        name: "old-secret",
+        kind: "str",
+        help: "Select all keyslots that match this password",
+    },
+    CreateOption {
+        name: "state",
+        kind: "str",
+        help: "Select new state of affected keyslots (active/inactive)",
+    },
 ];
 
 /// Reads bytes of any alignment; `place` is where they lie, and `place - zero` gives the sectors'
@@ -121,7 +141,8 @@ pub(crate) fn unlock(
 ) -> Result<(Cipher, Vec<u8>)> {
     let failed = |error: io::Error| Error::generic(host::reason(&error));
     let found = header.unlock(file, base, pass).map_err(failed)?;
-    let (key, _) = found.ok_or_else(|| Error::generic("Invalid password, cannot unlock any keyslot"))?;
+    let (key, _) =
+        found.ok_or_else(|| Error::generic("Invalid password, cannot unlock any keyslot"))?;
     let cipher = Cipher::new(&header.cipher, &header.mode, &key).ok_or_else(|| {
         Error::generic(format!("Algorithm '{}-{}' is not supported", header.cipher, header.mode))
     })?;
@@ -175,16 +196,16 @@ pub(crate) fn amend(
     let old = option("old-secret").map(|id| change.keys.secret(id)).transpose()?;
     match option("state") {
         Some("active") => {
-            let secret = option("new-secret").ok_or_else(|| {
-                Error::generic("'new-secret' is required to activate a keyslot")
-            })?;
+            let secret = option("new-secret")
+                .ok_or_else(|| Error::generic("'new-secret' is required to activate a keyslot"))?;
             if old.is_some() {
                 let text = "'old-secret' must not be given when activating keyslots";
                 return Err(Error::generic(text));
             }
             let used = slot.and_then(|n| header.slots.get(n)).is_some_and(|slot| slot.active);
             if let (Some(n), true, false) = (slot, used, force) {
-                let text = format!("Refusing to overwrite active keyslot {n} - please erase it first");
+                let text =
+                    format!("Refusing to overwrite active keyslot {n} - please erase it first");
                 return Err(Error::generic(text));
             }
             let pass = change.keys.secret(secret)?;
@@ -215,7 +236,9 @@ fn erase(
             gone.extend(slot.is_none_or(|slot| slot == n).then_some(n));
         }
         if gone.is_empty() {
-            return Err(Error::generic("No keyslots match given (old) password for erase operation"));
+            return Err(Error::generic(
+                "No keyslots match given (old) password for erase operation",
+            ));
         }
     } else if let Some(n) = slot {
         let used = header.slots.get(n).is_some_and(|slot| slot.active);
@@ -255,7 +278,10 @@ struct Luks {
 
 impl Luks {
     fn cipher(&self) -> io::Result<&Cipher> {
-        self.cipher.as_ref().map(|(cipher, _)| cipher).ok_or_else(|| io::ErrorKind::Unsupported.into())
+        self.cipher
+            .as_ref()
+            .map(|(cipher, _)| cipher)
+            .ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -327,7 +353,8 @@ fn create(new: &Creation) -> Result<()> {
         Error::generic(format!("Could not create '{}': {}", new.filename, host::reason(&error)))
     };
     let path = new.filename.strip_prefix("file:").unwrap_or(&new.filename);
-    let size = new.size.checked_next_multiple_of(512).and_then(|n| n.checked_add(head.len() as u64));
+    let size =
+        new.size.checked_next_multiple_of(512).and_then(|n| n.checked_add(head.len() as u64));
     let size = size.ok_or_else(|| Error::generic("The requested file size is too large"))?;
     let options = new.options.iter().filter(|(key, _)| key == "preallocation").cloned().collect();
     let below = Creation { filename: path.to_owned(), size, options, ..Creation::default() };
@@ -339,8 +366,14 @@ fn create(new: &Creation) -> Result<()> {
 fn describe(new: &Creation) -> String {
     let mut text = format!(" size={}", new.size);
     let names = [
-        "key-secret", "cipher-alg", "cipher-mode", "ivgen-alg", "ivgen-hash-alg", "hash-alg",
-        "iter-time", "preallocation",
+        "key-secret",
+        "cipher-alg",
+        "cipher-mode",
+        "ivgen-alg",
+        "ivgen-hash-alg",
+        "hash-alg",
+        "iter-time",
+        "preallocation",
     ];
     for name in names {
         if let Some(value) = new.option(name) {

@@ -24,10 +24,18 @@ pub(super) const OPTIONS: &[CreateOption] = &[
     option("backing_fmt", "str", "Image format of the base image"),
     option("compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"),
     option("data_file", "str", "File name of an external data file"),
-    option("data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"),
+    option(
+        "data_file_raw",
+        "bool (on/off)",
+        "The external data file must stay valid as a raw image",
+    ),
     option("encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"),
     option("encrypt.keyslot", "num", "Select a single keyslot to modify explicitly"),
-    option("encrypt.new-secret", "str", "New secret to set in the matching keyslots. Empty string to erase"),
+    option(
+        "encrypt.new-secret",
+        "str",
+        "New secret to set in the matching keyslots. Empty string to erase",
+    ),
     option("encrypt.old-secret", "str", "Select all keyslots that match this password"),
     option("encrypt.state", "str", "Select new state of affected keyslots (active/inactive)"),
     option("lazy_refcounts", "bool (on/off)", "Postpone refcount updates"),
@@ -90,7 +98,8 @@ fn downgrade(meta: &mut Meta) -> Result<()> {
     if meta.snapshots.iter().any(|s| s.about.disk_size != header.size) {
         return refuse("Internal snapshots prevent downgrade of image");
     }
-    expand_zeroes(meta).map_err(|e| failed(&e).prefixed("Failed to turn zero into data clusters: "))?;
+    expand_zeroes(meta)
+        .map_err(|e| failed(&e).prefixed("Failed to turn zero into data clusters: "))?;
     let header = &mut meta.header;
     (header.incompatible, header.compatible, header.autoclear) = (0, 0, 0);
     (header.version, header.length) = (2, 72);
@@ -121,7 +130,9 @@ fn set_lazy(meta: &mut Meta, on: bool, version: u32) -> Result<()> {
         return Ok(());
     }
     if on && version < 3 {
-        return refuse("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)");
+        return refuse(
+            "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
+        );
     }
     header.compatible ^= feature::LAZY_REFCOUNTS;
     write(meta)
@@ -158,7 +169,8 @@ pub(super) fn run(image: &Qcow2, change: &Creation, force: bool) -> Result<()> {
     if change.option("data_file_raw") == Some("on") && !meta.is_raw_data() {
         return refuse("data-file-raw cannot be set on existing images");
     }
-    let encrypt: Vec<_> = change.options.iter().filter(|(k, _)| k.starts_with("encrypt.")).collect();
+    let encrypt: Vec<_> =
+        change.options.iter().filter(|(k, _)| k.starts_with("encrypt.")).collect();
     if !encrypt.is_empty() {
         crypt(image, change, force)?;
     }

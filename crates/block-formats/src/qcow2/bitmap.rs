@@ -297,7 +297,13 @@ fn usable<'a>(all: &'a mut [Bitmap], name: &str) -> Result<&'a mut Bitmap> {
     Ok(found)
 }
 
-fn add(meta: &Meta, all: &mut Vec<Bitmap>, name: &str, granularity: Option<u64>, enabled: bool) -> Result<()> {
+fn add(
+    meta: &Meta,
+    all: &mut Vec<Bitmap>,
+    name: &str,
+    granularity: Option<u64>,
+    enabled: bool,
+) -> Result<()> {
     let granularity = granularity.unwrap_or(meta.cluster().clamp(4096, 65536));
     if !granularity.is_power_of_two() || granularity < 512 {
         return Err(Error::generic("Granularity must be power of 2 and at least 512"));
@@ -316,7 +322,9 @@ fn add(meta: &Meta, all: &mut Vec<Bitmap>, name: &str, granularity: Option<u64>,
         return Err(Error::generic("Bitmap name too long"));
     }
     if words(meta.header.size, granularity) * 8 > MOST || all.len() >= 65535 {
-        return Err(Error::generic("Too much space will be occupied by the bitmap. Use larger granularity"));
+        return Err(Error::generic(
+            "Too much space will be occupied by the bitmap. Use larger granularity",
+        ));
     }
     let mut bitmap = Bitmap { name: name.to_owned(), granularity, enabled, ..Bitmap::default() };
     trim(&mut bitmap, meta.header.size);

@@ -25,7 +25,11 @@ pub(super) const OPTIONS: &[CreateOption] = &[
     option("compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"),
     option("compression_type", "str", "Compression method used for image cluster compression"),
     option("data_file", "str", "File name of an external data file"),
-    option("data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"),
+    option(
+        "data_file_raw",
+        "bool (on/off)",
+        "The external data file must stay valid as a raw image",
+    ),
     option("encrypt.cipher-alg", "str", "Name of encryption cipher algorithm"),
     option("encrypt.cipher-mode", "str", "Name of encryption cipher mode"),
     option("encrypt.format", "str", "Encrypt the image, format choices: 'luks'"),
@@ -130,10 +134,14 @@ fn shape(new: &Creation) -> Result<Header> {
     let mut header = Header::new(version, cluster.trailing_zeros(), width.trailing_zeros());
     if is_on(new, "extended_l2")? {
         if version == 2 {
-            return refuse("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+            return refuse(
+                "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            );
         }
         if cluster < 16384 {
-            return refuse("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+            return refuse(
+                "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+            );
         }
         header.incompatible |= feature::EXTENDED_L2;
     }
@@ -144,13 +152,17 @@ fn shape(new: &Creation) -> Result<Header> {
             header.compression = 1;
         }
         "zstd" => {
-            return refuse("Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+            return refuse(
+                "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            );
         }
         other => return Err(Error::not_accepted("compression-type", other, ["zlib", "zstd"])),
     }
     if new.option("data_file").is_some() {
         if version == 2 {
-            return refuse("External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)");
+            return refuse(
+                "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            );
         }
         header.incompatible |= feature::DATA_FILE;
     }
@@ -214,7 +226,9 @@ pub(super) fn create(new: &Creation) -> Result<()> {
     };
     let size = new.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
     let Some(need) = header.l1_entries_for(size) else {
-        return refuse("The image size is too large for file format 'qcow2' (try using a larger cluster size)");
+        return refuse(
+            "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
+        );
     };
     let cluster = 1u64 << header.cluster_bits;
     // Clusters that the first block of counts can count.
@@ -299,7 +313,11 @@ fn finish(
         meta.header.write_whole(&file).map_err(fail)?;
     }
     // Tables are laid out without the key.
-    let flags = Flags { no_backing: true, header_only: new.option("data_file").is_none(), ..Flags::default() };
+    let flags = Flags {
+        no_backing: true,
+        header_only: new.option("data_file").is_none(),
+        ..Flags::default()
+    };
     let node = graph.open_image(path, Some("qcow2"), flags)?;
     node.driver().truncate(size, how).and_then(|()| node.driver().flush()).map_err(fail)
 }

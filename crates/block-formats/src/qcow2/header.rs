@@ -253,7 +253,8 @@ impl Header {
             let names = self.unknown_names(unknown);
             return refuse(format!("Unsupported qcow2 feature(s): {names}"));
         }
-        if self.compression > 1 || (self.compression == 1) != (self.incompatible & feature::COMPRESSION != 0)
+        if self.compression > 1
+            || (self.compression == 1) != (self.incompatible & feature::COMPRESSION != 0)
         {
             return refuse(format!("qcow2: unknown compression type: {}", self.compression));
         }

@@ -170,7 +170,9 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
 fn data_file(at: &mut Opening<'_>, header: &Header) -> Result<Option<Child>> {
     if header.incompatible & feature::DATA_FILE == 0 {
         if at.options.get("data-file").is_some() {
-            return Err(Error::generic("'data-file' can only be set for images with an external data file"));
+            return Err(Error::generic(
+                "'data-file' can only be set for images with an external data file",
+            ));
         }
         return Ok(None);
     }
@@ -215,7 +217,9 @@ fn open_crypt(
         _ => None,
     };
     if word(&mut encrypt, "format").is_some_and(|format| format != "luks") {
-        return Err(Error::generic("Header reported 'luks' encryption format but options specify another"));
+        return Err(Error::generic(
+            "Header reported 'luks' encryption format but options specify another",
+        ));
     }
     let (cipher, key) = match word(&mut encrypt, "key-secret") {
         Some(id) => {
@@ -489,7 +493,9 @@ impl Qcow2 {
         }
         meta.about_to_change()?;
         bitmap::resize(&mut meta, len);
-        if let Some(data) = self.data_file.as_ref().filter(|d| meta.is_raw_data() || d.node().len() < len) {
+        if let Some(data) =
+            self.data_file.as_ref().filter(|d| meta.is_raw_data() || d.node().len() < len)
+        {
             data.node().driver().truncate(len, Preallocation::Off)?;
         }
         if len < old {
@@ -507,8 +513,8 @@ impl Qcow2 {
         drop(meta);
         // What lay behind the end of a backing file must not come to light.
         let behind = self.backing.as_ref().map_or(0, |b| b.node().len());
-        if len > old && behind > old && how == Preallocation::Off {
-            self.zero_range(old, behind.min(len) - old, true)?;
+        if len > old && behind > old {
+            self.zero_range(old, behind.min(len) - old, how == Preallocation::Off)?;
             self.meta.lock().commit(self.unmap)?;
         }
         Ok(())

@@ -259,11 +259,8 @@ fn encrypted_images_open_with_their_secret_only() {
     }
     let keys = block::Keys::of(objects);
     let path = dir.path().join("a.qcow2").display().to_string();
-    let options = [
-        ("encrypt.format", "luks"),
-        ("encrypt.key-secret", "s"),
-        ("encrypt.iter-time", "1"),
-    ];
+    let options =
+        [("encrypt.format", "luks"), ("encrypt.key-secret", "s"), ("encrypt.iter-time", "1")];
     let options = options.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec();
     let new = Creation { filename: path.clone(), size: 1 << 20, options, keys: keys.clone() };
     super::create::create(&new).unwrap();

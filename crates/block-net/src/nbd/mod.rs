@@ -212,11 +212,15 @@ impl BlockDriver for Nbd {
             return Ok(whole);
         }
         let min = u64::from(self.export.block.0.max(1));
-        let asked = len.next_multiple_of(min).min(self.export.len - at).min(u64::from(u32::MAX / 2) / min * min);
+        let asked = len
+            .next_multiple_of(min)
+            .min(self.export.len - at)
+            .min(u64::from(u32::MAX / 2) / min * min);
         let (command, flags) = (command::BLOCK_STATUS, command::ONE);
         let asked = u32::try_from(asked).unwrap_or(0);
         let answer = self.ask(&Request { command, flags, at, len: asked, data: &[] })?;
-        let Some((found, flags)) = answer.status.first().copied().filter(|(len, _)| *len > 0) else {
+        let Some((found, flags)) = answer.status.first().copied().filter(|(len, _)| *len > 0)
+        else {
             return Err(io::Error::from_raw_os_error(5));
         };
         let (hole, zero) = (flags & 1 != 0, flags & 2 != 0);
@@ -240,7 +244,9 @@ fn address(options: &mut Value) -> Result<Address> {
         return match (path, host) {
             (Some(path), None) => Ok(Address::Unix(path)),
             (None, Some(host)) => Ok(Address::Inet(host, number(&port)?)),
-            (Some(_), Some(_)) => Err(Error::generic("path and host may not be used at the same time")),
+            (Some(_), Some(_)) => {
+                Err(Error::generic("path and host may not be used at the same time"))
+            }
             (None, None) => Err(Error::generic("NBD server address missing")),
         };
     };

@@ -93,7 +93,11 @@ fn bytes_of(from: &mut dyn Read, len: u32, most: u32) -> io::Result<Vec<u8>> {
     // Grows as bytes come, so that a length alone costs nothing.
     let mut bytes = Vec::new();
     from.take(u64::from(len)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == u64::from(len) { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if bytes.len() as u64 == u64::from(len) {
+        Ok(bytes)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 fn option(to: &mut dyn Write, option: u32, data: &[u8]) -> io::Result<()> {
@@ -135,7 +139,11 @@ pub fn handshake(stream: &mut dyn Both, name: &str) -> io::Result<Export> {
             _ = u16_of(&mut *stream)?;
             export.flags = u16_of(&mut *stream)?;
             bytes_of(&mut *stream, 124, 124)?;
-            return if name.is_empty() { Ok(export) } else { Err(invalid("Server does not support non-empty export names")) };
+            return if name.is_empty() {
+                Ok(export)
+            } else {
+                Err(invalid("Server does not support non-empty export names"))
+            };
         }
         OPTION_MAGIC => {}
         _ => return Err(invalid("Bad server magic received")),
@@ -276,10 +284,7 @@ pub struct Reply {
 ///
 /// # Errors
 /// The stream ended or makes no sense.
-pub fn reply(
-    from: &mut dyn Read,
-    reads: &dyn Fn(u64) -> Option<(u64, u32)>,
-) -> io::Result<Reply> {
+pub fn reply(from: &mut dyn Read, reads: &dyn Fn(u64) -> Option<(u64, u32)>) -> io::Result<Reply> {
     match u32_of(&mut *from)? {
         SIMPLE => {
             let error = u32_of(&mut *from)?;

@@ -67,7 +67,8 @@ impl Rules {
         let (first, last) = (at / 512, at.saturating_add(len.max(1) - 1) / 512);
         let state = self.state;
         let hit = self.inject.iter().position(|rule| {
-            let armed = rule.armed || rule.event == "none" && (rule.state == 0 || rule.state == state);
+            let armed =
+                rule.armed || rule.event == "none" && (rule.state == 0 || rule.state == state);
             armed
                 && rule.kinds.iter().any(|k| k == kind)
                 && rule.sector.is_none_or(|sector| (first..=last).contains(&sector))
@@ -148,7 +149,8 @@ fn parse(config: &str, rules: &mut Rules) -> Result<()> {
                 add(rules, &kind, &pairs)?;
             }
             section = Some((name.to_owned(), Vec::new()));
-        } else if let (Some((key, value)), Some((_, pairs))) = (line.split_once('='), &mut section) {
+        } else if let (Some((key, value)), Some((_, pairs))) = (line.split_once('='), &mut section)
+        {
             pairs.push((key.trim().to_owned(), value.trim().trim_matches('"').to_owned()));
         } else {
             return Err(Error::generic("Could not parse blkdebug config file"));
@@ -170,7 +172,8 @@ fn from_options(kind: &str, given: &Value, rules: &mut Rules) -> Result<()> {
     };
     for member in members {
         let pairs = member.as_map().ok_or_else(|| Error::wrong_type(kind, "object"))?;
-        let pairs = pairs.iter().map(|(key, value)| (key.replace("new-state", "new_state"), flat(value)));
+        let pairs =
+            pairs.iter().map(|(key, value)| (key.replace("new-state", "new_state"), flat(value)));
         add(rules, kind, &pairs.collect())?;
     }
     Ok(())
@@ -251,9 +254,8 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
             from_options(kind, &given, &mut rules)?;
         }
     }
-    let limits = [
-        "align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard",
-    ];
+    let limits =
+        ["align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard"];
     for name in limits {
         crate::options::take::<qapi::Size>(&mut at.options, name, source)?;
     }

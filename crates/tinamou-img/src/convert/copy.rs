@@ -133,7 +133,8 @@ impl Copy<'_> {
             scan.seen = Some((until, kind));
             let (stop, kind) = self.stop(at, until, kind, end);
             scan.at = stop;
-            let leave = kind == Kind::Below || kind == Kind::Zero && self.is_zero && self.sparse > 0;
+            let leave =
+                kind == Kind::Below || kind == Kind::Zero && self.is_zero && self.sparse > 0;
             let whole = self.compress.is_none_or(|cluster| {
                 at.is_multiple_of(cluster) && (stop.is_multiple_of(cluster) || stop == end)
             });
@@ -277,8 +278,9 @@ impl Copy<'_> {
             }
             self.read(piece.at, data.get_mut(..size).unwrap_or_default())?;
             if let Some(cluster) = self.compress {
-                packed = self.pack(data.get(..size).unwrap_or_default(), cluster)
-                    .or_else(|e| fail(&format!("error while compressing at byte {}", piece.at), &e))?;
+                packed = self.pack(data.get(..size).unwrap_or_default(), cluster).or_else(|e| {
+                    fail(&format!("error while compressing at byte {}", piece.at), &e)
+                })?;
             }
         }
         if !self.wait(shared, piece.turn) {

@@ -45,12 +45,27 @@ const OPTIONS: &[Opt] = &[
 fn conflicts(given: &Given) -> Result<(), Fail> {
     let is = |name: &str| given.has(name);
     let wrong = [
-        (is("compress") && is("copy-range-offloading"), "Cannot enable copy offloading when -c is used"),
-        (is("sparse-size") && is("copy-range-offloading"), "Cannot enable copy offloading when -S is used"),
-        (is("salvage") && is("copy-range-offloading"), "Cannot use copy offloading in salvaging mode"),
-        (is("target-image-opts") && !is("no-create"), "--target-image-opts requires use of -n flag"),
+        (
+            is("compress") && is("copy-range-offloading"),
+            "Cannot enable copy offloading when -c is used",
+        ),
+        (
+            is("sparse-size") && is("copy-range-offloading"),
+            "Cannot enable copy offloading when -S is used",
+        ),
+        (
+            is("salvage") && is("copy-range-offloading"),
+            "Cannot use copy offloading in salvaging mode",
+        ),
+        (
+            is("target-image-opts") && !is("no-create"),
+            "--target-image-opts requires use of -n flag",
+        ),
         (is("target-is-zero") && !is("no-create"), "--target-is-zero requires use of -n flag"),
-        (is("skip-broken-bitmaps") && !is("bitmaps"), "Use of --skip-broken-bitmaps requires --bitmaps"),
+        (
+            is("skip-broken-bitmaps") && !is("bitmaps"),
+            "Use of --skip-broken-bitmaps requires --bitmaps",
+        ),
         (
             is("source-format") && (is("image-opts") || is("source-image-opts")),
             "--image-opts and --format are mutually exclusive",
@@ -88,10 +103,11 @@ pub(crate) fn snapshot_word(text: &str) -> Result<String, Fail> {
     if !text.starts_with("snapshot.") {
         return Ok(text.to_owned());
     }
-    let found = pairs(text)?.into_iter().find(|(key, _)| key == "snapshot.name" || key == "snapshot.id");
-    found.map(|(_, value)| value).ok_or_else(|| {
-        Fail(format!("Failed in parsing snapshot param '{text}'"), 1)
-    })
+    let found =
+        pairs(text)?.into_iter().find(|(key, _)| key == "snapshot.name" || key == "snapshot.id");
+    found
+        .map(|(_, value)| value)
+        .ok_or_else(|| Fail(format!("Failed in parsing snapshot param '{text}'"), 1))
 }
 
 fn sources(given: &Given, graph: &Graph, names: &[String]) -> Result<Vec<Arc<Node>>, Fail> {
@@ -161,7 +177,10 @@ fn bitmaps(given: &Given, from: &[Arc<Node>]) -> Result<Vec<block::Bitmap>, Fail
     if let Some(broken) = all.iter().find(|b| b.inconsistent)
         && !given.has("skip-broken-bitmaps")
     {
-        let text = format!("Cannot copy inconsistent bitmap '{}'\nqemu-img: Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'", broken.name);
+        let text = format!(
+            "Cannot copy inconsistent bitmap '{}'\nqemu-img: Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'",
+            broken.name
+        );
         return Err(Fail(text, 1));
     }
     for bitmap in all.iter().filter(|b| b.inconsistent) {
@@ -228,7 +247,8 @@ pub(crate) fn run(args: &[String]) -> Done {
     let (sparse, threads) = (sparse(&given)?, parallel(&given)?);
     conflicts(&given)?;
     cache(given.value("target-cache"), "")?;
-    let Some((target_name, names)) = given.names.split_last().filter(|(_, names)| !names.is_empty())
+    let Some((target_name, names)) =
+        given.names.split_last().filter(|(_, names)| !names.is_empty())
     else {
         return Err(Fail("Must specify image file name".into(), 1));
     };
