@@ -42,6 +42,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("net-user", 3, "net"),
     ("block", 2, ""),
     ("block-formats", 3, "block"),
+    ("block-net", 3, "block"),
     ("catalog-block", 5, ""),
     ("tinamou-img", 6, ""),
     ("firmware", 4, ""),
