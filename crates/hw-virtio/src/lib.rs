@@ -12,3 +12,4 @@ pub mod pci;
 pub mod rng;
 pub mod serial;
 pub mod serial_port;
+pub mod ways;
