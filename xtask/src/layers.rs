@@ -39,6 +39,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("hw-virtio", 3, "hw"),
     ("objects", 3, "objects"),
     ("block", 2, ""),
+    ("scsi", 2, ""),
     ("block-formats", 3, "block"),
     ("catalog-block", 5, ""),
     ("tinamou-img", 6, ""),

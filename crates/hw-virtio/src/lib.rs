@@ -10,6 +10,7 @@ pub mod balloon;
 pub mod blk;
 pub mod pci;
 pub mod rng;
+pub mod scsi;
 pub mod serial;
 pub mod serial_port;
 pub mod ways;

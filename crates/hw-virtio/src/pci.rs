@@ -12,7 +12,7 @@ use derive::Qapi;
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
 use virtio::pci::{Modes, Setup, Transport, VirtioPci};
 
-use crate::{balloon, blk, rng, serial};
+use crate::{balloon, blk, rng, scsi, serial};
 
 /// A virtio device behind a PCI transport.
 struct OnPci<D> {
@@ -184,4 +184,12 @@ device!(
     BlkProps = BlkPci BLK "virtio-blk-pci",
     BlkFixedProps = BlkTransitional BLK_TRANSITIONAL "virtio-blk-pci-transitional",
     BlkModern BLK_MODERN "virtio-blk-pci-non-transitional", "virtio disk on PCI"
+);
+
+device!(
+    scsi::VirtioScsi, scsi::Props, ScsiBackend = "child<virtio-scsi-device>",
+    vectors = 4294967295, class = |_| (1, 0, 0), members = {},
+    ScsiProps = ScsiPci SCSI "virtio-scsi-pci",
+    ScsiFixedProps = ScsiTransitional SCSI_TRANSITIONAL "virtio-scsi-pci-transitional",
+    ScsiModern SCSI_MODERN "virtio-scsi-pci-non-transitional", "virtio SCSI host on PCI"
 );
