@@ -61,9 +61,6 @@ pub struct Common {
     /// Most bytes of one transfer
     #[qapi(name = "max_io_size", default = 2147483647)]
     pub max_io_size: u64,
-    /// Most bytes of one UNMAP
-    #[qapi(name = "max_unmap_size", default = 1073741824)]
-    pub max_unmap_size: u64,
     #[qapi(flatten)]
     #[expect(missing_docs, reason = "documented as a type")]
     pub disk: DiskProps,
@@ -81,6 +78,9 @@ pub struct HdProps {
     /// Turns per minute; 0: not told, 1: none
     #[qapi(name = "rotation_rate", default = 0)]
     pub rotation_rate: u16,
+    /// Most bytes of one UNMAP
+    #[qapi(name = "max_unmap_size", default = 1073741824)]
+    pub max_unmap_size: u64,
     #[qapi(flatten)]
     #[expect(missing_docs, reason = "documented as a type")]
     pub common: Common,
@@ -157,7 +157,7 @@ fn create(hd: &HdProps, cd: bool, kind: &str, at: &mut Build<'_>) -> qapi::Resul
         rotation: hd.rotation_rate,
         dpofua: hd.dpofua,
         max_io_size: props.max_io_size,
-        max_unmap_size: props.max_unmap_size,
+        max_unmap_size: hd.max_unmap_size,
     };
     let disk = if cd {
         let block = Size(2048);
@@ -210,6 +210,7 @@ kind!(ScsiHd, HdProps, "scsi-hd", "virtual SCSI disk", |props, at| {
     create(&props, false, "scsi-hd", at)
 });
 kind!(ScsiCd, Common, "scsi-cd", "virtual SCSI CD-ROM", |common, at| {
-    let hd = HdProps { removable: true, dpofua: false, rotation_rate: 0, common };
+    let hd =
+        HdProps { removable: true, dpofua: false, rotation_rate: 0, max_unmap_size: 0, common };
     create(&hd, true, "scsi-cd", at)
 });
