@@ -393,6 +393,9 @@ impl Graph {
     /// # Errors
     /// There is none, or it is in use.
     pub fn delete(&self, name: &str) -> Result<()> {
+        if let Some(node) = self.find(name) {
+            crate::redirect::check_free(self, &node)?;
+        }
         let mut named = self.named.lock();
         let Some(at) = named.iter().position(|node| node.name == name) else {
             let text =

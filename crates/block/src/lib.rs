@@ -25,6 +25,7 @@ mod null;
 mod options;
 mod pool;
 mod raw;
+mod redirect;
 
 pub use backend::{
     Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
@@ -41,6 +42,7 @@ pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
 pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;
+pub use redirect::{Redirect, check_free};
 
 /// The classes of this crate, for the catalog.
 pub static FILE: BlockClass = file::FILE;
