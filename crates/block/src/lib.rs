@@ -4,10 +4,10 @@
 //! children (`file`, `backing`) that are nodes as well. Users take a [`Hold`] on a node, which says
 //! whether they write and what they allow others. Drivers answer requests on the caller's thread,
 //! from several threads at once; devices hand their requests to the [`Pool`] and are called back.
-//! Here are the drivers `file`, `host_device`, `raw`, `null-co` and `null-aio`; image formats are
+//! Here are the drivers `file`, `host_device`, `raw`, `null-co`, `null-aio` and filters; formats are
 //! the crate `block-formats`. Images are locked against other programs as QEMU locks them.
 //!
-//! Not here: io_uring, jobs, throttling, drained sections, detaching children at run time.
+//! Not here: jobs, drained sections, detaching children at run time.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
 mod backend;
@@ -15,6 +15,7 @@ mod conf;
 mod driver;
 mod engine;
 mod file;
+mod filters;
 mod flights;
 mod graph;
 mod lock;
@@ -24,6 +25,7 @@ mod null;
 mod options;
 mod pool;
 mod raw;
+mod redirect;
 
 pub use backend::{
     Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
@@ -34,11 +36,13 @@ pub use driver::{
     Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, unsupported,
 };
 pub use engine::{Done, Lane, Op, Request};
+pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use flights::{Flight, Flights};
 pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
-pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use};
+pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;
+pub use redirect::{Redirect, check_free};
 
 /// The classes of this crate, for the catalog.
 pub static FILE: BlockClass = file::FILE;
@@ -50,3 +54,9 @@ pub static NULL_CO: BlockClass = null::CO;
 pub static NULL_AIO: BlockClass = null::AIO;
 /// See [`FILE`].
 pub static RAW: BlockClass = raw::RAW;
+/// See [`FILE`].
+pub static BLKDEBUG: BlockClass = filters::blkdebug::CLASS;
+/// See [`FILE`].
+pub static COPY_ON_READ: BlockClass = filters::copy_on_read::CLASS;
+/// See [`FILE`].
+pub static THROTTLE: BlockClass = filters::throttle::CLASS;

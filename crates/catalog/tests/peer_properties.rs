@@ -29,6 +29,12 @@ const DEVICES: &[&str] = &[
     "virtio-balloon-pci",
     "virtio-balloon-pci-non-transitional",
     "virtio-balloon-pci-transitional",
+    "scsi-cd",
+    "scsi-hd",
+    "virtio-blk-device",
+    "virtio-blk-pci",
+    "virtio-blk-pci-non-transitional",
+    "virtio-blk-pci-transitional",
     "virtio-mmio",
     "virtio-net-device",
     "virtio-net-pci",
@@ -38,6 +44,10 @@ const DEVICES: &[&str] = &[
     "virtio-rng-pci",
     "virtio-rng-pci-non-transitional",
     "virtio-rng-pci-transitional",
+    "virtio-scsi-device",
+    "virtio-scsi-pci",
+    "virtio-scsi-pci-non-transitional",
+    "virtio-scsi-pci-transitional",
     "virtio-serial-device",
     "virtio-serial-pci",
     "virtio-serial-pci-non-transitional",
@@ -133,7 +143,32 @@ fn is_installed() -> bool {
     found
 }
 
+/// Properties of disks and their controllers that are not built, by the start of the device's name.
+const OF_DISKS: &[(&str, &[&str], &str)] = &[
+    ("virtio-blk", &["cyls", "heads", "secs", "lcyls", "lheads", "lsecs"], "geometry is computed"),
+    ("virtio-blk", &["request-merging"], "requests are not merged"),
+    ("virtio-blk", &["x-enable-wce-if-config-wce"], "for migration between versions"),
+    ("virtio-blk", &["iothread-vq-mapping"], "a list has its element's type here"),
+    ("virtio-scsi", &["iothread-vq-mapping"], "a list has its element's type here"),
+    ("scsi-", &["cyls", "heads", "secs", "lcyls", "lheads", "lsecs"], "geometry is computed"),
+    ("scsi-", &["migrate-emulated-scsi-request"], "for migration between versions"),
+    (
+        "scsi-",
+        &["quirk_mode_page_truncated", "quirk_mode_page_vendor_specific_apple"],
+        "for guests of other machines",
+    ),
+    (
+        "scsi-cd",
+        &["quirk_mode_page_apple_vendor", "quirk_mode_sense_rom_use_dbd"],
+        "for guests of other machines",
+    ),
+];
+
 fn of_boards(name: &str, property: &str) -> bool {
+    let of_disk = |d: &(&str, &[&str], &str)| name.starts_with(d.0) && d.1.contains(&property);
+    if OF_DISKS.iter().any(of_disk) {
+        return true;
+    }
     OF_BOARDS.iter().any(|(device, names, _)| *device == name && names.contains(&property))
 }
 

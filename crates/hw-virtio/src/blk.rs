@@ -12,12 +12,13 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
-use block::{Backend, DiskProps, Graph, Lane, Op, User};
+use crate::ways::{Mapping, ThreadLink, Way, ways};
+use block::{Backend, DiskProps, Graph, Op, User};
 use derive::{Qapi, VmState};
-use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Held, Migration, Reset};
+use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
 use parking_lot::{Condvar, Mutex};
 use qapi::Error;
-use virtio::{Chain, Common, Kick, Port, Queue, VirtioDevice, VirtioId, pieces};
+use virtio::{Chain, Common, Port, Queue, VirtioDevice, VirtioId, pieces};
 
 /// The class for the catalog.
 pub static CLASS: DeviceClass = DeviceClass::of::<VirtioBlk>();
@@ -26,21 +27,6 @@ pci::named_property!(
     /// The id of a drive or the name of a node.
     DriveName, "str"
 );
-pci::named_property!(
-    /// The name of an I/O thread.
-    ThreadLink, "link<iothread>"
-);
-
-/// Which I/O thread serves which queues.
-#[derive(Clone, Debug, Qapi)]
-#[qapi(name = "IOThreadVirtQueueMapping")]
-pub struct Mapping {
-    /// The I/O thread's id.
-    pub iothread: String,
-    /// Its queues; without them all are dealt out in turn.
-    pub vqs: Option<Vec<u16>>,
-}
-
 /// Properties of `virtio-blk-device`.
 #[derive(Clone, Debug, Qapi)]
 pub struct Props {
@@ -131,14 +117,6 @@ struct State {
     cached: bool,
 }
 
-/// How one queue is served.
-struct Way {
-    lane: Arc<Lane>,
-    /// Hands notifications to the I/O thread; `None`: served where they come.
-    kick: Option<Kick>,
-    _thread: Option<Held<evloop::Handle>>,
-}
-
 /// The device.
 pub struct VirtioBlk {
     props: Props,
@@ -187,86 +165,6 @@ fn checked(props: &Props) -> qapi::Result<()> {
     Ok(())
 }
 
-/// The thread of each queue by the mapping.
-fn deal(mapping: &[Mapping], queues: u16) -> qapi::Result<Vec<String>> {
-    let fail = |text: String| Err(Error::generic(text));
-    let explicit = mapping.first().is_some_and(|m| m.vqs.is_some());
-    let mut names: Vec<Option<String>> = vec![None; queues.into()];
-    if mapping.is_empty() {
-        return fail("iothread-vq-mapping must not be empty".into());
-    }
-    for (at, entry) in mapping.iter().enumerate() {
-        if mapping.iter().take(at).any(|other| other.iothread == entry.iothread) {
-            return fail(format!(
-                "duplicate IOThread name \"{}\" in iothread-vq-mapping",
-                entry.iothread
-            ));
-        }
-        if entry.vqs.is_some() != explicit {
-            return fail("either all items in iothread-vq-mapping must have vqs or none of them must have it".into());
-        }
-        for vq in entry.vqs.iter().flatten() {
-            match names.get_mut(usize::from(*vq)) {
-                None => {
-                    return fail(format!(
-                        "vq index {vq} for IOThread \"{}\" must be less than num_queues {queues} in iothread-vq-mapping",
-                        entry.iothread
-                    ));
-                }
-                Some(Some(_)) => {
-                    return fail(format!(
-                        "cannot assign vq {vq} to IOThread \"{}\" because it is already assigned",
-                        entry.iothread
-                    ));
-                }
-                Some(place) => *place = Some(entry.iothread.clone()),
-            }
-        }
-    }
-    if !explicit {
-        for (place, entry) in names.iter_mut().zip(mapping.iter().cycle()) {
-            *place = Some(entry.iothread.clone());
-        }
-    }
-    let missing = names.iter().position(Option::is_none);
-    if let Some(vq) = missing {
-        return fail(format!("missing vq {vq} IOThread assignment in iothread-vq-mapping"));
-    }
-    Ok(names.into_iter().flatten().collect())
-}
-
-fn ways(
-    props: &Props,
-    this: &Weak<VirtioBlk>,
-    graph: &Graph,
-    at: &Build<'_>,
-) -> qapi::Result<Vec<Way>> {
-    let queues = queues(props);
-    let names: Vec<Option<String>> = match (&props.iothread, &props.mapping) {
-        (Some(link), _) => vec![Some(link.0.clone()); queues.into()],
-        (None, Some(mapping)) => deal(mapping, queues)?.into_iter().map(Some).collect(),
-        (None, None) => vec![None; queues.into()],
-    };
-    let mut all = Vec::new();
-    for (index, name) in (0u16..).zip(names) {
-        let Some(name) = name else {
-            all.push(Way { lane: graph.lane(None), kick: None, _thread: None });
-            continue;
-        };
-        let thread = at.object::<evloop::Handle>("iothread", &name, "iothread")?;
-        let lane = graph.lane(Some((&name, &thread)));
-        let this = this.clone();
-        let serve = move || {
-            if let Some(this) = this.upgrade() {
-                this.serve(index);
-            }
-        };
-        let kick = Some(Kick::new(Some((*thread).clone()), serve));
-        all.push(Way { lane, kick, _thread: Some(thread) });
-    }
-    Ok(all)
-}
-
 fn queues(props: &Props) -> u16 {
     if props.num_queues == u16::MAX { 1 } else { props.num_queues }
 }
@@ -294,7 +192,19 @@ impl DeviceType for VirtioBlk {
         let cached_first = backend.write_cache.load(Ordering::Relaxed);
         let mut failure = None;
         let device = Arc::new_cyclic(|this| {
-            let ways = graph.as_ref().map_or_else(|| Ok(Vec::new()), |g| ways(&props, this, g, at));
+            let ways = graph.as_ref().map_or_else(
+                || Ok(Vec::new()),
+                |graph| {
+                    let this: Weak<VirtioBlk> = this.clone();
+                    let serve = move |index| {
+                        if let Some(this) = this.upgrade() {
+                            this.serve(index);
+                        }
+                    };
+                    let threads = (props.iothread.as_ref(), props.mapping.as_deref());
+                    ways(threads, (0, queues(&props)), graph, at, &serve)
+                },
+            );
             let ways = ways.unwrap_or_else(|error| {
                 failure = Some(error);
                 Vec::new()

@@ -11,5 +11,7 @@ pub mod blk;
 pub mod net;
 pub mod pci;
 pub mod rng;
+pub mod scsi;
 pub mod serial;
 pub mod serial_port;
+pub mod ways;

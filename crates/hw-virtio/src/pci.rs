@@ -12,7 +12,7 @@ use derive::Qapi;
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
 use virtio::pci::{Modes, Setup, Transport, VirtioPci};
 
-use crate::{balloon, blk, net, rng, serial};
+use crate::{balloon, blk, net, rng, scsi, serial};
 
 /// A virtio device behind a PCI transport.
 struct OnPci<D> {
@@ -147,6 +147,11 @@ fn console_class(class: u32) -> (u8, u8, u8) {
     }
 }
 
+fn disk_class(class: u32) -> (u8, u8, u8) {
+    let [.., base, sub] = class.to_be_bytes();
+    if class == 0 { (1, 0, 0) } else { (base, sub, 0) }
+}
+
 device!(
     rng::VirtioRng, rng::Props, RngBackend = "child<virtio-rng-device>", vectors = 4294967295,
     class = |_| OTHER, members = {},
@@ -191,8 +196,21 @@ device!(
 
 device!(
     blk::VirtioBlk, blk::Props, BlkBackend = "child<virtio-blk-device>", vectors = 4294967295,
-    class = |_| (1, 0, 0), members = {},
+    class = |p| disk_class(p.class),
+    members = {
+        /// PCI class: 0x0100 (also for 0) or another one
+        #[qapi(default = 0)]
+        pub class: u32,
+    },
     BlkProps = BlkPci BLK "virtio-blk-pci",
     BlkFixedProps = BlkTransitional BLK_TRANSITIONAL "virtio-blk-pci-transitional",
     BlkModern BLK_MODERN "virtio-blk-pci-non-transitional", "virtio disk on PCI"
+);
+
+device!(
+    scsi::VirtioScsi, scsi::Props, ScsiBackend = "child<virtio-scsi-device>",
+    vectors = 4294967295, class = |_| (1, 0, 0), members = {},
+    ScsiProps = ScsiPci SCSI "virtio-scsi-pci",
+    ScsiFixedProps = ScsiTransitional SCSI_TRANSITIONAL "virtio-scsi-pci-transitional",
+    ScsiModern SCSI_MODERN "virtio-scsi-pci-non-transitional", "virtio SCSI host on PCI"
 );

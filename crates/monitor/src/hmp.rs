@@ -65,6 +65,13 @@ pub static COMMANDS: &[HumanCommand] = &[
         "request VM to change its memory allocation (in MB)",
         objects::balloon
     ),
+    command!("block_resize", "device size", "resize a block image", crate::block::resize),
+    command!(
+        "change",
+        "device [-f] filename [format]",
+        "change a removable medium, optional format",
+        crate::block::change
+    ),
     command!("chardev-add", "args", "add chardev", chardev_add),
     command!("chardev-remove", "id", "remove chardev", |vm, id| {
         one(vm, "chardev-remove", "id", id)
@@ -89,6 +96,12 @@ pub static COMMANDS: &[HumanCommand] = &[
     command!("dumpdtb", "filename", "dump the FDT in dtb format to 'filename'", |vm, name| {
         one(vm, "dumpdtb", "filename", name)
     }),
+    command!(
+        "eject",
+        "[-f] device",
+        "eject a removable medium (use -f to force it)",
+        crate::block::eject
+    ),
     command!(
         "getfd",
         "getfd name",

@@ -23,6 +23,19 @@ macro_rules! info {
 
 static INFOS: &[Info] = &[
     info!("balloon", "", "show balloon information", |vm, _| objects::info_balloon(vm)),
+    info!(
+        "block",
+        "[-n] [-v] [device]",
+        "show info of one block device or all block devices (-n: show named nodes; -v: show details)",
+        crate::block::info_block
+    ),
+    info!("block-jobs", "", "show progress of ongoing block device operations", |_, _| {
+        // There are no jobs.
+        "No active jobs\n".to_owned()
+    }),
+    info!("blockstats", "", "show block device statistics", |vm, _| {
+        crate::block::info_blockstats(vm)
+    }),
     info!("chardev", "", "show the character devices", |vm, _| chardev(vm)),
     info!("cpus", "", "show infos for each CPU", |vm, _| cpus(vm)),
     info!("history", "", "show the command line history", |_, _| String::new()),

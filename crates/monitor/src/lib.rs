@@ -10,6 +10,7 @@
 //!
 //! Sources: the QMP specification of QEMU's manual and transcripts of QEMU 10.0.2.
 
+mod block;
 mod complete;
 mod dump;
 mod editor;

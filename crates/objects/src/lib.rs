@@ -14,5 +14,6 @@ pub mod memory;
 pub mod net_filter;
 pub mod rng;
 pub mod secret;
+pub mod throttle;
 
 pub use help::{help, type_name};

@@ -60,7 +60,8 @@ fn offer_disk(
     props: &mut Value,
     services: &device::Services,
 ) -> qapi::Result<()> {
-    if !class.name.starts_with("virtio-blk") || props.get("drive").is_some() {
+    let has_disk = ["virtio-blk", "scsi-"].iter().any(|kind| class.name.starts_with(kind));
+    if !has_disk || props.get("drive").is_some() {
         return Ok(());
     }
     let graph = block::Graph::new(DISKS);

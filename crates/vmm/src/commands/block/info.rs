@@ -83,10 +83,12 @@ pub(crate) struct ImageInfo {
 
 /// A node.
 #[derive(Qapi)]
+#[qapi(rename_all = "snake_case")]
 pub(crate) struct BlockDeviceInfo {
     /// The name of its file.
     file: String,
     /// Its name.
+    #[qapi(name = "node-name")]
     node_name: Option<String>,
     /// Writes are refused.
     ro: bool,
@@ -138,6 +140,7 @@ pub(crate) struct BlockInfo {
     /// What is in it.
     inserted: Option<BlockDeviceInfo>,
     /// The tray is open.
+    #[qapi(name = "tray_open")]
     tray_open: Option<bool>,
     /// How the last requests went.
     io_status: Option<String>,

@@ -13,6 +13,7 @@ use crate::Vm;
 
 /// Counters.
 #[derive(Default, Qapi)]
+#[qapi(rename_all = "snake_case")]
 pub(crate) struct BlockDeviceStats {
     rd_bytes: u64,
     wr_bytes: u64,
@@ -140,7 +141,7 @@ impl QmpCommand for QueryBlockstats {
     fn run(self, vm: &Vm) -> Result<Vec<BlockStats>> {
         let graph = graph(vm)?;
         if self.query_nodes.unwrap_or(false) {
-            return Ok(graph.nodes().iter().rev().map(|n| of_node(n, None, false)).collect());
+            return Ok(graph.nodes().iter().map(|n| of_node(n, None, true)).collect());
         }
         let devices = slotted(vm);
         let mut all = Vec::new();
