@@ -9,7 +9,7 @@ const MAX_LINES: usize = 800;
 
 /// Crates that may hold `unsafe`, and how many blocks each has. A new one is a visible diff here.
 const UNSAFE: &[(&str, usize)] =
-    &[("accel-jit", 31), ("guest-ram", 6), ("host", 42), ("jit-ir", 5)];
+    &[("accel-jit", 31), ("guest-ram", 6), ("host", 44), ("jit-ir", 5)];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
@@ -80,7 +80,11 @@ pub(crate) fn run() -> Result<()> {
         let name = f.strip_prefix(root()).unwrap_or(f).display().to_string();
         bad.extend(file_problems(&name, &crate_of(f), &text));
         let block = ["unsafe", " {"].concat();
-        let n = text.matches(&block).count();
+        // Not the end of a longer name.
+        let whole = |(at, _): &(usize, &str)| {
+            !text.get(..*at).unwrap_or("").ends_with(|c: char| c == '_' || c.is_alphanumeric())
+        };
+        let n = text.match_indices(block.as_str()).filter(whole).count();
         if n > 0 && name.starts_with("crates") && f.components().any(|c| c.as_os_str() == "src") {
             *counts.entry(crate_of(f)).or_default() += n;
         }

@@ -46,6 +46,8 @@ pub struct Flags {
     pub unmap: bool,
     /// Open for looking and mending only: damage is no reason to refuse.
     pub check: bool,
+    /// Open for looking at headers only: no secrets are needed.
+    pub header_only: bool,
 }
 
 /// A loop in a thread of its own.
@@ -171,6 +173,18 @@ impl Opening<'_> {
         self.keep("backing", &node, how).map(Some)
     }
 
+    /// Opens or finds a child that is written though this node itself may be read-only.
+    ///
+    /// # Errors
+    /// It cannot be opened, used or written.
+    pub fn writable_child(&mut self, role: &'static str) -> Result<Child> {
+        let was = std::mem::replace(&mut self.read_only, false);
+        self.flags.read_only = false;
+        let child = self.child(role);
+        self.read_only = was;
+        child
+    }
+
     /// Opens or finds a child that may be missing.
     ///
     /// # Errors
@@ -189,6 +203,18 @@ impl Opening<'_> {
     #[must_use]
     pub fn is_check(&self) -> bool {
         self.flags.check
+    }
+
+    /// Whether the node may become read-only when it cannot be written.
+    #[must_use]
+    pub fn may_be_read_only(&self) -> bool {
+        self.auto_read_only
+    }
+
+    /// Whether only headers are looked at.
+    #[must_use]
+    pub fn is_header_only(&self) -> bool {
+        self.flags.header_only
     }
 
     /// Whether discards are passed on.
@@ -244,6 +270,16 @@ pub fn filename_options(filename: &str) -> Result<Value> {
     {
         return match protocol {
             "file" => Ok(file_options(rest)),
+            "blkdebug" => {
+                let (config, image) = rest.split_once(':').ok_or_else(|| {
+                    Error::generic("blkdebug requires both config file and image path")
+                })?;
+                Ok(Value::map([
+                    ("driver", Value::from("blkdebug")),
+                    ("config", Value::from(config)),
+                    ("image", filename_options(image)?),
+                ]))
+            }
             "host_device" => {
                 let name =
                     [("driver", Value::from("host_device")), ("filename", Value::from(rest))];

@@ -5,10 +5,10 @@
 //! whether they write and what they allow others; what it holds can be another node later. A device
 //! has a [`Backend`], a slot that counts, drains and parks its requests; they go through a [`Lane`]
 //! to the host's file by themselves ([`BlockDriver::resolve`]) or to drivers' blocking calls on the
-//! [`Pool`]. Here are `file`, `host_device`, `raw`, `null-co` and `null-aio`; image formats are
+//! [`Pool`]. Here are `file`, `host_device`, `raw`, `null-co`, `null-aio` and filters; formats are
 //! the crate `block-formats`. Images are locked against other programs as QEMU locks them.
 //!
-//! Not here: jobs, reopening, throttling, draining of single nodes.
+//! Not here: jobs, reopening, draining of single nodes.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
 mod backend;
@@ -16,6 +16,7 @@ mod conf;
 mod driver;
 mod engine;
 mod file;
+mod filters;
 mod flights;
 mod graph;
 mod lock;
@@ -36,9 +37,10 @@ pub use driver::{
     Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, unsupported,
 };
 pub use engine::{Done, Lane, Op, Request};
+pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use flights::{Flight, Flights};
 pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
-pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use};
+pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;
 pub use redirect::{Redirect, check_free};
@@ -53,3 +55,9 @@ pub static NULL_CO: BlockClass = null::CO;
 pub static NULL_AIO: BlockClass = null::AIO;
 /// See [`FILE`].
 pub static RAW: BlockClass = raw::RAW;
+/// See [`FILE`].
+pub static BLKDEBUG: BlockClass = filters::blkdebug::CLASS;
+/// See [`FILE`].
+pub static COPY_ON_READ: BlockClass = filters::copy_on_read::CLASS;
+/// See [`FILE`].
+pub static THROTTLE: BlockClass = filters::throttle::CLASS;

@@ -322,6 +322,21 @@ impl Node {
     }
 }
 
+/// Writes zeroes as bytes, so that their space is taken.
+///
+/// # Errors
+/// The driver's.
+pub fn fill_zeroes(node: &Node, at: u64, len: u64) -> io::Result<()> {
+    let zeroes = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(0)];
+    let mut done = 0;
+    while done < len {
+        let n = usize::try_from(len - done).unwrap_or(usize::MAX).min(zeroes.len());
+        node.driver.write(at + done, zeroes.get(..n).unwrap_or_default())?;
+        done += n as u64;
+    }
+    Ok(())
+}
+
 /// Whether all bytes are zero.
 fn is_zero(data: &[u8]) -> bool {
     let (chunks, rest) = data.as_chunks::<16>();

@@ -117,6 +117,16 @@ pub(crate) const RAW: BlockClass = BlockClass {
     create: Some(create),
     create_options: &[
         CreateOption {
+            name: "extent_size_hint",
+            kind: "size",
+            help: "Extent size hint for the image file, 0 to disable",
+        },
+        CreateOption {
+            name: "nocow",
+            kind: "bool (on/off)",
+            help: "Turn off copy-on-write (valid only on btrfs)",
+        },
+        CreateOption {
             name: "preallocation",
             kind: "str",
             help: "Preallocation mode (allowed values: off, falloc, full)",

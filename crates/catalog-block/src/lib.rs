@@ -9,13 +9,18 @@ use block::BlockClass;
 
 /// All block drivers.
 pub static BLOCK: &[&BlockClass] = &[
+    &block::BLKDEBUG,
+    &block::COPY_ON_READ,
     &block::FILE,
     &block::HOST_DEVICE,
     &block::NULL_AIO,
     &block::NULL_CO,
+    &block_net::nbd::CLASS,
     &block::RAW,
+    &block::THROTTLE,
     &block_formats::qcow2::CLASS,
+    &block_formats::luks::CLASS,
 ];
 
 /// Objects that nodes refer to, for programs that have no other objects.
-pub static OBJECTS: &[&device::ObjectClass] = &[&objects::secret::CLASS];
+pub static OBJECTS: &[&device::ObjectClass] = &[&objects::secret::CLASS, &objects::throttle::CLASS];

@@ -1,7 +1,7 @@
 //! Objects that users make.
 
 use device::ObjectClass;
-use objects::{iothread, memory, rng, secret};
+use objects::{iothread, memory, rng, secret, throttle};
 
 /// All object classes, sorted by name.
 pub static OBJECTS: &[&ObjectClass] = &[
@@ -12,6 +12,7 @@ pub static OBJECTS: &[&ObjectClass] = &[
     &rng::BUILTIN,
     &rng::RANDOM,
     &secret::CLASS,
+    &throttle::CLASS,
 ];
 
 /// The class of a name.

@@ -225,6 +225,9 @@ impl DeviceType for VirtioBlk {
         if let Some(error) = failure {
             return Err(error);
         }
+        if let Some(index) = device.props.bootindex {
+            at.offer(device::BootEntry { index, node: "/disk@0,0".into() });
+        }
         at.offer::<virtio::Offer>(device.clone());
         at.offer::<block::Slotted>(device.clone());
         Ok(device)

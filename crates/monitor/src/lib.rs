@@ -17,6 +17,7 @@ mod editor;
 mod expression;
 mod hmp;
 mod info;
+mod network;
 mod objects;
 mod output;
 mod qmp;

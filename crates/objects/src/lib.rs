@@ -12,5 +12,6 @@ pub mod iothread;
 pub mod memory;
 pub mod rng;
 pub mod secret;
+pub mod throttle;
 
 pub use help::{help, type_name};

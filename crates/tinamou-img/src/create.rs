@@ -33,7 +33,8 @@ pub(crate) fn asks_for_help(text: &str) -> bool {
 pub(crate) fn checked(class: &BlockClass, options: &[(String, String)]) -> Result<(), Fail> {
     let known = |name: &str| {
         class.create_options.iter().any(|o| o.name == name)
-            || name.starts_with("encrypt.") && class.name == "qcow2"
+            // Options of the file below.
+            || matches!(name, "extent_size_hint" | "nocow")
     };
     match options.iter().find(|(name, _)| !known(name)) {
         Some((name, _)) => Err(Fail(format!("Invalid parameter '{name}'"), 1)),
@@ -112,7 +113,8 @@ fn backing_len(
     }
     if new.option("backing_fmt").is_none() {
         let path = block::relative_to(&new.filename, backing);
-        let flags = Flags { read_only: true, no_backing: true, ..Flags::default() };
+        let flags =
+            Flags { read_only: true, no_backing: true, header_only: true, ..Flags::default() };
         let text = "Backing file specified without backing format";
         let hint = match graph.open_image(&path, None, flags) {
             Ok(node) => format!("\nDetected format of {}.", node.class().name),
@@ -124,7 +126,7 @@ fn backing_len(
         return Err(Fail(format!("{text}{hint}"), 1));
     }
     let path = block::relative_to(&new.filename, backing);
-    let flags = Flags { read_only: true, ..Flags::default() };
+    let flags = Flags { read_only: true, header_only: true, ..Flags::default() };
     match graph.open_image(&path, new.option("backing_fmt"), flags) {
         Ok(node) => Ok(Some(node.len())),
         Err(error) => {

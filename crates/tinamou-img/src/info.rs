@@ -187,15 +187,25 @@ fn children(node: &Node, path: &str, depth: usize, out: &mut String) {
     }
 }
 
+/// How an image is called: descriptions are shown by the file they lead to.
+fn shown_name(given: &Given, node: &Node, name: &str) -> String {
+    let described = given.has("image-opts") || name.starts_with("json:");
+    if described || name.starts_with("file:") {
+        node.filename().to_owned()
+    } else {
+        name.to_owned()
+    }
+}
+
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("info", args, OPTIONS)? else { return Ok(0) };
     let is_json = given.is_json()?;
     let name = given.name()?;
     let chain = given.has("backing-chain");
-    let flags = Flags { no_backing: true, ..given.flags(true) };
+    let flags = Flags { no_backing: true, header_only: true, ..given.flags(true) };
     let graph = given.graph()?;
     let top = given.open(&graph, name, given.value("format"), flags)?;
-    let mut all: Vec<(Arc<Node>, String)> = vec![(top, name.to_owned())];
+    let mut all: Vec<(Arc<Node>, String)> = vec![(top.clone(), shown_name(&given, &top, name))];
     while let Some((node, _)) = all.last().filter(|_| chain) {
         let about = node.driver().format_info();
         let Some(backing) = about.backing_file else { break };

@@ -40,6 +40,7 @@ fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
     let present = extent.allocated;
     if let (Some(offset), Some(file), true) = (extent.offset, layer.child("file"), extent.data)
         && layer.class().name != "raw"
+        && is_preallocated(&file)
         && offset < file.len()
     {
         let below = file.extent(offset, extent.len.min(file.len() - offset))?;
@@ -50,6 +51,12 @@ fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
         .child("file")
         .map_or_else(|| layer.filename().to_owned(), |f| f.filename().to_owned());
     Ok(Entry { at, extent, depth, present: present && (extent.allocated || !extent.zero), file })
+}
+
+/// Whether a file has so many holes that tables must name places where nothing is yet.
+fn is_preallocated(file: &Node) -> bool {
+    let there = file.driver().allocated_size().unwrap_or(u64::MAX);
+    there < file.len() / 10 * 9 && file.len() - there > 1 << 20
 }
 
 fn joins(a: &Entry, b: &Entry) -> bool {

@@ -141,6 +141,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     {
         return Err(Fail(format!("Invalid format name: '{format}'"), 1));
     }
+    if given.has("compress") && image.class().name != "qcow2" {
+        return Err(Fail("Compression not supported for this file format".into(), 1));
+    }
     if !image.class().has_backing {
         return Err(Fail(
             format!(
@@ -166,6 +169,10 @@ pub(crate) fn run(args: &[String]) -> Done {
         return fail("Could not flush the image", &error);
     }
     let name = backing.filter(|name| !name.is_empty());
+    if name.is_some() && backing_format.is_none() {
+        let text = "Could not change the backing file to '%': backing format must be specified";
+        return Err(Fail(text.replace('%', name.unwrap_or("")), 1));
+    }
     match image.driver().change_backing(name, backing_format) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {

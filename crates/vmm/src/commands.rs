@@ -12,6 +12,7 @@ mod facts;
 mod fd;
 mod machine;
 mod memory;
+mod net;
 mod pci;
 mod qom;
 mod run;
@@ -112,6 +113,11 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<qom::QomSet>(),
     Command::of::<control::QueryCommandLineOptions>(),
     Command::of::<control::QueryCommands>(),
+    Command::of::<net::AnnounceSelf>(),
+    Command::of::<net::NetdevAdd>(),
+    Command::of::<net::NetdevDel>(),
+    Command::of::<net::QueryRxFilter>(),
+    Command::of::<net::SetLink>(),
     Command::of::<machine::QueryCpuDefinitions>(),
     Command::of::<machine::QueryCpusFast>(),
     Command::of::<machine::QueryKvm>(),
@@ -155,6 +161,8 @@ pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
+pub use net::{Card, cards};
+pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use pci::{pci_class_name, pci_functions};
 pub use qom::add_object;
 

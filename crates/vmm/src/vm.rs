@@ -340,6 +340,7 @@ impl Vm {
     pub fn reset_devices(&self, kind: Reset) {
         let execution = self.execution();
         if let Some(machine) = self.machine() {
+            machine.tell_boot_order();
             machine.reset.reset(kind);
             if let Some(reload) = &machine.reload {
                 reload();

@@ -2,31 +2,52 @@
 //!
 //! Everything that names host clusters is walked and counted; the counts are compared with those
 //! of the image. A count that is too high is a leak, one that is too low is corruption; so are
-//! entries that name no cluster. Mending writes the counts as they are found and sets the marks of
-//! the active tables. Memory: four bytes for each cluster of the file.
+//! entries that name no cluster. Mending writes the counts as they are found, anew elsewhere where
+//! a cluster in use counts as free, and sets the marks of the active tables. An L2 table is looked
+//! at once however often it is named, so that time is bounded by the file. Memory: four bytes for
+//! each cluster of the file. Not here: entries that name no cluster are told, not mended.
 //! Source: qcow2 specification; QEMU's `qemu-img check` for messages and verdicts.
 
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use block::{CheckReport, Fix, unsupported};
 
-use super::header::{be32, be64};
-use super::snapshot::{mark, read_l1};
-use super::tables::{COPIED, Mapped, Meta, PLACE};
+use super::bitmap;
+use super::header::{CRYPT_HEADER, be64};
+use super::snapshot::read_l1;
+use super::tables::{ALL_DATA, COMPRESSED, COPIED, Mapped, Meta, PLACE};
 
 /// Most clusters of a file that is looked at.
 const MOST: u64 = 1 << 28;
 /// Most messages.
 const MESSAGES: usize = 1000;
-const BITMAPS: u32 = 0x2385_2875;
+/// Clusters behind the end of the file that may be counted.
+const SLACK: usize = 1 << 16;
+/// Most wrong counts that are mended at once.
+const WRONG: usize = 1 << 24;
+/// Most bytes of all snapshots' L1 tables.
+const MOST_L1: u64 = 1 << 30;
 
 struct Walk {
     counts: Vec<u32>,
     bits: u32,
+    /// L2 tables: how often each is named, and whether by the active L1 table.
+    tables: BTreeMap<u64, (u32, bool)>,
     report: CheckReport,
 }
 
 impl Walk {
+    fn new(meta: &Meta) -> Walk {
+        let clusters = meta.file.len().div_ceil(meta.cluster()).min(MOST);
+        let counts = vec![0; usize::try_from(clusters).unwrap_or(0)];
+        let report = CheckReport {
+            total: meta.header.size.div_ceil(meta.cluster()),
+            ..CheckReport::default()
+        };
+        Walk { counts, bits: meta.bits(), tables: BTreeMap::new(), report }
+    }
+
     fn say(&mut self, text: String) {
         if self.report.messages.len() < MESSAGES {
             self.report.messages.push(text);
@@ -38,42 +59,43 @@ impl Walk {
         self.say(format!("ERROR {text}"));
     }
 
-    /// Counts the clusters of a range.
-    fn count(&mut self, place: u64, len: u64) {
+    fn outside(&mut self, place: u64, len: u64) {
+        self.report.corruptions += 1;
+        self.say(format!("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset 0x{place:x} size 0x{len:x}"));
+    }
+
+    /// A corruption that is mended or is not.
+    fn verdict(&mut self, mended: bool, text: String) {
+        self.report.corruptions += u64::from(!mended);
+        self.report.corruptions_fixed += u64::from(mended);
+        self.say(text);
+    }
+
+    /// Counts the clusters of a range, each so many times.
+    fn count(&mut self, place: u64, len: u64, times: u32) {
         if len == 0 {
             return;
         }
         let last = place.saturating_add(len - 1) >> self.bits;
-        if last >= MOST {
-            self.broken(format!("counting reference for region exceeding the end of the file by one cluster or more: offset 0x{place:x} size 0x{len:x}"));
+        let need = usize::try_from(last + 1).unwrap_or(usize::MAX);
+        // One step behind the file is what an unfinished write leaves; more is damage.
+        if last >= MOST || need > self.counts.len() + SLACK {
+            self.outside(place, len);
             return;
         }
-        let need = usize::try_from(last + 1).unwrap_or(0);
         if self.counts.len() < need {
-            // One step behind the file is what an unfinished write leaves; more is damage.
-            if need > self.counts.len() + (1 << 20) {
-                self.broken(format!("counting reference for region exceeding the end of the file by one cluster or more: offset 0x{place:x} size 0x{len:x}"));
-                return;
-            }
             self.counts.resize(need, 0);
         }
-        for cluster in place >> self.bits..=last {
-            if let Some(count) =
-                usize::try_from(cluster).ok().and_then(|at| self.counts.get_mut(at))
-            {
-                *count = count.saturating_add(1);
-            }
+        let first = usize::try_from(place >> self.bits).unwrap_or(usize::MAX);
+        for count in self.counts.get_mut(first..need).unwrap_or_default() {
+            *count = count.saturating_add(times);
         }
     }
 }
 
-/// Walks the tables below an L1 table; `active`: with statistics and marks.
-fn walk_l1(meta: &mut Meta, walk: &mut Walk, l1: &[u64], active: bool) -> io::Result<()> {
-    let mut next = 0;
-    for (index, entry) in l1.iter().enumerate() {
-        if entry & PLACE == 0 {
-            continue;
-        }
+/// Notes the tables that an L1 table names; each is looked at once, however often it is named.
+fn walk_l1(meta: &Meta, walk: &mut Walk, l1: &[u64], active: bool) {
+    for entry in l1.iter().filter(|entry| **entry & PLACE != 0) {
         let Ok(place) = meta.place(*entry) else {
             walk.broken(format!(
                 "l2_offset={:x}: Table is not cluster aligned; L1 entry corrupted",
@@ -81,46 +103,66 @@ fn walk_l1(meta: &mut Meta, walk: &mut Walk, l1: &[u64], active: bool) -> io::Re
             ));
             continue;
         };
-        walk.count(place, meta.cluster());
-        if place >= meta.file.len() {
-            continue;
+        walk.count(place, meta.cluster(), 1);
+        if place < meta.file.len() {
+            let seen = walk.tables.entry(place).or_insert((0, false));
+            seen.0 = seen.0.saturating_add(1);
+            seen.1 |= active;
         }
-        if active {
-            check_mark(meta, walk, *entry, &format!("l2_offset={place:x}"), index)?;
+    }
+}
+
+/// Counts what an L2 table names, as often as the table is named.
+fn walk_l2(
+    meta: &mut Meta,
+    walk: &mut Walk,
+    place: u64,
+    times: u32,
+    active: bool,
+) -> io::Result<()> {
+    let stride = meta.stride();
+    let mut next = 0;
+    for words in read_l2(meta, place)?.chunks(stride) {
+        let entry = words.first().copied().unwrap_or(0);
+        let map = words.get(1).copied().unwrap_or(0);
+        if entry & COMPRESSED == 0 && map & (map >> 32) & ALL_DATA != 0 {
+            walk.broken(format!(
+                "offset={:x}: a sub-cluster is marked as data and as zero; L2 entry corrupted.",
+                entry & PLACE
+            ));
         }
-        // Past the cache: an image may name one table many times, and none of it is kept.
-        let entries = meta.l2(place)?.entries.clone();
-        for entry in entries {
-            match meta.decode(entry) {
-                Err(_) => walk.broken(format!(
-                    "offset={:x}: Cluster is not properly aligned; L2 entry corrupted.",
-                    entry & PLACE
-                )),
-                Ok(Mapped::Nothing | Mapped::Zero) => {}
-                Ok(Mapped::Packed(_)) => {
-                    if entry & COPIED != 0 {
-                        walk.broken(format!(
-                            "coffset=0x{:x}: copied flag must never be set for compressed clusters",
-                            entry & PLACE
-                        ));
-                    }
-                    let (at, len) = meta.packed(entry);
-                    walk.count(at, len);
-                    if active {
-                        walk.report.allocated += 1;
-                        walk.report.compressed += 1;
-                        // As the peer counts: a compressed cluster is always out of line.
-                        walk.report.fragmented += 1;
-                    }
+        // What the cluster's place is used for counts, not what its sub-clusters are.
+        let as_data = if meta.has_place(entry) { ALL_DATA } else { 0 };
+        match meta.decode(entry, as_data, 0) {
+            Err(_) => walk.broken(format!(
+                "offset={:x}: Data cluster is not properly aligned; L2 entry corrupted.",
+                entry & PLACE
+            )),
+            Ok(Mapped::Nothing | Mapped::Zero) => {}
+            Ok(Mapped::Packed(_)) => {
+                if entry & COPIED != 0 {
+                    walk.broken(format!(
+                        "coffset=0x{:x}: copied flag must never be set for compressed clusters",
+                        entry & PLACE
+                    ));
                 }
-                Ok(Mapped::Data(at) | Mapped::ZeroAt(at)) => {
-                    walk.count(at, meta.cluster());
-                    if active {
-                        walk.report.allocated += 1;
-                        walk.report.fragmented += u64::from(next != 0 && next != at);
-                        next = at + meta.cluster();
-                        check_mark(meta, walk, entry, &format!("offset={at:x}"), index)?;
-                    }
+                let (at, len) = meta.packed(entry);
+                walk.count(at, len, times);
+                if active {
+                    walk.report.allocated += 1;
+                    walk.report.compressed += 1;
+                    // As the peer counts: a compressed cluster is always out of line.
+                    walk.report.fragmented += 1;
+                }
+            }
+            Ok(Mapped::Data(at) | Mapped::ZeroAt(at)) => {
+                if active {
+                    walk.report.allocated += 1;
+                    walk.report.fragmented += u64::from(next != 0 && next != at);
+                    next = at + meta.cluster();
+                }
+                if meta.data.is_none() {
+                    walk.count(at, meta.cluster(), times);
                 }
             }
         }
@@ -128,68 +170,103 @@ fn walk_l1(meta: &mut Meta, walk: &mut Walk, l1: &[u64], active: bool) -> io::Re
     Ok(())
 }
 
-fn check_mark(
-    meta: &mut Meta,
-    walk: &mut Walk,
-    entry: u64,
-    what: &str,
-    _: usize,
-) -> io::Result<()> {
-    let count = meta.refcounts.count((entry & PLACE) >> meta.bits())?;
-    if (count == 1) != (entry & COPIED != 0) {
-        let kind = if what.starts_with("l2") {
-            "OFLAG_COPIED L2 cluster"
-        } else {
-            "OFLAG_COPIED data cluster"
-        };
-        let name = if what.starts_with("l2") { "l1_entry" } else { "l2_entry" };
-        walk.broken(format!("{kind}: {name}={entry:x} refcount={count}"));
+/// An L2 table as it is now, past the cache: tables of snapshots are needed once only.
+fn read_l2(meta: &mut Meta, place: u64) -> io::Result<Vec<u64>> {
+    Ok(meta.l2(place)?.entries.clone())
+}
+
+/// Compares the marks of the active tables with the counts.
+fn check_marks(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<()> {
+    let mend = fix == Fix::All;
+    let kind = if mend { "Repairing" } else { "ERROR" };
+    let (stride, bits) = (meta.stride(), meta.bits());
+    let mut seen = HashSet::new();
+    let mut new_l1 = meta.l1.clone();
+    for (index, slot) in new_l1.iter_mut().enumerate() {
+        let entry = *slot;
+        let Ok(place) = meta.place(entry) else { continue };
+        if place >= meta.file.len() {
+            continue;
+        }
+        let count = meta.refcounts.count(place >> bits)?;
+        if (count == 1) != (entry & COPIED != 0) {
+            walk.verdict(mend, format!("{kind} OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}"));
+            *slot = if count == 1 { entry | COPIED } else { entry & !COPIED };
+        }
+        if !seen.insert(place) || meta.data.is_some() {
+            continue;
+        }
+        let mut entries = read_l2(meta, place)?;
+        let mut changed = false;
+        for slot in entries.iter_mut().step_by(stride) {
+            let entry = *slot;
+            let at = entry & PLACE;
+            if entry & COMPRESSED != 0 || at == 0 || at & (meta.cluster() - 1) != 0 {
+                continue;
+            }
+            let count = meta.refcounts.count(at >> bits)?;
+            if (count == 1) != (entry & COPIED != 0) {
+                walk.verdict(
+                    mend,
+                    format!(
+                        "{kind} OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}"
+                    ),
+                );
+                *slot = if count == 1 { entry | COPIED } else { entry & !COPIED };
+                changed = true;
+            }
+        }
+        if mend && changed {
+            let l2 = meta.l2(place)?;
+            (l2.entries, l2.dirty) = (entries, true);
+        }
+    }
+    if mend && new_l1 != meta.l1 {
+        meta.set_l1(new_l1);
     }
     Ok(())
 }
 
 /// Bitmaps: their directory, tables and data.
 fn walk_bitmaps(meta: &Meta, walk: &mut Walk) -> io::Result<()> {
-    let found = meta.header.extensions.iter().find(|(kind, _)| *kind == BITMAPS);
-    let Some((_, data)) = found.filter(|_| meta.header.autoclear & 1 != 0) else { return Ok(()) };
-    let (count, size, at) = (be32(data, 0), be64(data, 8), be64(data, 16));
-    if size > 1 << 26 || count > 65535 {
-        walk.broken("bitmap directory is too large".into());
-        return Ok(());
-    }
-    walk.count(at, size);
-    let mut directory = vec![0; usize::try_from(size).unwrap_or(0)];
-    meta.file.driver().read(at, &mut directory)?;
-    let mut pos = 0;
-    for _ in 0..count {
-        let Some(entry) = directory.get(pos..) else { break };
-        let (table, entries) = (be64(entry, 0), be32(entry, 8));
-        let names = be32(entry, 16);
-        let len = 24 + (be32(entry, 20) as usize) + (names & 0xffff) as usize;
-        if entries > 1 << 24 {
-            walk.broken("bitmap table is too large".into());
+    let Some((at, size, _)) = bitmap::directory(meta) else { return Ok(()) };
+    let entries = match bitmap::entries(meta) {
+        Ok(entries) => entries,
+        Err(error) => {
+            walk.broken(format!("bitmaps: {}", host::reason(&error)));
             return Ok(());
         }
-        walk.count(table, u64::from(entries) * 8);
-        let mut bytes = vec![0; entries as usize * 8];
-        meta.file.driver().read(table, &mut bytes)?;
-        for at in 0..entries as usize {
-            let place = be64(&bytes, at * 8) & PLACE;
-            if place != 0 {
-                walk.count(place, meta.cluster());
-            }
+    };
+    walk.count(at, size, 1);
+    for entry in entries {
+        walk.count(entry.table, u64::from(entry.table_len) * 8, 1);
+        let Ok(table) = bitmap::table(meta, &entry) else {
+            walk.broken("bitmap table is too large or misplaced".into());
+            continue;
+        };
+        for place in table.iter().map(|slot| slot & PLACE).filter(|place| *place != 0) {
+            walk.count(place, meta.cluster(), 1);
         }
-        pos += len.next_multiple_of(8);
     }
     Ok(())
 }
 
+/// The header of an encrypted image.
+fn walk_crypt(meta: &Meta, walk: &mut Walk) {
+    if let Some(data) = meta.header.extension(CRYPT_HEADER) {
+        walk.count(be64(data, 0), be64(data, 8), 1);
+    }
+}
+
 fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
     let cluster = meta.cluster();
-    walk.count(0, cluster);
-    let l1 = meta.l1.clone();
-    walk.count(meta.header.l1_offset, l1.len() as u64 * 8);
-    walk_l1(meta, walk, &l1, true)?;
+    walk.count(0, cluster, 1);
+    walk.count(meta.header.l1_offset, meta.l1.len() as u64 * 8, 1);
+    walk_l1(meta, walk, &meta.l1, true);
+    let all: u64 = meta.snapshots.iter().map(|s| u64::from(s.l1_size) * 8).sum();
+    if all > MOST_L1 {
+        return Err(unsupported("the snapshots' L1 tables are too long to be checked"));
+    }
     for stored in meta.snapshots.clone() {
         if stored.l1_offset & (cluster - 1) != 0 {
             let text = format!(
@@ -199,14 +276,18 @@ fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
             walk.broken(text);
             continue;
         }
-        walk.count(stored.l1_offset, u64::from(stored.l1_size) * 8);
+        walk.count(stored.l1_offset, u64::from(stored.l1_size) * 8, 1);
         let l1 = read_l1(meta, &stored)?;
-        walk_l1(meta, walk, &l1, false)?;
+        walk_l1(meta, walk, &l1, false);
+    }
+    for (place, (times, active)) in std::mem::take(&mut walk.tables) {
+        walk_l2(meta, walk, place, times, active)?;
     }
     let listed: u64 = meta.snapshots.iter().map(|stored| stored.listed).sum();
-    walk.count(meta.header.snapshots_offset, listed);
+    walk.count(meta.header.snapshots_offset, listed, 1);
+    walk_crypt(meta, walk);
     walk_bitmaps(meta, walk)?;
-    walk.count(meta.refcounts.table_offset, meta.refcounts.table.len() as u64 * 8);
+    walk.count(meta.refcounts.table_offset, meta.refcounts.table.len() as u64 * 8, 1);
     for (index, entry) in meta.refcounts.table.clone().into_iter().enumerate() {
         if entry == 0 {
             continue;
@@ -218,36 +299,47 @@ fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
         } else if entry >= meta.file.len() {
             walk.broken(format!("refcount block {index} is outside image"));
         } else {
-            walk.count(entry, cluster);
+            walk.count(entry, cluster, 1);
         }
     }
     Ok(())
 }
 
-/// Compares the counts; gives those that are wrong with what they should be.
-fn compare(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<Vec<(u64, u64)>> {
-    let mut wrong = Vec::new();
+/// What a comparison of counts found.
+#[derive(Default)]
+struct Wrong {
+    /// Clusters and what their counts should be.
+    clusters: Vec<(u64, u64)>,
+    /// A cluster in use counts as free: the counts cannot be trusted to find free ones.
+    rebuild: bool,
+}
+
+/// Compares the counts.
+fn compare(meta: &mut Meta, walk: &mut Walk, mend: Fix) -> io::Result<Wrong> {
+    let mut wrong = Wrong::default();
     let mut end = 0;
     // Clusters that are counted may lie behind the file's end.
     let per_block = meta.refcounts.per_block();
     let blocks = meta.refcounts.table.iter().rposition(|entry| *entry != 0);
-    let counted = blocks.map_or(0, |index| (index as u64 + 1) * per_block).min(MOST);
+    let counted = blocks.map_or(0, |index| (index as u64 + 1).saturating_mul(per_block)).min(MOST);
     let most = counted.max(walk.counts.len() as u64);
     let mut next = 0;
     while next < most {
         let cluster = next;
         let block = usize::try_from(cluster / per_block).unwrap_or(usize::MAX);
-        if cluster >= walk.counts.len() as u64 && meta.refcounts.table.get(block) == Some(&0) {
-            next = (cluster / per_block + 1) * per_block;
-            continue;
+        let stop = (cluster / per_block + 1) * per_block;
+        if cluster % per_block == 0 && meta.refcounts.table.get(block).is_none_or(|e| *e == 0) {
+            let range = usize::try_from(cluster).unwrap_or(usize::MAX)
+                ..usize::try_from(stop).unwrap_or(usize::MAX).min(walk.counts.len());
+            if walk.counts.get(range).unwrap_or_default().iter().all(|count| *count == 0) {
+                next = stop;
+                continue;
+            }
         }
         next += 1;
         let want = usize::try_from(cluster).ok().and_then(|at| walk.counts.get(at)).copied();
         let want = u64::from(want.unwrap_or(0));
-        let have = match meta.refcounts.count(cluster) {
-            Ok(have) => have,
-            Err(_) => continue,
-        };
+        let Ok(have) = meta.refcounts.count(cluster) else { continue };
         if want > 0 || have > 0 {
             end = cluster + 1;
         }
@@ -255,55 +347,82 @@ fn compare(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<Vec<(u64, u
             continue;
         }
         let leak = have > want;
-        let mend = fix == Fix::All || leak && fix == Fix::Leaks;
-        let kind = if mend {
-            "Repairing"
-        } else if leak {
-            "Leaked"
-        } else {
-            "ERROR"
+        wrong.rebuild |= have == 0;
+        let mends = mend == Fix::All || leak && mend == Fix::Leaks;
+        let kind = match (mends, leak) {
+            (true, _) => "Repairing",
+            (false, true) => "Leaked",
+            (false, false) => "ERROR",
         };
         walk.say(format!("{kind} cluster {cluster} refcount={have} reference={want}"));
-        match (mend, leak) {
+        match (mends, leak) {
             (true, true) => walk.report.leaks_fixed += 1,
             (true, false) => walk.report.corruptions_fixed += 1,
             (false, true) => walk.report.leaks += 1,
             (false, false) => walk.report.corruptions += 1,
         }
-        if mend {
-            wrong.push((cluster, want));
+        if wrong.clusters.len() < WRONG {
+            wrong.clusters.push((cluster, want));
         }
     }
     walk.report.image_end = end << meta.bits();
     Ok(wrong)
 }
 
+fn store(meta: &mut Meta, wrong: &Wrong) -> io::Result<()> {
+    for (cluster, want) in &wrong.clusters {
+        meta.refcounts.set(*cluster, *want)?;
+    }
+    Ok(())
+}
+
+/// Writes the counts anew elsewhere; the old tables are given up.
+fn rebuild(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
+    walk.say("Rebuilding refcount structure".into());
+    let (header, refcounts) = (&mut meta.header, &mut meta.refcounts);
+    refcounts.rebuild(header, &walk.counts)?;
+    walk.report.corruptions_fixed += std::mem::take(&mut walk.report.corruptions);
+    walk.report.leaks_fixed += std::mem::take(&mut walk.report.leaks);
+    // The old table and its blocks are counted and not used any more.
+    let mut again = Walk::new(meta);
+    walk_all(meta, &mut again)?;
+    again.report.messages.clear();
+    let wrong = compare(meta, &mut again, Fix::All)?;
+    store(meta, &wrong)?;
+    for line in again.report.messages {
+        walk.say(line);
+    }
+    walk.report.image_end = again.report.image_end;
+    Ok(())
+}
+
 pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
-    let clusters = meta.file.len().div_ceil(meta.cluster());
-    if clusters > MOST {
+    if meta.file.len().div_ceil(meta.cluster()) > MOST {
         return Err(unsupported("the image file is too long to be checked"));
     }
-    let counts = vec![0; usize::try_from(clusters).unwrap_or(0)];
-    let mut walk = Walk { counts, bits: meta.bits(), report: CheckReport::default() };
-    walk.report.total = meta.header.size.div_ceil(meta.cluster());
+    let mut walk = Walk::new(meta);
     walk_all(meta, &mut walk)?;
-    let marks = walk.report.corruptions;
-    let wrong = compare(meta, &mut walk, fix)?;
-    if fix != Fix::None {
-        for (cluster, want) in wrong {
-            meta.refcounts.set(cluster, want)?;
+    let wrong = compare(meta, &mut walk, Fix::None)?;
+    if wrong.rebuild && fix == Fix::All {
+        rebuild(meta, &mut walk)?;
+    } else if fix != Fix::None && !wrong.clusters.is_empty() {
+        let (leaks, corruptions) = (walk.report.leaks, walk.report.corruptions);
+        let wrong = compare(meta, &mut walk, fix)?;
+        let fixable: Vec<_> = wrong.clusters;
+        // What was told before and is mended now is no finding any more.
+        walk.report.leaks = leaks - walk.report.leaks_fixed.min(leaks);
+        walk.report.corruptions = corruptions - walk.report.corruptions_fixed.min(corruptions);
+        let mends = |have: u64, want: u64| fix == Fix::All || have > want;
+        for (cluster, want) in fixable {
+            if mends(meta.refcounts.count(cluster)?, want) {
+                meta.refcounts.set(cluster, want)?;
+            }
         }
-        if fix == Fix::All {
-            if marks > 0 && mark(meta).is_ok() {
-                let fixed =
-                    walk.report.messages.iter().filter(|m| m.contains("OFLAG_COPIED")).count()
-                        as u64;
-                walk.report.corruptions = walk.report.corruptions.saturating_sub(fixed);
-                walk.report.corruptions_fixed += fixed;
-            }
-            if walk.report.corruptions == 0 {
-                meta.set_clean()?;
-            }
+    }
+    check_marks(meta, &mut walk, fix)?;
+    if fix != Fix::None {
+        if walk.report.corruptions == 0 && fix == Fix::All {
+            meta.set_clean()?;
         }
         meta.commit(false)?;
         meta.file.driver().flush()?;

@@ -20,6 +20,10 @@ pub(super) mod feature {
     pub(crate) const EXTENDED_L2: u64 = 16;
     /// Compatible: counts may be late.
     pub(crate) const LAZY_REFCOUNTS: u64 = 1;
+    /// Autoclear: bitmaps are as the disk is.
+    pub(crate) const BITMAPS: u64 = 1;
+    /// Autoclear: the data file alone is a raw image of the disk.
+    pub(crate) const RAW_DATA: u64 = 2;
 }
 
 /// Most bytes of an L1 table, as QEMU has it.
@@ -30,6 +34,25 @@ const MAX_TABLE: u64 = 8 << 20;
 const MAX_SNAPSHOTS: u32 = 65536;
 
 const BACKING_FORMAT: u32 = 0xe279_2aca;
+const FEATURE_NAMES: u32 = 0x6803_f857;
+/// Extension: the name of the external data file.
+pub(super) const DATA_FILE_NAME: u32 = 0x4441_5441;
+/// Extension: place and length of the LUKS header.
+pub(super) const CRYPT_HEADER: u32 = 0x0537_be77;
+/// Extension: the bitmap directory.
+pub(super) const BITMAPS: u32 = 0x2385_2875;
+
+/// Kind of bit, its number and its name, for the table that tools read.
+const FEATURES: [(u8, u8, &str); 8] = [
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+];
 
 /// The header.
 #[derive(Clone, Debug, Default)]
@@ -166,9 +189,19 @@ impl Header {
         Ok(())
     }
 
+    /// Whether entries have a word for sub-clusters.
+    pub(super) fn is_extended(&self) -> bool {
+        self.incompatible & feature::EXTENDED_L2 != 0
+    }
+
+    /// Bits of the number of entries in an L2 table.
+    pub(super) fn l2_bits(&self) -> u32 {
+        self.cluster_bits - if self.is_extended() { 4 } else { 3 }
+    }
+
     /// L1 entries for a disk of this length; `None` when there can be none.
     pub(super) fn l1_entries_for(&self, size: u64) -> Option<u64> {
-        let shift = self.cluster_bits * 2 - 3;
+        let shift = self.cluster_bits + self.l2_bits();
         let entries = size.checked_add((1 << shift) - 1)? >> shift;
         (entries * 8 <= MAX_L1).then_some(entries)
     }
@@ -208,31 +241,58 @@ impl Header {
         Ok(())
     }
 
-    /// Images that need what is not here.
-    pub(super) fn refuse_what_is_not_built(&self) -> Result<()> {
-        let names = [
-            (feature::DATA_FILE, "external data file"),
-            (feature::EXTENDED_L2, "extended L2 entries"),
-        ];
-        for (bit, name) in names {
-            if self.incompatible & bit != 0 {
-                return refuse(format!("qcow2 with {name} is not built yet in Tinamou"));
-            }
-        }
-        if self.compression != 0 {
-            return refuse("qcow2 with compression type zstd is not built yet in Tinamou");
-        }
-        if self.crypt != 0 {
-            return refuse("qcow2 with encryption is not built yet in Tinamou");
-        }
-        let known = feature::DIRTY | feature::CORRUPT | feature::COMPRESSION;
+    /// Refuses images that need what is not known.
+    pub(super) fn refuse_what_is_unknown(&self) -> Result<()> {
+        let known = feature::DIRTY
+            | feature::CORRUPT
+            | feature::COMPRESSION
+            | feature::DATA_FILE
+            | feature::EXTENDED_L2;
         let unknown = self.incompatible & !known;
         if unknown != 0 {
-            return refuse(format!(
-                "Unsupported qcow2 feature(s): Unknown incompatible feature: {unknown:x}"
-            ));
+            let names = self.unknown_names(unknown);
+            return refuse(format!("Unsupported qcow2 feature(s): {names}"));
+        }
+        if self.compression > 1
+            || (self.compression == 1) != (self.incompatible & feature::COMPRESSION != 0)
+        {
+            return refuse(format!("qcow2: unknown compression type: {}", self.compression));
+        }
+        if self.is_extended() && self.cluster_bits < 14 {
+            return refuse("qcow2: extended L2 entries need clusters of 16k or more");
         }
         Ok(())
+    }
+
+    /// Names of bits: those that the image itself tells, then the rest as a number.
+    fn unknown_names(&self, bits: u64) -> String {
+        let mut left = bits;
+        let mut names = Vec::new();
+        for entry in self.extension(FEATURE_NAMES).unwrap_or_default().chunks(48) {
+            let (kind, bit) = (entry.first().copied(), entry.get(1).copied().unwrap_or(64));
+            if kind == Some(0) && bit < 64 && left >> bit & 1 == 1 {
+                let text = entry.get(2..).unwrap_or_default();
+                let text: Vec<u8> = text.iter().copied().take_while(|b| *b != 0).collect();
+                names.push(String::from_utf8_lossy(&text).into_owned());
+                left &= !(1 << bit);
+            }
+        }
+        if left != 0 {
+            names.push(format!("Unknown incompatible feature: {left:x}"));
+        }
+        names.join(", ")
+    }
+
+    /// The data of an extension.
+    pub(super) fn extension(&self, kind: u32) -> Option<&[u8]> {
+        self.extensions.iter().find(|(k, _)| *k == kind).map(|(_, data)| data.as_slice())
+    }
+
+    /// Replaces an extension, or takes it away; the header is written by the caller.
+    pub(super) fn set_extension(&mut self, kind: u32, data: Option<Vec<u8>>) -> io::Result<()> {
+        self.extensions.retain(|(k, _)| *k != kind);
+        self.extensions.extend(data.map(|data| (kind, data)));
+        self.rebuild()
     }
 
     fn patch(&mut self) {
@@ -269,6 +329,9 @@ impl Header {
             }
             put(&mut self.raw, 96, &self.refcount_order.to_be_bytes());
             put(&mut self.raw, 100, &self.length.to_be_bytes());
+            if self.length > 104 {
+                put(&mut self.raw, 104, &[self.compression]);
+            }
         }
     }
 
@@ -297,18 +360,57 @@ impl Header {
         }
         self.backing = file.map(str::to_owned);
         self.backing_format = format.filter(|_| file.is_some()).map(str::to_owned);
+        self.rebuild()
+    }
+
+    /// The table of names of feature bits.
+    fn feature_names() -> Vec<u8> {
+        let mut out = Vec::new();
+        for (kind, bit, name) in FEATURES {
+            let end = out.len() + 48;
+            out.extend([kind, bit]);
+            out.extend(name.as_bytes());
+            out.resize(end, 0);
+        }
+        out
+    }
+
+    /// Extensions in the order in which they are written.
+    fn ordered(&self) -> Vec<(u32, Vec<u8>)> {
+        let mut all = Vec::new();
+        let format = self.backing_format.as_ref().filter(|_| self.backing.is_some());
+        all.extend(format.map(|format| (BACKING_FORMAT, format.clone().into_bytes())));
+        for kind in [DATA_FILE_NAME, CRYPT_HEADER] {
+            all.extend(self.extension(kind).map(|data| (kind, data.to_vec())));
+        }
+        if self.version > 2 {
+            all.push((FEATURE_NAMES, Header::feature_names()));
+        }
+        all.extend(self.extension(BITMAPS).map(|data| (BITMAPS, data.to_vec())));
+        let written = [DATA_FILE_NAME, CRYPT_HEADER, FEATURE_NAMES, BITMAPS];
+        all.extend(self.extensions.iter().filter(|(kind, _)| !written.contains(kind)).cloned());
+        all
+    }
+
+    /// Lays extensions and the backing file's name out anew.
+    pub(super) fn rebuild(&mut self) -> io::Result<()> {
         let mut tail = Vec::new();
-        let mut add = |kind: u32, data: &[u8]| {
+        let mut all = self.ordered();
+        let room = self.raw.len().saturating_sub(
+            self.length as usize + 8 + self.backing.as_ref().map_or(0, String::len),
+        );
+        let sum = |all: &[(u32, Vec<u8>)]| -> usize {
+            all.iter().map(|(_, data)| 8 + data.len().next_multiple_of(8)).sum()
+        };
+        if sum(&all) > room {
+            // The names are for people only.
+            all.retain(|(kind, _)| *kind != FEATURE_NAMES);
+        }
+        for (kind, data) in &all {
             tail.extend(kind.to_be_bytes());
             tail.extend(u32::try_from(data.len()).unwrap_or(0).to_be_bytes());
             tail.extend(data);
             tail.resize(tail.len().next_multiple_of(8), 0);
-        };
-        if let Some(format) = &self.backing_format {
-            add(BACKING_FORMAT, format.as_bytes());
-        }
-        for (kind, data) in &self.extensions {
-            add(*kind, data);
         }
         tail.extend([0; 8]);
         let at = self.length as usize + tail.len();

@@ -243,6 +243,58 @@ impl Refcounts {
         Ok(())
     }
 
+    /// Writes all counts anew behind the last cluster in use; the header names the new table then.
+    pub(super) fn rebuild(&mut self, header: &mut Header, counts: &[u32]) -> io::Result<()> {
+        let per_block = usize::try_from(self.per_block()).unwrap_or(1);
+        let used = counts.iter().rposition(|count| *count != 0).map_or(0, |last| last + 1);
+        let mut counts = counts.get(..used).unwrap_or_default().to_vec();
+        let cluster = 1usize << self.bits;
+        let wanted = |counts: &[u32]| -> Vec<usize> {
+            let blocks = counts.chunks(per_block).enumerate();
+            blocks.filter(|(_, b)| b.iter().any(|c| *c != 0)).map(|(n, _)| n).collect()
+        };
+        let (mut blocks, mut table) = (wanted(&counts).len(), 1);
+        loop {
+            counts.truncate(used);
+            counts.resize(used + blocks + table, 1);
+            let need = wanted(&counts);
+            let entries = need.last().map_or(1, |last| last + 1);
+            let (b, t) = (need.len(), (entries * 8).div_ceil(cluster));
+            if (b, t) == (blocks, table) {
+                break;
+            }
+            (blocks, table) = (b.max(blocks), t.max(table));
+        }
+        if (table as u64) << self.bits > 8 << 20 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut new = vec![0u64; table * cluster / 8];
+        for (n, index) in wanted(&counts).into_iter().enumerate() {
+            let place = ((used + n) as u64) << self.bits;
+            let mut bytes = vec![0; cluster];
+            let part = counts.chunks(per_block).nth(index).unwrap_or_default();
+            for (at, count) in part.iter().enumerate() {
+                put(&mut bytes, self.order, at, u64::from(*count).min(self.max()));
+            }
+            self.file.driver().write(place, &bytes)?;
+            if let Some(slot) = new.get_mut(index) {
+                *slot = place;
+            }
+        }
+        self.table_offset = ((used + blocks) as u64) << self.bits;
+        let bytes: Vec<u8> = new.iter().flat_map(|offset| offset.to_be_bytes()).collect();
+        self.file.driver().write(self.table_offset, &bytes)?;
+        self.file.driver().flush()?;
+        header.table_offset = self.table_offset;
+        header.table_clusters = u32::try_from(table).unwrap_or(0);
+        header.write(&self.file)?;
+        self.file.driver().flush()?;
+        (self.table, self.table_dirty, self.moved, self.hint) = (new, false, false, 1);
+        self.blocks.clear();
+        self.given_up.clear();
+        Ok(())
+    }
+
     fn write_blocks(&mut self) -> io::Result<()> {
         for (index, block) in self.blocks.iter_mut().filter(|(_, block)| block.dirty) {
             let offset = self.table.get(*index).copied().unwrap_or(0) & OFFSET;

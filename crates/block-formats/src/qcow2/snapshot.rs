@@ -130,7 +130,8 @@ fn reference(meta: &mut Meta, l1: &[u64]) -> io::Result<()> {
     for entry in l1.iter().filter(|entry| *entry & PLACE != 0) {
         let place = meta.place(*entry)?;
         meta.refcounts.add(place >> meta.bits(), 1)?;
-        for entry in meta.l2(place)?.entries.clone() {
+        let stride = meta.stride();
+        for entry in meta.l2(place)?.entries.clone().into_iter().step_by(stride) {
             if entry & COMPRESSED != 0 {
                 let (at, len) = meta.packed(entry);
                 for cluster in at >> meta.bits()..=(at + len - 1) >> meta.bits() {
@@ -148,7 +149,8 @@ fn reference(meta: &mut Meta, l1: &[u64]) -> io::Result<()> {
 fn release(meta: &mut Meta, l1: &[u64]) -> io::Result<()> {
     for entry in l1.iter().filter(|entry| *entry & PLACE != 0) {
         let place = meta.place(*entry)?;
-        for entry in meta.l2(place)?.entries.clone() {
+        let stride = meta.stride();
+        for entry in meta.l2(place)?.entries.clone().into_iter().step_by(stride) {
             meta.free_entry(entry)?;
         }
         meta.free(place);
@@ -165,7 +167,12 @@ pub(super) fn mark(meta: &mut Meta) -> io::Result<()> {
         *entry = if single { place | COPIED } else { place };
         let old = meta.l2(place)?.entries.clone();
         let mut new = old.clone();
-        for entry in new.iter_mut().filter(|e| **e & COMPRESSED == 0 && **e & PLACE != 0) {
+        let stride = meta.stride();
+        let words = new.iter_mut().step_by(stride);
+        for entry in words.filter(|e| **e & COMPRESSED == 0 && **e & PLACE != 0) {
+            if meta.data.is_some() {
+                continue;
+            }
             let single = meta.refcounts.count((*entry & PLACE) >> meta.bits())? == 1;
             *entry = if single { *entry | COPIED } else { *entry & !COPIED };
         }
@@ -183,6 +190,16 @@ fn find(meta: &Meta, word: &str) -> io::Result<usize> {
     let by_id = meta.snapshots.iter().position(|s| s.about.id == word);
     let by_name = || meta.snapshots.iter().position(|s| s.about.name == word);
     by_id.or_else(by_name).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Shows the disk of a snapshot; nothing is written.
+pub(super) fn show(meta: &mut Meta, word: &str) -> io::Result<()> {
+    let at = find(meta, word)?;
+    let stored = meta.snapshots.get(at).cloned().unwrap_or_default();
+    let l1 = read_l1(meta, &stored)?;
+    meta.header.size = stored.about.disk_size.min(1 << 62);
+    meta.l1 = l1;
+    Ok(())
 }
 
 /// Carries out a change.

@@ -24,6 +24,11 @@ pub(super) const COPIED: u64 = 1 << 63;
 pub(super) const COMPRESSED: u64 = 1 << 62;
 pub(super) const ZERO: u64 = 1;
 pub(super) const PLACE: u64 = 0x00ff_ffff_ffff_fe00;
+/// Sub-clusters of a cluster with extended entries.
+pub(super) const SUBS: u64 = 32;
+/// The map of an extended entry whose sub-clusters all have data, or are all zero.
+pub(super) const ALL_DATA: u64 = 0xffff_ffff;
+pub(super) const ALL_ZERO: u64 = ALL_DATA << 32;
 
 /// What a guest cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,7 @@ pub(super) enum Mapped {
 }
 
 pub(super) struct L2 {
+    /// Words of the table: one for each cluster, two with extended entries.
     pub(super) entries: Vec<u64>,
     pub(super) dirty: bool,
     used: u64,
@@ -48,6 +54,8 @@ pub(super) struct L2 {
 pub(super) struct Meta {
     pub(super) header: Header,
     pub(super) file: Arc<Node>,
+    /// The external data file; guest clusters lie in it where they are on the disk.
+    pub(super) data: Option<Arc<Node>>,
     pub(super) l1: Vec<u64>,
     l1_dirty: bool,
     /// L2 tables by their place in the file.
@@ -59,10 +67,20 @@ pub(super) struct Meta {
     frees: Vec<u64>,
     /// Where the next compressed cluster may go.
     packed_at: Option<u64>,
+    /// Entries that are looked at.
+    scratch: Vec<u64>,
+    /// Bitmaps, once something changed.
+    pub(super) recording: Option<super::bitmap::Recording>,
+    /// What is done once before the first change was done.
+    changing: bool,
 }
 
 impl Meta {
-    pub(super) fn read(header: Header, file: Arc<Node>) -> io::Result<Meta> {
+    pub(super) fn read(
+        header: Header,
+        file: Arc<Node>,
+        data: Option<Arc<Node>>,
+    ) -> io::Result<Meta> {
         let mut bytes = vec![0; header.l1_size as usize * 8];
         file.driver().read(header.l1_offset, &mut bytes)?;
         let l1 = (0..header.l1_size as usize).map(|at| be64(&bytes, at * 8)).collect();
@@ -71,6 +89,7 @@ impl Meta {
         Ok(Meta {
             header,
             file,
+            data,
             l1,
             l1_dirty: false,
             cache: HashMap::new(),
@@ -79,6 +98,9 @@ impl Meta {
             snapshots,
             frees: Vec::new(),
             packed_at: None,
+            scratch: Vec::new(),
+            recording: None,
+            changing: false,
         })
     }
 
@@ -89,7 +111,15 @@ impl Meta {
         1 << self.header.cluster_bits
     }
     fn l2_bits(&self) -> u32 {
-        self.header.cluster_bits - 3
+        self.header.l2_bits()
+    }
+    /// Words of an entry.
+    pub(super) fn stride(&self) -> usize {
+        if self.header.is_extended() { 2 } else { 1 }
+    }
+    /// Bits of the unit that tables tell apart.
+    pub(super) fn unit_bits(&self) -> u32 {
+        if self.header.is_extended() { self.bits() - 5 } else { self.bits() }
     }
     pub(super) fn has_frees(&self) -> bool {
         !self.frees.is_empty()
@@ -199,17 +229,40 @@ impl Meta {
         self.write_counts()
     }
 
-    /// What an entry says.
-    pub(super) fn decode(&self, entry: u64) -> io::Result<Mapped> {
+    /// Whether an entry names a place (in a data file the first byte is one).
+    pub(super) fn has_place(&self, entry: u64) -> bool {
+        entry & COMPRESSED == 0
+            && (entry & PLACE != 0 || self.data.is_some() && entry & COPIED != 0)
+    }
+
+    /// The place that an entry names for a cluster's data.
+    pub(super) fn data_place(&self, entry: u64) -> io::Result<u64> {
+        match &self.data {
+            Some(_) if entry & PLACE & (self.cluster() - 1) == 0 => Ok(entry & PLACE),
+            _ => self.place(entry),
+        }
+    }
+
+    /// What a unit of an entry is; `map` counts with extended entries only.
+    pub(super) fn decode(&self, entry: u64, map: u64, sub: u64) -> io::Result<Mapped> {
         if entry & COMPRESSED != 0 {
             return Ok(Mapped::Packed(entry));
         }
-        let zero = entry & ZERO != 0 && self.header.version > 2;
-        Ok(match (entry & PLACE != 0, zero) {
-            (false, false) => Mapped::Nothing,
-            (false, true) => Mapped::Zero,
-            (true, true) => Mapped::ZeroAt(self.place(entry)?),
-            (true, false) => Mapped::Data(self.place(entry)?),
+        let has = self.has_place(entry);
+        let (zero, data) = if self.header.is_extended() {
+            (map >> (sub + SUBS) & 1 == 1, map >> sub & 1 == 1)
+        } else {
+            (entry & ZERO != 0 && self.header.version > 2, has)
+        };
+        Ok(match (zero, data, has) {
+            (true, true, _) if self.header.is_extended() => {
+                return Err(invalid("a sub-cluster is marked as data and as zero"));
+            }
+            (true, _, true) => Mapped::ZeroAt(self.data_place(entry)?),
+            (true, _, false) => Mapped::Zero,
+            (false, true, true) => Mapped::Data(self.data_place(entry)?),
+            (false, true, false) => return Err(invalid("a sub-cluster's data has no place")),
+            (false, false, _) => Mapped::Nothing,
         })
     }
 
@@ -220,45 +273,74 @@ impl Meta {
         entry & PLACE == 0 || self.cache.contains_key(&(entry & PLACE))
     }
 
-    /// What the cluster at `at` is, whether it may be written in place, and how many bytes from
-    /// `at` on (at most `len`) are alike and in a row.
+    /// The entry of the cluster at `at`: its word and its map.
+    pub(super) fn entry(&mut self, at: u64) -> io::Result<(u64, u64)> {
+        let (index, first) = self.split(at);
+        let word = self.l1.get(index).copied().unwrap_or(0);
+        if word & PLACE == 0 {
+            return Ok((0, 0));
+        }
+        let (place, stride) = (self.place(word)?, self.stride());
+        let l2 = self.l2(place)?;
+        let word = |at: usize| l2.entries.get(at).copied().unwrap_or(0);
+        let map = if stride == 2 { word(first * 2 + 1) } else { 0 };
+        Ok((word(first * stride), map))
+    }
+
+    /// What the unit at `at` is, whether its cluster may be written in place, and how many bytes
+    /// from `at` on (at most `len`) are alike and in a row.
     pub(super) fn map(&mut self, at: u64, len: u64) -> io::Result<(Mapped, bool, u64)> {
         let (index, first) = self.split(at);
         let (cluster, per_table) = (self.cluster(), 1usize << self.l2_bits());
         let within = at & (cluster - 1);
-        let entry = self.l1.get(index).copied().unwrap_or(0);
-        if entry & PLACE == 0 {
+        let word = self.l1.get(index).copied().unwrap_or(0);
+        if word & PLACE == 0 {
             let table = (per_table - first) as u64 * cluster - within;
             return Ok((Mapped::Nothing, false, len.min(table)));
         }
-        let place = self.place(entry)?;
+        let (place, stride, unit) = (self.place(word)?, self.stride(), self.unit_bits());
         let most = usize::try_from((within + len).div_ceil(cluster)).unwrap_or(usize::MAX);
         let last = first.saturating_add(most).min(per_table);
-        let entries: Vec<u64> = {
-            let l2 = self.l2(place)?;
-            l2.entries.get(first..last).unwrap_or_default().to_vec()
-        };
-        let Some(&head) = entries.first() else { return Err(invalid("no entry")) };
-        let mapped = self.decode(head)?;
-        let mut count: u64 = 1;
-        for &entry in entries.get(1..).unwrap_or_default() {
+        let mut entries = std::mem::take(&mut self.scratch);
+        entries.clear();
+        let found = self.l2(place)?.entries.get(first * stride..last * stride);
+        entries.extend_from_slice(found.unwrap_or_default());
+        let subs = 1u64 << (self.bits() - unit);
+        let begin = within >> unit;
+        let (head, head_map) =
+            (entries.first().copied().unwrap_or(0), entries.get(1).copied().unwrap_or(0));
+        let mapped = self.decode(head, head_map, begin)?;
+        let mut units = 0;
+        'all: for (n, entry) in (0u64..).zip(entries.chunks(stride)) {
+            let (word, map) =
+                (entry.first().copied().unwrap_or(0), entry.get(1).copied().unwrap_or(0));
             let next = match mapped {
-                Mapped::Packed(_) => break,
-                Mapped::Data(place) => Mapped::Data(place + count * cluster),
-                Mapped::ZeroAt(place) => Mapped::ZeroAt(place + count * cluster),
+                Mapped::Packed(_) if n > 0 => break,
+                Mapped::Data(place) => Mapped::Data(place + n * cluster),
+                Mapped::ZeroAt(place) => Mapped::ZeroAt(place + n * cluster),
                 same => same,
             };
-            // Damage further on is the affair of the request that meets it.
-            if (entry ^ head) & COPIED != 0 || self.decode(entry).ok() != Some(next) {
+            if mapped != Mapped::Nothing && (word ^ head) & COPIED != 0 {
                 break;
             }
-            count += 1;
+            for sub in if n == 0 { begin } else { 0 }..subs {
+                // Damage further on is the affair of the request that meets it.
+                if self.decode(word, map, sub).ok() != Some(next) {
+                    break 'all;
+                }
+                units += 1;
+            }
         }
-        Ok((mapped, head & COPIED != 0, len.min(count * cluster - within)))
+        self.scratch = entries;
+        let run = (units << unit) - (at & ((1 << unit) - 1));
+        Ok((mapped, head & COPIED != 0, len.min(run)))
     }
 
     /// Refuses places where the image's own tables are.
     pub(super) fn guard(&self, place: u64, len: u64) -> io::Result<()> {
+        if self.data.is_some() {
+            return Ok(());
+        }
         let header = &self.header;
         let table = (self.refcounts.table.len() * 8) as u64;
         let ranges = [
@@ -280,6 +362,21 @@ impl Meta {
         Ok(place)
     }
 
+    /// Takes host clusters in a row for the data of guest clusters from `at` on.
+    pub(super) fn take_data(&mut self, at: u64, clusters: u64) -> io::Result<u64> {
+        if self.data.is_some() {
+            return Ok(at & !(self.cluster() - 1));
+        }
+        self.take(clusters)
+    }
+
+    /// Gives up clusters that [`Meta::take_data`] gave.
+    pub(super) fn free_data(&mut self, place: u64) {
+        if self.data.is_none() {
+            self.free(place);
+        }
+    }
+
     /// Gives up one host cluster with the next commit.
     pub(super) fn free(&mut self, place: u64) {
         self.frees.push(place >> self.bits());
@@ -291,7 +388,7 @@ impl Meta {
             let (place, len) = self.packed(entry);
             let (first, last) = (place >> self.bits(), (place + len - 1) >> self.bits());
             self.frees.extend(first..=last);
-        } else if entry & PLACE != 0 {
+        } else if self.has_place(entry) && self.data.is_none() {
             let place = self.place(entry)?;
             self.free(place);
         }
@@ -313,7 +410,7 @@ impl Meta {
             return self.place(entry);
         }
         let entries = if entry & PLACE == 0 {
-            vec![0; 1 << self.l2_bits()]
+            vec![0; self.stride() << self.l2_bits()]
         } else {
             let old = self.place(entry)?;
             let entries = self.l2(old)?.entries.clone();
@@ -331,19 +428,39 @@ impl Meta {
         Ok(place)
     }
 
-    /// Replaces the entry of the cluster at `at`; what it named is given up unless `keep`.
+    /// Replaces the entry of the cluster at `at`; what it named is given up unless `keep`. With
+    /// extended entries all sub-clusters become what the entry says.
     pub(super) fn set_entry(&mut self, at: u64, entry: u64, keep: bool) -> io::Result<()> {
-        if self.header.autoclear != 0 {
-            // Bitmaps know nothing of this change: they are out of date.
-            self.header.autoclear = 0;
-            let file = self.file.clone();
-            self.header.write(&file)?;
+        if !self.header.is_extended() {
+            return self.set_entry_map(at, entry, 0, keep);
         }
+        let map = match (entry & COMPRESSED != 0, entry & ZERO != 0, self.has_place(entry)) {
+            (true, ..) | (_, false, false) => 0,
+            (_, true, _) => ALL_ZERO,
+            _ => ALL_DATA,
+        };
+        let word = if entry & COMPRESSED != 0 { entry } else { entry & !ZERO };
+        self.set_entry_map(at, word, map, keep)
+    }
+
+    /// Replaces both words of the entry of the cluster at `at`.
+    pub(super) fn set_entry_map(
+        &mut self,
+        at: u64,
+        entry: u64,
+        map: u64,
+        keep: bool,
+    ) -> io::Result<()> {
         let (index, within) = self.split(at);
         let place = self.own_l2(index)?;
+        let stride = self.stride();
         let l2 = self.l2(place)?;
-        let slot = l2.entries.get_mut(within).ok_or_else(|| invalid("no entry"))?;
-        let old = std::mem::replace(slot, entry);
+        let slots = l2.entries.get_mut(within * stride..(within + 1) * stride);
+        let slots = slots.ok_or_else(|| invalid("no entry"))?;
+        let mut old = 0;
+        for (slot, new) in slots.iter_mut().zip([entry, map]).rev() {
+            old = std::mem::replace(slot, new);
+        }
         l2.dirty = true;
         if keep { Ok(()) } else { self.free_entry(old) }
     }
@@ -401,8 +518,7 @@ impl Meta {
                 at = at.saturating_add(table);
                 continue;
             }
-            let (mapped, _, _) = self.map(at, 1)?;
-            if mapped != Mapped::Nothing {
+            if self.entry(at)? != (0, 0) {
                 self.set_entry(at, 0, false)?;
             }
             at += self.cluster();
@@ -469,25 +585,82 @@ impl Meta {
                 continue;
             }
             let count = len.div_ceil(cluster).min(1 << 12);
-            let place = self.take(count)?;
+            let place = self.take_data(at, count)?;
             for n in 0..count {
-                self.set_entry(at + n * cluster, (place + n * cluster) | COPIED, false)?;
+                let (at, word) = (at + n * cluster, (place + n * cluster) | COPIED);
+                // Sub-clusters get their data when they are written: a backing file shows through.
+                let map = if self.has_backing() { 0 } else { ALL_DATA };
+                self.set_entry_map(at, word, map, false)?;
             }
             let end = place + count * cluster;
+            let node = self.data.clone().unwrap_or_else(|| self.file.clone());
             match how {
                 Preallocation::Full => {
-                    self.file.driver().write_zeroes(place, end - place, false)?;
+                    block::fill_zeroes(&node, place, end - place)?;
                 }
-                _ if self.file.len() < end => {
+                _ if node.len() < end => {
                     let below =
                         if how == Preallocation::Metadata { Preallocation::Off } else { how };
-                    self.file.driver().truncate(end, below)?;
+                    node.driver().truncate(end, below)?;
                 }
                 _ => {}
             }
             at += count * cluster;
         }
         Ok(())
+    }
+
+    /// Whether the data file alone is a raw image of the disk.
+    pub(super) fn is_raw_data(&self) -> bool {
+        self.data.is_some() && self.header.autoclear & feature::RAW_DATA != 0
+    }
+
+    /// Before anything changes: features that know nothing of the change are cleared, late counts
+    /// are told of, bitmaps begin to record.
+    pub(super) fn about_to_change(&mut self) -> io::Result<()> {
+        if self.changing {
+            return Ok(());
+        }
+        self.changing = true;
+        super::bitmap::begin(self)?;
+        let known = feature::BITMAPS | feature::RAW_DATA;
+        let lazy = self.header.version > 2 && self.header.compatible & feature::LAZY_REFCOUNTS != 0;
+        let dirty = lazy && self.header.incompatible & feature::DIRTY == 0;
+        if self.header.autoclear & !known != 0 || dirty {
+            self.header.autoclear &= known;
+            self.header.incompatible |= if lazy { feature::DIRTY } else { 0 };
+            let file = self.file.clone();
+            self.header.write(&file)?;
+            self.file.driver().flush()?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Meta::about_to_change`] has nothing more to do.
+    pub(super) fn is_changing(&self) -> bool {
+        self.changing
+    }
+
+    /// A range was written.
+    pub(super) fn mark_written(&mut self, at: u64, len: u64) {
+        super::bitmap::record(self, at, len);
+    }
+
+    /// The image is closed: everything is stored and it is clean.
+    pub(super) fn close(&mut self, unmap: bool) -> io::Result<()> {
+        self.commit(unmap)?;
+        super::bitmap::end(self)?;
+        if self.changing && self.header.incompatible & feature::DIRTY != 0 {
+            self.file.driver().flush()?;
+            self.set_flags(feature::DIRTY)?;
+        }
+        self.changing = false;
+        Ok(())
+    }
+
+    /// Whether the image names a backing file.
+    fn has_backing(&self) -> bool {
+        self.header.backing.is_some()
     }
 
     /// Every bit of damage that is known of is gone.

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use block::{BlockClass, Creation, Fix, Flags, Graph, Node, SnapshotChange};
+use block::{BitmapChange, BlockClass, Creation, Fix, Flags, Graph, Node, SnapshotChange};
 
 static CLASSES: &[&BlockClass] = &[&block::FILE, &block::RAW, &super::CLASS];
 
@@ -80,6 +80,13 @@ fn random_requests_are_what_a_plain_disk_does() {
     exercise(&[("compat", "0.10")], 2_000_384, 4);
     exercise(&[("cluster_size", "512"), ("refcount_bits", "64")], 2 << 20, 5);
     exercise(&[("preallocation", "metadata")], 3 << 20, 6);
+    exercise(&[("extended_l2", "on"), ("cluster_size", "16384")], 3 << 20, 7);
+    exercise(&[("extended_l2", "on")], 5_000_192, 8);
+    exercise(&[("extended_l2", "on"), ("preallocation", "metadata")], 3 << 20, 9);
+    exercise(&[("data_file", "a.data")], 3 << 20, 10);
+    exercise(&[("data_file", "a.data"), ("data_file_raw", "on")], 3 << 20, 11);
+    exercise(&[("data_file", "a.data"), ("extended_l2", "on")], 3 << 20, 12);
+    exercise(&[("lazy_refcounts", "on"), ("compression_type", "zstd")], 3 << 20, 13);
 }
 
 #[test]
@@ -188,4 +195,94 @@ fn broken_images_are_errors_and_nothing_worse() {
         _ = node.driver().check(Fix::All);
         _ = node.flush();
     }
+}
+
+#[test]
+fn sub_clusters_show_the_backing_file_between_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base.qcow2", 1 << 20, &[]);
+    open(&base).write(0, &[7; 300_000]).unwrap();
+    let options = [("backing_file", "base.qcow2"), ("backing_fmt", "qcow2"), ("extended_l2", "on")];
+    let node = open(&create(&dir, "top.qcow2", 1 << 20, &options));
+    node.write(4096, &[8; 2048]).unwrap();
+    node.write(10_000, &[9; 100]).unwrap();
+    node.driver().write_zeroes(20_480, 4096, true).unwrap();
+    let mut back = vec![0; 65536];
+    node.read(0, &mut back).unwrap();
+    let ranges = [(0, 7), (4095, 7), (4096, 8), (6143, 8), (6144, 7), (10_000, 9), (10_100, 7)];
+    for (at, byte) in ranges.into_iter().chain([(20_480, 0), (24_575, 0), (24_576, 7)]) {
+        assert_eq!(back[at], byte, "at {at}");
+    }
+    assert!(!node.extent(0, 65536).unwrap().allocated);
+    assert_eq!(node.extent(4096, 60_000).unwrap().len, 2048);
+    assert_clean(&node);
+}
+
+#[test]
+fn bitmaps_record_writes_and_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a.qcow2", 4 << 20, &[]);
+    let node = open(&path);
+    let change = |node: &Node, change| node.driver().change_bitmap("b", &change);
+    change(&node, BitmapChange::Add(Some(65536), true)).unwrap();
+    assert!(change(&node, BitmapChange::Add(None, true)).is_err());
+    assert_clean(&node);
+    drop(node);
+    let node = open(&path);
+    node.write(1 << 20, &[1; 100]).unwrap();
+    node.driver().write_zeroes(2 << 20, 131_072, true).unwrap();
+    drop(node);
+    let node = open(&path);
+    let all = node.driver().bitmaps().unwrap();
+    let set: Vec<u64> = (0..64).filter(|bit| all[0].is_set(*bit)).collect();
+    assert_eq!((set, all[0].inconsistent), (vec![16, 32, 33], false));
+    assert_clean(&node);
+    // A crash: what is on the disk while writes are recorded.
+    node.write(0, &[1; 100]).unwrap();
+    node.flush().unwrap();
+    let copy = dir.path().join("crashed.qcow2").display().to_string();
+    std::fs::copy(&path, &copy).unwrap();
+    let crashed = open(&copy);
+    assert!(crashed.driver().bitmaps().unwrap()[0].inconsistent);
+    assert!(change(&crashed, BitmapChange::Clear).is_err());
+    change(&crashed, BitmapChange::Remove).unwrap();
+    assert_clean(&crashed);
+}
+
+#[test]
+fn encrypted_images_open_with_their_secret_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Arc::new(device::Objects::default());
+    for (id, data) in [("s", "right"), ("w", "wrong")] {
+        let props = qapi::Value::map([("data", qapi::Value::from(data))]);
+        objects.add(&objects::secret::CLASS, id, props, qapi::Source::Json).unwrap();
+    }
+    let keys = block::Keys::of(objects);
+    let path = dir.path().join("a.qcow2").display().to_string();
+    let options =
+        [("encrypt.format", "luks"), ("encrypt.key-secret", "s"), ("encrypt.iter-time", "1")];
+    let options = options.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec();
+    let new = Creation { filename: path.clone(), size: 1 << 20, options, keys: keys.clone() };
+    super::create::create(&new).unwrap();
+    let graph = Graph::new(CLASSES);
+    graph.set_keys(keys);
+    let open = |secret: &str| {
+        let text = format!(
+            r#"{{"driver": "qcow2", "encrypt": {{"format": "luks", "key-secret": "{secret}"}},
+                "file": {{"driver": "file", "filename": "{path}"}}}}"#
+        );
+        let options = qapi::json::from_str(&text).unwrap();
+        graph.open(options, qapi::Source::Json, Flags::default())
+    };
+    assert!(open("w").is_err() && graph.open_image(&path, None, Flags::default()).is_err());
+    let node = open("s").unwrap();
+    node.write(1000, &[5; 70_000]).unwrap();
+    drop(node);
+    let node = open("s").unwrap();
+    let mut back = vec![0; 80_000];
+    node.read(0, &mut back).unwrap();
+    assert!(back[1000..71_000].iter().all(|b| *b == 5) && back[999] == 0 && back[71_000] == 0);
+    assert_clean(&node);
+    let raw = std::fs::read(&path).unwrap();
+    assert!(!raw.windows(512).any(|sector| sector.iter().all(|b| *b == 5)));
 }

@@ -10,5 +10,6 @@ pub(crate) mod random;
 pub(crate) mod ring;
 pub(crate) mod session;
 pub(crate) mod signal;
+pub(crate) mod tap;
 pub(crate) mod time;
 pub(crate) mod tty;

@@ -131,7 +131,7 @@ impl Copy<'_> {
                 }
             };
             scan.seen = Some((until, kind));
-            let stop = self.stop(at, until, kind, end);
+            let (stop, kind) = self.stop(at, until, kind, end);
             scan.at = stop;
             let leave =
                 kind == Kind::Below || kind == Kind::Zero && self.is_zero && self.sparse > 0;
@@ -148,19 +148,24 @@ impl Copy<'_> {
         }
     }
 
-    /// Where a piece ends: compressed ones are whole clusters.
-    fn stop(&self, at: u64, until: u64, kind: Kind, end: u64) -> u64 {
+    /// Where a piece ends and what it is: compressed ones are whole clusters, and a cluster that
+    /// is not of one kind is data.
+    fn stop(&self, at: u64, until: u64, kind: Kind, end: u64) -> (u64, Kind) {
         let Some(cluster) = self.compress else {
-            return if kind == Kind::Data { until.min(at + PIECE) } else { until };
+            let stop = if kind == Kind::Data { until.min(at + PIECE) } else { until };
+            return (stop, kind);
         };
         if kind == Kind::Data {
-            return until.min(at + cluster.max(1 << 18)).next_multiple_of(cluster).min(end);
+            let stop = until.min(at + cluster.max(1 << 18)).next_multiple_of(cluster);
+            return (stop.min(end), kind);
         }
         let whole = until & !(cluster - 1);
-        if whole > at || until == end {
-            until.min(whole.max(at + 1)).max(whole)
+        if until == end {
+            (end, kind)
+        } else if whole > at {
+            (whole, kind)
         } else {
-            (at + cluster).min(end)
+            ((at + cluster).min(end), Kind::Data)
         }
     }
 

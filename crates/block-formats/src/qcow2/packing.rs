@@ -1,0 +1,91 @@
+//! Compressed clusters: raw deflate with a window of 4 KiB, or zstd.
+//!
+//! A compressed cluster is followed by bytes of its neighbour, so the end of its stream says where
+//! it ends. What does not get smaller is not stored so. Levels are the libraries' own defaults.
+//! Not here: where compressed clusters lie (`tables.rs`).
+//! Source: qcow2 specification, "Compressed clusters", "Additional fields".
+
+use std::io;
+
+use block::invalid;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+thread_local! {
+    /// Tables of the compressors are large: they are made once for a thread.
+    static PACKER: std::cell::RefCell<Compress> =
+        std::cell::RefCell::new(Compress::new_with_window_bits(Compression::default(), false, 12));
+}
+
+/// Compresses a cluster; `None` when it does not get smaller. Short data is filled with zeroes.
+pub(super) fn pack(data: &[u8], cluster: u64, zstd: bool) -> io::Result<Option<Vec<u8>>> {
+    let size = usize::try_from(cluster).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut whole;
+    let data = if data.len() < size {
+        whole = data.to_vec();
+        whole.resize(size, 0);
+        &whole[..]
+    } else {
+        data
+    };
+    if data.len() != size {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut out = vec![0; size - 1];
+    if zstd {
+        let Ok(len) = zstd::bulk::compress_to_buffer(data, &mut out, 0) else { return Ok(None) };
+        out.truncate(len);
+        return Ok(Some(out));
+    }
+    PACKER.with_borrow_mut(|packer| {
+        packer.reset();
+        let status = packer.compress(data, &mut out, FlushCompress::Finish);
+        if !matches!(status, Ok(Status::StreamEnd)) {
+            return Ok(None);
+        }
+        out.truncate(usize::try_from(packer.total_out()).unwrap_or(0));
+        Ok(Some(out))
+    })
+}
+
+/// The bytes of a compressed cluster.
+pub(super) fn unpack(packed: &[u8], cluster: usize, zstd: bool) -> io::Result<Vec<u8>> {
+    let damaged = || invalid("qcow2: a compressed cluster is damaged");
+    let mut out = vec![0; cluster];
+    if zstd {
+        use std::io::Read as _;
+        // Frame by frame, and never more than a cluster: what follows is the neighbour's.
+        let mut reader = zstd::stream::read::Decoder::with_buffer(packed)?;
+        reader.window_log_max(24)?;
+        reader.read_exact(&mut out).map_err(|_| damaged())?;
+        return Ok(out);
+    }
+    let mut unpacker = Decompress::new_with_window_bits(false, 12);
+    // Bytes behind the end of the stream belong to the next cluster.
+    let done = unpacker.decompress(packed, &mut out, FlushDecompress::Finish);
+    if done.is_err() || unpacker.total_out() != cluster as u64 {
+        return Err(damaged());
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_come_back_and_damage_is_told() {
+        let data: Vec<u8> = (0..65536u32).map(|n| u8::try_from(n / 97 % 251).unwrap()).collect();
+        for zstd in [false, true] {
+            let mut packed = pack(&data, 65536, zstd).unwrap().unwrap();
+            // A neighbour's bytes.
+            packed.extend([0xaa; 100]);
+            assert!(unpack(&packed, 65536, zstd).unwrap() == data);
+            assert!(unpack(&packed[..50], 65536, zstd).is_err());
+            for at in 0..packed.len() {
+                let mut bad = packed.clone();
+                bad[at] ^= 0x55;
+                _ = unpack(&bad, 65536, zstd);
+            }
+        }
+    }
+}

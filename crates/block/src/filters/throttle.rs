@@ -1,0 +1,219 @@
+//! `throttle`: requests wait so that a group of nodes keeps its limits.
+//!
+//! A group ([`Limits`]) has limits of bytes and of requests per second, for reads, writes and both;
+//! each is a leaky bucket: it drains at the limit and holds at most the burst (`-max`, for
+//! `-max-length` seconds; a tenth of a second's worth without). A request waits on its thread until
+//! its buckets have room. All nodes of a group share its buckets.
+//! Not here: `iops-size` counts as one request; turns between nodes of a group are as they come.
+//! Source: QEMU's manual, `throttle-group`; QEMU's documentation, "The QEMU throttling
+//! infrastructure".
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use qapi::{Error, Result};
+
+use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation};
+use crate::graph::Opening;
+use crate::node::Child;
+
+/// One limit: units per second, the burst per second, and for how many seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limit {
+    /// Units per second; 0: none.
+    pub average: f64,
+    /// Units per second in a burst; 0: none.
+    pub max: f64,
+    /// Seconds a burst lasts.
+    pub length: f64,
+}
+
+/// Limits in the order: bytes of all, of reads, of writes; requests of all, of reads, of writes.
+pub type Rules = [Limit; 6];
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    limit: Limit,
+    level: f64,
+    since: Instant,
+}
+
+impl Bucket {
+    fn room(&self) -> f64 {
+        let Limit { average, max, length } = self.limit;
+        if max > 0.0 { max * length.max(1.0) } else { average / 10.0 }
+    }
+    fn leak(&mut self, now: Instant) {
+        let gone = now.saturating_duration_since(self.since).as_secs_f64() * self.limit.average;
+        self.level = (self.level - gone).max(0.0);
+        self.since = now;
+    }
+    /// Seconds until there is room.
+    fn wait(&self) -> f64 {
+        ((self.level - self.room()) / self.limit.average).max(0.0)
+    }
+}
+
+/// The buckets of a group.
+pub struct Limits(Mutex<[Option<Bucket>; 6]>);
+
+/// What a group is found by among the abilities of objects.
+#[derive(Clone)]
+pub struct ThrottleGroup(pub Arc<Limits>);
+
+impl Limits {
+    /// A group with these limits.
+    ///
+    /// # Errors
+    /// Limits contradict one another.
+    pub fn new(rules: &Rules) -> Result<Limits> {
+        for all in rules.chunks(3) {
+            let used = |at: usize| all.get(at).is_some_and(|limit| limit.average > 0.0);
+            if used(0) && (used(1) || used(2)) {
+                let text = "bps/iops/max total values and read/write values cannot be used at the same time";
+                return Err(Error::generic(text));
+            }
+        }
+        if rules.iter().any(|l| l.max > 0.0 && l.average == 0.0) {
+            return Err(Error::generic("bps_max/iops_max require corresponding bps/iops values"));
+        }
+        if rules.iter().any(|l| l.max > 0.0 && l.max < l.average) {
+            return Err(Error::generic("bps_max/iops_max cannot be lower than bps/iops"));
+        }
+        let since = Instant::now();
+        let bucket = |limit: &Limit| {
+            (limit.average > 0.0).then_some(Bucket { limit: *limit, level: 0.0, since })
+        };
+        Ok(Limits(Mutex::new([0, 1, 2, 3, 4, 5].map(|n| rules.get(n).and_then(bucket)))))
+    }
+
+    /// Waits until a request may go.
+    pub fn wait(&self, writes: bool, bytes: u64) {
+        loop {
+            let time = self.take(writes, bytes, Instant::now());
+            if time <= 0.0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_secs_f64(time.min(3600.0)));
+        }
+    }
+
+    /// Takes a request's share, or tells how many seconds it has to wait.
+    fn take(&self, writes: bool, bytes: u64, now: Instant) -> f64 {
+        let own = if writes { 2 } else { 1 };
+        let mut all = self.0.lock();
+        let mine = |n: usize| n % 3 == 0 || n % 3 == own;
+        let mut time = 0.0f64;
+        for (_, bucket) in all.iter_mut().enumerate().filter(|(n, _)| mine(*n)) {
+            if let Some(bucket) = bucket {
+                bucket.leak(now);
+                time = time.max(bucket.wait());
+            }
+        }
+        if time > 0.0 {
+            return time;
+        }
+        for (n, bucket) in all.iter_mut().enumerate().filter(|(n, _)| mine(*n)) {
+            if let Some(bucket) = bucket {
+                #[expect(clippy::cast_precision_loss, reason = "a share of a second")]
+                let units = if n < 3 { bytes as f64 } else { 1.0 };
+                bucket.level += units;
+            }
+        }
+        0.0
+    }
+}
+
+struct Throttle {
+    file: Child,
+    limits: Arc<Limits>,
+}
+
+impl Throttle {
+    fn below(&self) -> Arc<dyn BlockDriver> {
+        Arc::clone(self.file.node().driver())
+    }
+}
+
+impl BlockDriver for Throttle {
+    fn len(&self) -> u64 {
+        self.below().len()
+    }
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.limits.wait(false, into.len() as u64);
+        self.below().read(at, into)
+    }
+    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        self.limits.wait(true, data.len() as u64);
+        self.below().write(at, data)
+    }
+    fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.limits.wait(true, len);
+        self.below().write_zeroes(at, len, unmap)
+    }
+    fn discard(&self, at: u64, len: u64) -> io::Result<()> {
+        self.limits.wait(true, len);
+        self.below().discard(at, len)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.below().flush()
+    }
+    fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
+        self.below().truncate(len, how)
+    }
+    fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
+        let (found, _) = self.file.node().extent_of_chain(at, len)?;
+        Ok(Extent { allocated: true, ..found })
+    }
+}
+
+fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
+    let source = at.source;
+    let group = crate::options::take::<String>(&mut at.options, "throttle-group", source)?;
+    let group = group.ok_or_else(|| Error::generic("Please specify a throttle group"))?;
+    let file = at.child("file")?;
+    let keys = at.keys();
+    let found = keys.objects().and_then(|objects| objects.find(&group));
+    let found = found.and_then(|object| object.ability::<ThrottleGroup>());
+    let Some(ThrottleGroup(limits)) = found else {
+        return Err(Error::generic(format!("Throttle group '{group}' does not exist")));
+    };
+    at.filename = file.node().filename().to_owned();
+    Ok(Arc::new(Throttle { file, limits }))
+}
+
+pub(crate) const CLASS: BlockClass = BlockClass {
+    name: "throttle",
+    protocol: false,
+    probe: |_| 0,
+    open,
+    create: None,
+    create_options: &[],
+    describe: |_| String::new(),
+    has_backing: false,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_bucket_makes_requests_wait_until_it_leaked() {
+        let mut rules = Rules::default();
+        rules[0] = Limit { average: 1000.0, max: 0.0, length: 1.0 };
+        let limits = Limits::new(&rules).unwrap();
+        let start = Instant::now();
+        assert!(limits.take(false, 600, start) <= 0.0);
+        // 600 are in the bucket, which has room for 100.
+        let time = limits.take(true, 1, start);
+        assert!((0.4..=0.51).contains(&time), "{time}");
+        assert!(limits.take(true, 1, start + Duration::from_millis(600)) <= 0.0);
+        rules[1] = rules[0];
+        assert!(Limits::new(&rules).is_err());
+        rules[0] = Limit::default();
+        rules[1].max = 10.0;
+        assert!(Limits::new(&rules).is_err());
+    }
+}
