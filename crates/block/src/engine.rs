@@ -330,3 +330,7 @@ fn gather(memory: &[RamSlice], skip: usize, into: &mut [u8]) {
         done += slice.read(left);
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;
