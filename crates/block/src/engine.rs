@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use evloop::{Handle, Watch};
 use guest_ram::RamSlice;
@@ -80,20 +80,18 @@ pub struct Lane {
     next: AtomicU64,
     pool: Arc<Pool>,
     watch: OnceLock<Watch>,
-    this: Weak<Lane>,
 }
 
 impl Lane {
     /// A lane whose completions come on `handle`'s thread, or in [`Lane::flush`].
     #[must_use]
     pub fn new(handle: &Handle, pool: Arc<Pool>) -> Arc<Lane> {
-        let lane = Arc::new_cyclic(|this| Lane {
+        let lane = Arc::new(Lane {
             ring: Ring::new(ENTRIES).ok(),
             pending: Mutex::default(),
             next: AtomicU64::new(0),
             pool,
             watch: OnceLock::new(),
-            this: this.clone(),
         });
         if let Some(ring) = &lane.ring {
             let (weak, event) = (Arc::downgrade(&lane), ring.event().clone());
@@ -115,13 +113,12 @@ impl Lane {
     /// A lane that uses the pool only.
     #[must_use]
     pub fn without_ring(pool: Arc<Pool>) -> Arc<Lane> {
-        Arc::new_cyclic(|this| Lane {
+        Arc::new(Lane {
             ring: None,
             pending: Mutex::default(),
             next: AtomicU64::new(0),
             pool,
             watch: OnceLock::new(),
-            this: this.clone(),
         })
     }
 
@@ -218,10 +215,10 @@ impl Lane {
         }
     }
 
-    /// The lane itself.
-    #[must_use]
-    pub fn arc(&self) -> Option<Arc<Lane>> {
-        self.this.upgrade()
+    /// Runs what follows a request on a thread of the pool: a request may be done while the one
+    /// before it is being finished, and so on without end.
+    pub fn later(&self, work: impl FnOnce() + Send + 'static) {
+        self.pool.submit(work);
     }
 }
 
@@ -330,3 +327,7 @@ fn gather(memory: &[RamSlice], skip: usize, into: &mut [u8]) {
         done += slice.read(left);
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

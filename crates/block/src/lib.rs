@@ -2,12 +2,13 @@
 //!
 //! A [`Graph`] holds [`Node`]s by name. A node is a [`BlockDriver`] opened with options, with
 //! children (`file`, `backing`) that are nodes as well. Users take a [`Hold`] on a node, which says
-//! whether they write and what they allow others. Drivers answer requests on the caller's thread,
-//! from several threads at once; devices hand their requests to the [`Pool`] and are called back.
-//! Here are the drivers `file`, `host_device`, `raw`, `null-co`, `null-aio` and filters; formats are
+//! whether they write and what they allow others; what it holds can be another node later. A device
+//! has a [`Backend`], a slot that counts, drains and parks its requests; they go through a [`Lane`]
+//! to the host's file by themselves ([`BlockDriver::resolve`]) or to drivers' blocking calls on the
+//! [`Pool`]. Here are `file`, `host_device`, `raw`, `null-co`, `null-aio` and filters; formats are
 //! the crate `block-formats`. Images are locked against other programs as QEMU locks them.
 //!
-//! Not here: jobs, drained sections, detaching children at run time.
+//! Not here: jobs, reopening, draining of single nodes.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
 mod backend;

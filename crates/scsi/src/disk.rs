@@ -311,10 +311,10 @@ impl Disk {
         let Some(this) = self.this.upgrade() else { return };
         let (way, block) = (lane.clone(), self.block());
         let next = Box::new(move |result: io::Result<()>| match result {
-            Ok(()) if left > len => {
+            Ok(()) if left > len => way.clone().later(move || {
                 this.repeat(&way, task, source, (at + len, left - len));
                 way.flush();
-            }
+            }),
             Ok(()) => task.finish(Outcome::good(block)),
             Err(error) => task.finish(Outcome::failed(Sense::of(&error))),
         });
@@ -354,10 +354,10 @@ impl Disk {
         };
         let way = lane.clone();
         let next = Box::new(move |result: io::Result<()>| match result {
-            Ok(()) => {
+            Ok(()) => way.clone().later(move || {
                 this.discard_all(&way, task, ranges);
                 way.flush();
-            }
+            }),
             Err(error) => task.finish(Outcome::failed(Sense::of(&error))),
         });
         self.ask(lane, (Op::Discard, at, len), Vec::new(), next);

@@ -34,9 +34,12 @@ pub struct Plugged {
     pub lun: Option<u32>,
 }
 
+/// A unit with its address and its device's id.
+type Entry = (Address, String, Arc<dyn Unit>);
+
 /// Units by their addresses.
 pub struct Targets {
-    units: Mutex<Vec<(Address, String, Arc<dyn Unit>)>>,
+    units: Mutex<Vec<Entry>>,
     max_target: u32,
     max_lun: u32,
 }
