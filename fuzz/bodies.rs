@@ -275,3 +275,70 @@ pub fn secret(data: &[u8]) {
         _ = objects::secret::value(&props, None);
     }
 }
+
+struct NoChars;
+
+impl device::CharSource for NoChars {
+    fn port(&self, _: &str) -> qapi::Result<device::CharPort> {
+        Err(qapi::Error::generic("there are none"))
+    }
+}
+
+/// Frames of a guest for user-mode networking: each begins with its length in two bytes. The
+/// guest is isolated, so that nothing leaves the process.
+pub fn net_user(data: &[u8]) {
+    let Ok(events) = evloop::EventLoop::new() else { return };
+    let context = net::Context {
+        handle: events.handle(),
+        clock: evloop::Clock::host(),
+        fds: None,
+        chardevs: Arc::new(NoChars),
+        hubs: Arc::default(),
+        tell: Arc::new(|_, _| {}),
+    };
+    let link = net::Link::new("n", "user", events.handle());
+    let args = net_user::UserArgs {
+        restrict: Some(true),
+        tftp: Some("/nonexistent".into()),
+        ..net_user::UserArgs::default()
+    };
+    let Ok(user) = net_user::User::open(&args, &link, &context) else { return };
+    link.connect(user);
+    let mut rest = data;
+    while let Some((len, more)) = rest.split_first_chunk::<2>() {
+        let n = usize::from(u16::from_be_bytes(*len)).min(more.len());
+        let (frame, more) = more.split_at(n);
+        link.from_guest(&net::Frame::plain(&[frame]));
+        link.guest_done();
+        rest = more;
+    }
+}
+
+/// The text of network options, and the rules in them.
+pub fn net_option(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(mut value) = net::option::parse(&text) {
+        _ = net::option::word(&mut value, "id");
+        value.take("type");
+        _ = net_user::UserArgs::from_value(value, Source::KeyVal);
+    }
+    _ = net::parse_mac(&text);
+    _ = net::address::host_port(&text.replace(|c: char| c.is_ascii_alphabetic(), "1"));
+}
+
+/// Bytes of a stream of frames.
+pub fn net_stream(data: &[u8]) {
+    let mut input = net::stream::Deframer::default();
+    for part in data.chunks(7) {
+        input.push(part);
+        while let Ok(Some(frame)) = input.peek() {
+            assert!(frame.len() <= net::link::MAX_FRAME);
+            input.pop();
+        }
+    }
+}
+
+/// Commands on the control queue of a network card, and frames for its filter.
+pub fn net_control(data: &[u8]) {
+    hw_virtio::net::fuzz_control(data);
+}

@@ -11,7 +11,7 @@ use accel::{Exit, Kicker, Vcpu};
 use guest_ram::RamBlock;
 use jit_ir::backend::{BlockCx, CODE_TLB};
 use jit_ir::cpu::TlbTag;
-use jit_ir::env::{CodeTlbEntry, MMUS, RING, RingEntry};
+use jit_ir::env::{CodeTlbEntry, MERGED, MMUS, RING, RingEntry};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness};
 use jit_ir::{AccessKind, Builder, CodeMode, JitCpu, MemFault, Services, TranslateCx, Wake};
@@ -139,7 +139,9 @@ impl Core {
         self.l1_used &= !mask;
     }
 
+    /// Forgets what generated code remembers of pages beside its TLBs.
     pub(crate) fn clear_ring(cpu: &mut dyn JitCpu) {
+        cpu.env().merged = [0; MERGED];
         cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
     }
 

@@ -4,12 +4,15 @@
 //! several threads at once and block their caller until they are done.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use qapi::Value;
 
+use crate::flights::Flight;
 use crate::graph::Opening;
+use crate::node::Child;
 
 /// What a range of a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,6 +219,20 @@ impl fmt::Debug for Keys {
     }
 }
 
+/// Where bytes of a node lie ([`BlockDriver::resolve`]).
+pub struct Resolved {
+    /// The host's file.
+    pub file: Arc<File>,
+    /// The first byte in it.
+    pub at: u64,
+    /// What offset and memory must be a multiple of; 1: anything.
+    pub align: u32,
+    /// The file may be used through a ring.
+    pub ring: bool,
+    /// Keeps the bytes where they are.
+    pub guard: Option<Flight>,
+}
+
 fn none<T>() -> io::Result<T> {
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -280,6 +297,18 @@ pub trait BlockDriver: Send + Sync {
     /// As [`BlockDriver::read`].
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         Ok(Extent { len, data: true, allocated: true, offset: Some(at), ..Extent::default() })
+    }
+    /// Where a range lies as it is in a file of the host, and in one piece; the guard keeps it there
+    /// until the request is done. For writes it may be changed in place. Never blocks: in doubt
+    /// `None`, and the request is made with the calls above.
+    fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
+        _ = (at, len, write);
+        None
+    }
+    /// Replaces or removes the backing child while nothing is under way; `false`: it has none.
+    fn set_backing(&self, backing: Option<Child>) -> bool {
+        drop(backing);
+        false
     }
     /// Writes one cluster compressed; `false`: it does not get smaller, so nothing was done.
     /// A shorter piece is for the end of the disk.

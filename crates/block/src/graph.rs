@@ -9,13 +9,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
+use evloop::Handle;
 use parking_lot::Mutex;
 use qapi::{Error, Result, Source, Value};
 
+use crate::backend::{Backend, Drained, Told, Trouble, User};
 use crate::driver::{BlockClass, BlockDriver, Keys};
-use crate::node::{Child, Hold, Node, Stats, Use};
+use crate::engine::Lane;
+use crate::node::{Child, Detect, Hold, Link, Node, Stats, Use};
 use crate::options::{flag, take, word};
 use crate::pool::Pool;
 
@@ -35,6 +38,8 @@ pub struct Flags {
     pub force_share: bool,
     /// Open no backing files.
     pub no_backing: bool,
+    /// Past the host's page cache.
+    pub direct: bool,
     /// Flushes do nothing.
     pub no_flush: bool,
     /// Discards are passed on.
@@ -45,10 +50,24 @@ pub struct Flags {
     pub header_only: bool,
 }
 
-/// The id of a drive and its node.
-struct Drive {
-    id: String,
-    node: Option<Arc<Node>>,
+/// A loop in a thread of its own.
+struct OwnLoop(Option<Handle>);
+
+impl OwnLoop {
+    fn start() -> OwnLoop {
+        let Ok(mut events) = evloop::EventLoop::new() else { return OwnLoop(None) };
+        let handle = events.handle();
+        let started = evloop::spawn("block-io", move || _ = events.run());
+        OwnLoop(started.is_ok().then_some(handle))
+    }
+}
+
+impl Drop for OwnLoop {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.quit();
+        }
+    }
 }
 
 type Descriptors = Box<dyn Fn(&str, bool) -> Option<io::Result<OwnedFd>> + Send + Sync>;
@@ -58,13 +77,19 @@ pub struct Graph {
     classes: &'static [&'static BlockClass],
     named: Mutex<Vec<Arc<Node>>>,
     unnamed: Mutex<Vec<Weak<Node>>>,
-    drives: Mutex<Vec<Drive>>,
+    drives: Mutex<Vec<Arc<Backend>>>,
+    /// Those of devices that name a node.
+    anonymous: Mutex<Vec<Weak<Backend>>>,
+    lanes: Mutex<Vec<(String, Weak<Lane>)>>,
+    /// A loop for devices that have none of their own.
+    own_loop: OnceLock<OwnLoop>,
+    told: Told,
     descriptors: Mutex<Option<Descriptors>>,
     next: std::sync::atomic::AtomicU64,
     /// Where options such as `key-secret` and `throttle-group` find their objects.
     keys: Mutex<Keys>,
     /// Threads for devices.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
 }
 
 /// A node while it is opened.
@@ -85,7 +110,8 @@ pub struct Opening<'a> {
     pub(crate) auto_read_only: bool,
     pub(crate) force_share: bool,
     pub(crate) no_flush: bool,
-    children: Vec<(&'static str, Arc<Node>)>,
+    pub(crate) direct: bool,
+    children: Vec<(&'static str, Arc<Link>)>,
 }
 
 impl Opening<'_> {
@@ -110,7 +136,7 @@ impl Opening<'_> {
 
     fn keep(&mut self, role: &'static str, node: &Arc<Node>, how: Use) -> Result<Child> {
         let child = node.hold(&format!("a node as '{role}'"), how)?;
-        self.children.push((role, node.clone()));
+        self.children.push((role, child.link()));
         Ok(child)
     }
 
@@ -285,10 +311,14 @@ impl Graph {
             named: Mutex::default(),
             unnamed: Mutex::default(),
             drives: Mutex::default(),
+            anonymous: Mutex::default(),
+            lanes: Mutex::default(),
+            own_loop: OnceLock::new(),
+            told: Told::default(),
             descriptors: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
             keys: Mutex::default(),
-            pool: Pool::default(),
+            pool: Arc::default(),
         })
     }
 
@@ -333,12 +363,13 @@ impl Graph {
         })
     }
 
-    /// All nodes.
+    /// All nodes in the order of their making.
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         let mut all: Vec<_> = self.named.lock().clone();
         self.unnamed.lock().retain(|node| node.strong_count() > 0);
         all.extend(self.unnamed.lock().iter().filter_map(Weak::upgrade));
+        all.sort_by_key(|node| node.born);
         all
     }
 
@@ -373,7 +404,7 @@ impl Graph {
             return Err(Error::generic(text));
         };
         if named.get(at).is_some_and(|node| node.is_used()) {
-            return Err(Error::generic(format!("Block device {name} is in use")));
+            return Err(Error::generic(format!("Node {name} is in use")));
         }
         let gone = named.remove(at);
         drop(named);
@@ -483,7 +514,7 @@ impl Graph {
             Error::not_accepted("driver", &driver, self.classes.iter().map(|class| class.name))
         })?;
         let name = self.name(&mut options, source)?;
-        let (flags, detect_zeroes) = common(&mut options, source, flags)?;
+        let (flags, detect) = common(&mut options, source, flags)?;
         let mut at = Opening {
             graph: self,
             class,
@@ -496,6 +527,7 @@ impl Graph {
             auto_read_only: flags.auto_read_only,
             force_share: flags.force_share,
             no_flush: flags.no_flush,
+            direct: flags.direct,
             children: Vec::new(),
         };
         let driver: Arc<dyn BlockDriver> = (class.open)(&mut at)?;
@@ -503,16 +535,19 @@ impl Graph {
             return Err(Error::unexpected(key));
         }
         let Opening { children, filename, read_only, .. } = at;
+        let born = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let node = Arc::new(Node {
             name,
+            born,
             class,
             driver,
             read_only,
             filename,
-            children,
+            children: Mutex::new(children),
             users: Mutex::default(),
-            detect_zeroes,
+            detect,
             unmap: flags.unmap,
+            flags,
             stats: Stats::default(),
         });
         let mut unnamed = self.unnamed.lock();
@@ -522,32 +557,112 @@ impl Graph {
     }
 
     fn has_drive(&self, id: &str) -> bool {
-        self.drives.lock().iter().any(|drive| drive.id == id)
+        self.drives.lock().iter().any(|drive| drive.name() == id)
     }
 
     /// Adds a drive: an id for a node, or for an empty slot.
     ///
     /// # Errors
     /// The id is taken.
-    pub fn add_drive(&self, id: &str, node: Option<Arc<Node>>) -> Result<()> {
+    pub fn add_drive(&self, id: &str, node: Option<Arc<Node>>) -> Result<Arc<Backend>> {
         if self.has_drive(id) {
             return Err(Error::duplicate_id(id, "drive"));
         }
-        self.drives.lock().push(Drive { id: id.to_owned(), node });
-        Ok(())
+        let drive = Backend::new(id, node.as_ref(), self.told.clone())?;
+        self.drives.lock().push(drive.clone());
+        Ok(drive)
+    }
+
+    /// Forgets a drive; its node goes when nothing else uses it.
+    pub fn remove_drive(&self, id: &str) {
+        self.drives.lock().retain(|drive| drive.name() != id);
     }
 
     /// Drives and their nodes.
     #[must_use]
     pub fn drives(&self) -> Vec<(String, Option<Arc<Node>>)> {
-        self.drives.lock().iter().map(|drive| (drive.id.clone(), drive.node.clone())).collect()
+        let drives = self.drives.lock();
+        drives.iter().map(|drive| (drive.name().to_owned(), drive.node())).collect()
+    }
+
+    /// All slots: those of drives, and those that devices made.
+    #[must_use]
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        let mut all = self.drives.lock().clone();
+        let mut anonymous = self.anonymous.lock();
+        anonymous.retain(|backend| backend.strong_count() > 0);
+        all.extend(anonymous.iter().filter_map(Weak::upgrade));
+        all
+    }
+
+    /// Who is told about errors of requests, on any thread.
+    pub fn on_trouble(&self, told: Arc<dyn Fn(Trouble) + Send + Sync>) {
+        *self.told.lock() = Some(told);
+    }
+
+    /// Holds all requests of devices back and waits until none is under way.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Drained> {
+        self.backends().iter().map(Backend::drain).collect()
+    }
+
+    /// Makes the requests again that stopped the machine.
+    pub fn retry(&self) {
+        for backend in self.backends() {
+            backend.retry();
+        }
+    }
+
+    /// The slot of a drive, for a device.
+    #[must_use]
+    pub fn drive(&self, id: &str) -> Option<Arc<Backend>> {
+        self.drives.lock().iter().find(|drive| drive.name() == id).cloned()
+    }
+
+    /// Gives a device the drive or node that it names; `None` is an empty slot.
+    ///
+    /// # Errors
+    /// Another device has it, or its other users do not allow it. `Ok(None)`: there is none.
+    pub fn claim(&self, id: Option<&str>, user: User) -> Result<Option<Arc<Backend>>> {
+        let found = id.and_then(|id| self.drive(id));
+        let backend = match (found, id) {
+            (Some(backend), _) => backend,
+            (None, None) => Backend::new("", None, self.told.clone())?,
+            (None, Some(id)) => match self.find(id) {
+                Some(node) => Backend::new("", Some(&node), self.told.clone())?,
+                None => return Ok(None),
+            },
+        };
+        backend.attach(user)?;
+        if backend.name().is_empty() {
+            self.anonymous.lock().push(Arc::downgrade(&backend));
+        }
+        Ok(Some(backend))
+    }
+
+    /// The lane of an I/O thread, or of the block layer's own loop.
+    #[must_use]
+    pub fn lane(&self, thread: Option<(&str, &Handle)>) -> Arc<Lane> {
+        let name = thread.map_or("", |(name, _)| name);
+        let mut lanes = self.lanes.lock();
+        lanes.retain(|(_, lane)| lane.strong_count() > 0);
+        let found = lanes.iter().find(|(other, _)| other == name);
+        if let Some(lane) = found.and_then(|(_, lane)| lane.upgrade()) {
+            return lane;
+        }
+        let own = || self.own_loop.get_or_init(OwnLoop::start).0.clone();
+        let lane = match thread.map(|(_, handle)| handle.clone()).or_else(own) {
+            Some(handle) => Lane::new(&handle, self.pool.clone()),
+            None => Lane::without_ring(self.pool.clone()),
+        };
+        lanes.push((name.to_owned(), Arc::downgrade(&lane)));
+        lane
     }
 
     /// The node that a device means with the id of a drive or the name of a node.
     #[must_use]
     pub fn backend(&self, id: &str) -> Option<Arc<Node>> {
-        let drive = self.drives.lock().iter().find(|d| d.id == id).and_then(|d| d.node.clone());
-        drive.or_else(|| self.find(id))
+        self.drive(id).and_then(|drive| drive.node()).or_else(|| self.find(id))
     }
 
     /// A device's use of a drive or node.
@@ -569,7 +684,7 @@ impl Graph {
 }
 
 /// Takes the options that every node has.
-fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flags, bool)> {
+fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flags, Detect)> {
     let mut flags = inherited;
     flags.read_only = flag(options, "read-only", source, inherited.read_only)?;
     flags.auto_read_only = flag(options, "auto-read-only", source, inherited.auto_read_only)?;
@@ -580,20 +695,24 @@ fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flag
     if let Some(word) = word(options, "discard", &["ignore", "unmap"])? {
         flags.unmap = word == "unmap";
     }
-    let detect = word(options, "detect-zeroes", &["off", "on", "unmap"])?;
-    if detect.as_deref() == Some("unmap") && !flags.unmap {
+    let detect = match word(options, "detect-zeroes", &["off", "on", "unmap"])?.as_deref() {
+        Some("on") => Detect::On,
+        Some("unmap") => Detect::Unmap,
+        _ => Detect::Off,
+    };
+    if detect == Detect::Unmap && !flags.unmap {
         let text = "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
         return Err(Error::generic(text));
     }
     if let Some(mut cache) = options.take("cache") {
-        flag(&mut cache, "direct", source, false).map_err(|e| e.within("cache"))?;
-        flags.no_flush =
-            flag(&mut cache, "no-flush", source, flags.no_flush).map_err(|e| e.within("cache"))?;
+        let within = |e: Error| e.within("cache");
+        flags.direct = flag(&mut cache, "direct", source, flags.direct).map_err(within)?;
+        flags.no_flush = flag(&mut cache, "no-flush", source, flags.no_flush).map_err(within)?;
         if let Some((key, _)) = cache.as_map().and_then(|members| members.first()) {
             return Err(Error::unexpected(key).within("cache"));
         }
     }
-    Ok((flags, matches!(detect.as_deref(), Some("on" | "unmap"))))
+    Ok((flags, detect))
 }
 
 impl device::StorageSource for Graph {

@@ -20,7 +20,7 @@ fn nodes_are_named_used_and_deleted() {
     assert_eq!(&std::fs::read(file.path()).unwrap()[512..517], b"hello");
     assert_eq!(raw.len(), 1024);
     assert!(raw.write(1023, b"xx").is_err() && raw.read(u64::MAX, &mut [0]).is_err());
-    assert_eq!(graph.delete("f0").unwrap_err().desc, "Block device f0 is in use");
+    assert_eq!(graph.delete("f0").unwrap_err().desc, "Node f0 is in use");
     assert!(
         add(&graph, "raw,node-name=d1,file=f0").err().unwrap().contains("does not allow 'write'")
     );

@@ -10,9 +10,13 @@
 //! Not here: io_uring, jobs, drained sections, detaching children at run time.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
+mod backend;
+mod conf;
 mod driver;
+mod engine;
 mod file;
 mod filters;
+mod flights;
 mod graph;
 mod lock;
 mod names;
@@ -22,13 +26,19 @@ mod options;
 mod pool;
 mod raw;
 
+pub use backend::{
+    Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
+};
+pub use conf::{BlockdevOnError, DiskProps, OnOffAuto};
 pub use driver::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
-    Fix, FormatInfo, Keys, Preallocation, Snapshot, SnapshotChange, invalid, unsupported,
+    Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, unsupported,
 };
 pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
+pub use engine::{Done, Lane, Op, Request};
+pub use flights::{Flight, Flights};
 pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
-pub use node::{Child, Hold, Node, Stats, Use, fill_zeroes};
+pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;
 

@@ -5,13 +5,15 @@
 //! refused in QEMU's words. Requests through a node are checked against its length and counted.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use qapi::{Error, Result};
 
-use crate::driver::{BlockClass, BlockDriver, Extent, invalid};
+use crate::driver::{BlockClass, BlockDriver, Extent, Resolved, invalid};
+use crate::engine::Op;
+use crate::graph::Flags;
 
 /// How a node is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,30 @@ pub struct Use {
     pub writes: bool,
     /// Others may change them as well.
     pub shares_write: bool,
+}
+
+/// What is done with zeroes that are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detect {
+    /// Nothing.
+    #[default]
+    Off,
+    /// They become a request for zeroes.
+    On,
+    /// And their space is given back.
+    Unmap,
+}
+
+impl Detect {
+    /// The word of `detect-zeroes`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Detect::Off => "off",
+            Detect::On => "on",
+            Detect::Unmap => "unmap",
+        }
+    }
 }
 
 /// Counters of a node.
@@ -46,14 +72,16 @@ impl Stats {
 /// An opened node.
 pub struct Node {
     pub(crate) name: String,
+    pub(crate) born: u64,
     pub(crate) class: &'static BlockClass,
     pub(crate) driver: Arc<dyn BlockDriver>,
     pub(crate) read_only: bool,
     pub(crate) filename: String,
-    pub(crate) children: Vec<(&'static str, Arc<Node>)>,
-    pub(crate) users: Mutex<Vec<(u64, String, Use)>>,
-    pub(crate) detect_zeroes: bool,
+    pub(crate) children: Mutex<Vec<(&'static str, Arc<Link>)>>,
+    pub(crate) users: Mutex<Vec<Weak<Link>>>,
+    pub(crate) detect: Detect,
     pub(crate) unmap: bool,
+    pub(crate) flags: Flags,
     /// Its counters.
     pub stats: Stats,
 }
@@ -86,13 +114,30 @@ impl Node {
     }
     /// Children by role.
     #[must_use]
-    pub fn children(&self) -> &[(&'static str, Arc<Node>)] {
-        &self.children
+    pub fn children(&self) -> Vec<(&'static str, Arc<Node>)> {
+        self.children.lock().iter().map(|(role, link)| (*role, link.node())).collect()
     }
     /// The child of a role.
     #[must_use]
-    pub fn child(&self, role: &str) -> Option<&Arc<Node>> {
-        self.children.iter().find(|(name, _)| *name == role).map(|(_, node)| node)
+    pub fn child(&self, role: &str) -> Option<Arc<Node>> {
+        let children = self.children.lock();
+        children.iter().find(|(name, _)| *name == role).map(|(_, link)| link.node())
+    }
+    /// How it was opened.
+    #[must_use]
+    pub fn flags(&self) -> Flags {
+        self.flags
+    }
+    /// What is done with zeroes that are written.
+    #[must_use]
+    pub fn detect_zeroes(&self) -> Detect {
+        self.detect
+    }
+    /// Who uses it and how.
+    #[must_use]
+    pub fn users(&self) -> Vec<(String, Use)> {
+        let users = self.users.lock();
+        users.iter().filter_map(Weak::upgrade).map(|link| (link.user.clone(), link.how)).collect()
     }
     /// Length in bytes.
     #[must_use]
@@ -107,7 +152,7 @@ impl Node {
     /// Whether anybody uses it.
     #[must_use]
     pub fn is_used(&self) -> bool {
-        !self.users.lock().is_empty()
+        self.users.lock().iter().any(|link| link.strong_count() > 0)
     }
 
     fn within(&self, at: u64, len: u64) -> io::Result<()> {
@@ -141,10 +186,29 @@ impl Node {
         let len = data.len() as u64;
         self.writable(at, len)?;
         Stats::add(&self.stats.wr_bytes, &self.stats.wr_operations, len);
-        if self.detect_zeroes && is_zero(data) {
-            return self.driver.write_zeroes(at, len, self.unmap);
+        if self.detect != Detect::Off && is_zero(data) {
+            return self.driver.write_zeroes(at, len, self.unmap && self.detect == Detect::Unmap);
         }
         self.driver.write(at, data)
+    }
+    /// Where a range lies in a file of the host, if a request may go there by itself.
+    pub(crate) fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
+        if write && (self.read_only || self.detect != Detect::Off) {
+            return None;
+        }
+        self.within(at, len).ok()?;
+        if write {
+            self.stats.wr_highest_offset.fetch_max(at.saturating_add(len), Ordering::Relaxed);
+        }
+        self.driver.resolve(at, len, write)
+    }
+    /// Counts a request that went to the file by itself.
+    pub(crate) fn count(&self, op: &Op, len: u64) {
+        if *op == Op::Read {
+            Stats::add(&self.stats.rd_bytes, &self.stats.rd_operations, len);
+        } else {
+            Stats::add(&self.stats.wr_bytes, &self.stats.wr_operations, len);
+        }
     }
     /// Makes a range zero.
     ///
@@ -190,19 +254,18 @@ impl Node {
     /// # Errors
     /// As [`Node::extent`].
     pub fn extent_of_chain(&self, at: u64, len: u64) -> io::Result<(Extent, usize)> {
-        let (mut node, mut len, mut depth) = (self, len, 0);
+        let (mut below, mut len, mut depth): (Option<Arc<Node>>, _, _) = (None, len, 0);
         loop {
+            let node = below.as_deref().unwrap_or(self);
             if at >= node.len() {
-                return Ok((
-                    Extent { len, zero: true, allocated: true, ..Extent::default() },
-                    depth,
-                ));
+                let zero = Extent { len, zero: true, allocated: true, ..Extent::default() };
+                return Ok((zero, depth));
             }
             len = len.min(node.len() - at);
             let found = node.extent(at, len)?;
             len = found.len;
             match node.child("backing") {
-                Some(below) if !found.allocated => (node, depth) = (below, depth + 1),
+                Some(next) if !found.allocated => (below, depth) = (Some(next), depth + 1),
                 _ if found.allocated => return Ok((found, depth)),
                 _ => return Ok((Extent { zero: true, ..found }, depth)),
             }
@@ -214,29 +277,48 @@ impl Node {
     /// # Errors
     /// It is read-only, or another user does not allow it.
     pub fn hold(self: &Arc<Self>, user: &str, how: Use) -> Result<Hold> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         if how.writes && self.read_only {
             return Err(Error::generic(format!("Block node '{}' is read-only", self.name)));
         }
         let mut users = self.users.lock();
-        for (_, name, other) in users.iter() {
+        users.retain(|link| link.strong_count() > 0);
+        for other in users.iter().filter_map(Weak::upgrade) {
             let conflict = |what: &str| {
-                Error::generic(format!(
-                    "Conflicts with use by {name}, which {what} '{}'",
-                    self.name
-                ))
+                let name = &other.user;
+                let text = format!("Conflicts with use by {name}, which {what} '{}'", self.name);
+                Error::generic(text)
             };
-            if how.writes && !other.shares_write {
+            if how.writes && !other.how.shares_write {
                 return Err(conflict("does not allow 'write' on"));
             }
-            if other.writes && !how.shares_write {
+            if other.how.writes && !how.shares_write {
                 return Err(conflict("uses 'write' on"));
             }
         }
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        users.push((id, user.to_owned(), how));
-        drop(users);
-        Ok(Hold { node: self.clone(), id })
+        let node = RwLock::new(self.clone());
+        let link = Arc::new(Link { user: user.to_owned(), how, node });
+        users.push(Arc::downgrade(&link));
+        Ok(Hold(link))
+    }
+
+    /// Lets all users of this node but those in `except` use another one instead. Nothing must be
+    /// under way; how the users use it is taken over unchecked.
+    pub fn replace_by(self: &Arc<Self>, other: &Arc<Node>, except: &[&Arc<Node>]) {
+        let keep: Vec<Arc<Link>> =
+            except.iter().flat_map(|n| n.children.lock().clone()).map(|(_, link)| link).collect();
+        let moved: Vec<Arc<Link>> = {
+            let mut users = self.users.lock();
+            let (stay, go): (Vec<_>, Vec<_>) = users
+                .iter()
+                .filter_map(Weak::upgrade)
+                .partition(|link| keep.iter().any(|k| Arc::ptr_eq(k, link)));
+            *users = stay.iter().map(Arc::downgrade).collect();
+            go
+        };
+        for link in moved {
+            *link.node.write() = other.clone();
+            other.users.lock().push(Arc::downgrade(&link));
+        }
     }
 }
 
@@ -261,25 +343,65 @@ fn is_zero(data: &[u8]) -> bool {
     chunks.iter().all(|chunk| u128::from_ne_bytes(*chunk) == 0) && rest.iter().all(|b| *b == 0)
 }
 
-/// The use of a node; dropping it ends the use.
-pub struct Hold {
-    node: Arc<Node>,
-    id: u64,
+/// A user of a node; what it uses can be another one later.
+pub(crate) struct Link {
+    user: String,
+    how: Use,
+    node: RwLock<Arc<Node>>,
 }
+
+impl Link {
+    pub(crate) fn node(&self) -> Arc<Node> {
+        self.node.read().clone()
+    }
+}
+
+/// The use of a node; dropping it ends the use.
+pub struct Hold(Arc<Link>);
 
 impl Hold {
     /// The node.
     #[must_use]
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
+    pub fn node(&self) -> Arc<Node> {
+        self.0.node()
     }
-}
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.node.users.lock().retain(|(id, ..)| *id != self.id);
+    pub(crate) fn link(&self) -> Arc<Link> {
+        self.0.clone()
     }
 }
 
 /// A driver's hold on a child.
 pub type Child = Hold;
+
+/// A child that may be missing and can be replaced, such as a backing file.
+#[derive(Default)]
+pub struct Slot(RwLock<Option<Child>>);
+
+impl Slot {
+    /// A slot with this child.
+    #[must_use]
+    pub fn new(child: Option<Child>) -> Slot {
+        Slot(RwLock::new(child))
+    }
+    /// The child's node.
+    #[must_use]
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.0.read().as_ref().map(Hold::node)
+    }
+    /// Whether there is a child.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.0.read().is_some()
+    }
+    /// Whether there is no child.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        !self.is_some()
+    }
+    /// Puts another child in, or none.
+    pub fn set(&self, child: Option<Child>) {
+        let old = std::mem::replace(&mut *self.0.write(), child);
+        drop(old);
+    }
+}

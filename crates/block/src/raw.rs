@@ -11,7 +11,7 @@ use std::sync::Arc;
 use qapi::{Error, Result, Size};
 
 use crate::driver::{
-    BlockClass, BlockDriver, CreateOption, Creation, Extent, Preallocation, unsupported,
+    BlockClass, BlockDriver, CreateOption, Creation, Extent, Preallocation, Resolved, unsupported,
 };
 use crate::graph::Opening;
 use crate::node::{Child, Node};
@@ -24,7 +24,7 @@ struct Raw {
 }
 
 impl Raw {
-    fn below(&self) -> &Arc<Node> {
+    fn below(&self) -> Arc<Node> {
         self.file.node()
     }
 }
@@ -54,6 +54,14 @@ impl BlockDriver for Raw {
         }
         let end = len.checked_add(self.offset).ok_or(io::ErrorKind::FileTooLarge)?;
         self.below().driver().truncate(end, how)
+    }
+    fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
+        let below = self.below();
+        // A node below that has something to do with writes must see them.
+        if write && below.detect_zeroes() != crate::node::Detect::Off {
+            return None;
+        }
+        below.driver().resolve(self.offset + at, len, write)
     }
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         let below = self.below().driver().extent(self.offset + at, len)?;

@@ -1,6 +1,6 @@
 //! The catalog: one static table per kind of thing, naming every class.
 //!
-//! A new device, machine, guest, accelerator, JIT host or character back end is registered by one
+//! A new device, machine, guest, accelerator, JIT host, character or network back end is registered by one
 //! line in one of these files and by nothing else. Explicit tables keep the order stable and "go
 //! to definition" working, and tests can take every entry (`tests/every_device.rs`).
 //!
@@ -14,6 +14,7 @@ mod devices;
 mod guests;
 mod jit_hosts;
 mod machines;
+mod netdevs;
 mod objects;
 
 pub use accels::ACCELS;
@@ -22,6 +23,7 @@ pub use devices::DEVICES;
 pub use guests::GUESTS;
 pub use jit_hosts::JIT_HOSTS;
 pub use machines::MACHINES;
+pub use netdevs::NETDEVS;
 pub use objects::{OBJECTS, object};
 
 /// The tables that machines create from.

@@ -76,6 +76,70 @@ fn keyval() {
 }
 
 #[test]
+fn net_user() {
+    // Ethernet, ARP, IPv4 with UDP to DHCP, TFTP and DNS, TCP, ICMP, IPv6 with its messages.
+    let ethernet = b"\x52\x55\x0a\x00\x02\x02\x52\x54\x00\x12\x34\x56";
+    let words: [&[u8]; 22] = [
+        b"\x00\x2a",
+        b"\x00\x3e",
+        b"\x01\x60",
+        ethernet,
+        b"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01",
+        b"\x08\x00\x45\x00\x00\x30\x00\x00\x00\x00\x40\x06\x00\x00",
+        b"\x08\x00\x45\x00\x01\x40\x00\x00\x00\x00\x40\x11\x00\x00",
+        b"\x08\x00\x45\x00\x00\x30\x00\x00\x20\x00\x40\x11\x00\x00",
+        b"\x08\x00\x45\x00\x00\x30\x00\x00\x00\x00\x40\x01\x00\x00",
+        b"\x86\xdd\x60\x00\x00\x00\x00\x20\x3a\xff",
+        b"\x0a\x00\x02\x0f\x0a\x00\x02\x02",
+        b"\x0a\x00\x02\x0f\xff\xff\xff\xff",
+        b"\x00\x44\x00\x43\x01\x2c\x00\x00",
+        b"\x10\x00\x00\x45\x00\x1c\x00\x00\x00\x01f\x00octet\x00",
+        b"\x01\x01\x06\x00\x01\x02\x03\x04",
+        b"\x63\x82\x53\x63\x35\x01\x03\x32\x04\xff",
+        b"\x00\x07\x00\x50\x00\x00\x00\x00\x00\x00\x00\x00\x70\x02\x20\x00",
+        b"\x02\x04\x05\xb4\x03\x03\x07\x00",
+        b"\x08\x00\x00\x00\x00\x01",
+        b"\x85\x00\x00\x00",
+        b"\xfe\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02",
+        b"\xfe\xc0\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02",
+    ];
+    run(&words, bodies::net_user);
+}
+
+#[test]
+fn net_option() {
+    let words: [&[u8]; 14] = [
+        b"user,",
+        b"type=stream",
+        b"id=n",
+        b"hostfwd=",
+        b"tcp:",
+        b"udp:",
+        b"127.0.0.1:",
+        b"-",
+        b":",
+        b"22",
+        b",,",
+        b",",
+        b"restrict=on",
+        b"52:54:00:12:34:56",
+    ];
+    run(&words, bodies::net_option);
+}
+
+#[test]
+fn net_stream() {
+    run(&[b"\0\0\0\x04", b"\0\x01\0\x40", b"\0", b"\xff", b"abcd"], bodies::net_stream);
+}
+
+#[test]
+fn net_control() {
+    let words: [&[u8]; 8] =
+        [b"\0\0", b"\x01\0", b"\x01\x01", b"\x02\0", b"\x04\0", b"\x05\0", b"\x02\0\0\0", b"\xff"];
+    run(&words, bodies::net_control);
+}
+
+#[test]
 fn vmstate() {
     run(&[b"R\x04Regs", b"M\x04word", b"I\x04", b"\0\0\0\0", b"L", b"N", b"O"], bodies::vmstate);
     let seed = bodies::vmstate_seed();

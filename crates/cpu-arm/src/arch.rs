@@ -39,6 +39,7 @@ struct Handle {
     timers: Arc<Timers>,
     pmu: Arc<Pmu>,
     has_pmu: bool,
+    has_vhe: bool,
     id: u64,
     model: &'static CpuModel,
     pa_range: usize,
@@ -51,6 +52,9 @@ impl CpuHandle for Handle {
     fn output(&self, name: &str) -> Option<Arc<IrqOut>> {
         if name == "pmu" {
             return self.has_pmu.then(|| Arc::clone(&self.pmu.out));
+        }
+        if name == "cnthv" && !self.has_vhe {
+            return None;
         }
         let n = TIMER_NAMES.iter().position(|t| *t == name)?;
         self.timers.outs.get(n).cloned()
@@ -122,7 +126,7 @@ impl GuestArch for AArch64 {
         let units = shared.into_iter().enumerate().map(|(index, (id, shared))| {
             let timers = Timers::new(&config.clock, features.cntfrq);
             let pmu = Pmu::new(&config.clock, features.id.dfr0 >> 8 & 15 >= 6);
-            let has_pmu = features.pmu();
+            let (has_pmu, has_vhe) = (features.pmu(), features.vhe());
             let system = System {
                 index,
                 mpidr: id | 1 << 31,
@@ -137,7 +141,7 @@ impl GuestArch for AArch64 {
                 rng: 0x5eed_0000 ^ id ^ config.clock.now_ns(),
             };
             let cpu = ArmCpu::new(Arc::clone(&features), system);
-            let handle = Handle { shared, timers, pmu, has_pmu, id, model, pa_range };
+            let handle = Handle { shared, timers, pmu, has_pmu, has_vhe, id, model, pa_range };
             CpuUnit { cpu, handle: Arc::new(handle) }
         });
         let units = units.collect();

@@ -11,6 +11,7 @@
 //! Source: the design pages (architecture, section 3.3).
 
 mod abilities;
+mod boot_order;
 mod build;
 mod chars;
 mod class;
@@ -25,6 +26,7 @@ mod run;
 mod services;
 
 pub use abilities::{Balloon, BalloonStats, Entropy, RamSize, SecretBytes};
+pub use boot_order::BootEntry;
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};

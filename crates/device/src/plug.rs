@@ -24,6 +24,14 @@ pub trait PlugBus: Send + Sync {
     fn is_hotpluggable(&self) -> bool;
     /// Connects a created device.
     fn plug(&self, record: &Record) -> Result<()>;
+    /// The name of a plugged device in firmware's paths, from `/`; empty if the bus adds nothing.
+    fn node(&self, _: &Record) -> String {
+        String::new()
+    }
+    /// The start of firmware's paths if the bus is one of the board's own device at `address`.
+    fn root_node(&self, _address: u64) -> String {
+        String::new()
+    }
     /// Disconnects a device, or asks the guest to let it go.
     fn unplug(&self, record: &Record) -> Result<Unplug>;
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 pub use dirty::{DirtyBitmap, PAGE_SHIFT, PAGE_SIZE};
-pub use slice::{RamSlice, read_from, write_to};
+pub use slice::{RamSlice, is_aligned, mark_read, read_from, submit, write_to};
 pub use watch::Watch;
 
 /// How a block is made.

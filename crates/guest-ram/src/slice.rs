@@ -88,6 +88,30 @@ fn raw(slices: &[RamSlice]) -> Vec<host::RawSlice> {
 /// What the system says.
 pub fn read_from(fd: BorrowedFd<'_>, slices: &[RamSlice], at: Option<u64>) -> io::Result<usize> {
     let n = host::read_vectored(fd, &raw(slices), at)?;
+    mark_read(slices, n);
+    Ok(n)
+}
+
+/// Puts a request for a file (at byte `at`) into a ring; the pieces are kept until it is done. After
+/// a read the caller marks what was read ([`mark_read`]).
+///
+/// # Errors
+/// As [`host::Ring::submit`].
+pub fn submit(
+    ring: &host::Ring,
+    op: host::RingOp,
+    file: (&Arc<std::fs::File>, u64),
+    slices: &[RamSlice],
+    token: u64,
+) -> io::Result<()> {
+    if slices.len() > host::MAX_SLICES {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    ring.submit(op, file, raw(slices), Box::new(slices.to_vec()), token)
+}
+
+/// Marks the first `n` bytes of the pieces dirty.
+pub fn mark_read(slices: &[RamSlice], n: usize) {
     let mut rest = n;
     for slice in slices {
         let now = rest.min(slice.len);
@@ -97,7 +121,15 @@ pub fn read_from(fd: BorrowedFd<'_>, slices: &[RamSlice], at: Option<u64>) -> io
             break;
         }
     }
-    Ok(n)
+}
+
+/// Whether all pieces begin and end at multiples of `align` in the host's memory.
+#[must_use]
+pub fn is_aligned(slices: &[RamSlice], align: usize) -> bool {
+    slices.iter().all(|slice| {
+        let at = slice.block.host_ptr().addr() as u64 + slice.offset;
+        at.is_multiple_of(align as u64) && slice.len.is_multiple_of(align)
+    })
 }
 
 /// Writes RAM straight to a file (at byte `at`) or a stream; how many bytes were taken.

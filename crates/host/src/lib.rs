@@ -28,8 +28,10 @@ pub use system::iov::{MAX_SLICES, O_NONBLOCK, RawSlice, read_vectored, write_vec
 pub use system::mem::{DualMapping, Mapping, Memfd, Policy, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
+pub use system::ring::{Ring, RingDone, RingOp};
 pub use system::session::{detach_stdio, new_session};
 pub use system::signal::{Signal, SignalWatch};
+pub use system::tap::{TAP_HEADER, open_tap, set_tap_offloads, tap_name};
 pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns};
 pub use system::tty::{
     RawMode, is_terminal, read_fd, restore_terminals, set_nonblocking, wait_writable, window_size,

@@ -88,6 +88,23 @@ impl Address {
     }
 }
 
+/// Begins to connect to an address without waiting; whether it is connected already. If not,
+/// `take_error` says how it ended once the socket can be written to.
+///
+/// # Errors
+/// It failed at once.
+pub fn connect_start(address: std::net::SocketAddr) -> io::Result<(TcpStream, bool)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => Ok((socket.into(), true)),
+        Err(rustix::io::Errno::INPROGRESS) => Ok((socket.into(), false)),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The TCP address of a host; with `v6`, of that family only.
 ///
 /// # Errors

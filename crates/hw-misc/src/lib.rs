@@ -8,6 +8,7 @@
 
 pub mod edu;
 pub mod fw_cfg;
+pub mod ged;
 pub mod gpio_key;
 pub mod gpio_pwr;
 pub mod loader;

@@ -1,21 +1,23 @@
 //! Virtio block device (virtio 1.3, section 5.2).
 //!
-//! A disk is a node of the block graph, named by `drive=`. Requests are taken on the thread that
-//! notifies and carried out by the graph's worker threads, several at once, in pieces of bounded
-//! size. Reset waits for what is under way; pausing waits until all is given back.
-//! Not modelled: secure erase, zoned disks, error policies (every error goes to the guest),
-//! requests that move without a copy, queues on I/O threads (`iothread` keeps the object only).
+//! A disk is a drive or a node of the block graph (`drive=`). Requests are taken on the thread that
+//! notifies, or on the queue's I/O thread (`iothread`, `iothread-vq-mapping`), and go to the block
+//! layer with the guest's memory as their buffers; they end in any order on the thread of the lane.
+//! Reset waits for what is under way. The block layer stops the machine on errors as `rerror` and
+//! `werror` say, and makes the request again when it goes on.
+//! Not modelled: secure erase, zoned disks, merging of requests (`request-merging`), one queue for
+//! each vCPU by default, saving while a request waits for the machine to go on.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
-use block::{Graph, Hold, Node, Use};
+use block::{Backend, DiskProps, Graph, Lane, Op, User};
 use derive::{Qapi, VmState};
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Held, Migration, Reset};
 use parking_lot::{Condvar, Mutex};
 use qapi::Error;
-use virtio::{Chain, Common, OnOffAuto, Port, Queue, VirtioDevice, VirtioId};
+use virtio::{Chain, Common, Kick, Port, Queue, VirtioDevice, VirtioId, pieces};
 
 /// The class for the catalog.
 pub static CLASS: DeviceClass = DeviceClass::of::<VirtioBlk>();
@@ -28,6 +30,16 @@ pci::named_property!(
     /// The name of an I/O thread.
     ThreadLink, "link<iothread>"
 );
+
+/// Which I/O thread serves which queues.
+#[derive(Clone, Debug, Qapi)]
+#[qapi(name = "IOThreadVirtQueueMapping")]
+pub struct Mapping {
+    /// The I/O thread's id.
+    pub iothread: String,
+    /// Its queues; without them all are dealt out in turn.
+    pub vqs: Option<Vec<u16>>,
+}
 
 /// Properties of `virtio-blk-device`.
 #[derive(Clone, Debug, Qapi)]
@@ -42,31 +54,37 @@ pub struct Props {
     /// Entries of each queue
     #[qapi(name = "queue-size", default = 256)]
     pub queue_size: u16,
-    /// Bytes of a sector as the guest is told
-    #[qapi(name = "logical_block_size", default = 512)]
-    pub logical_block_size: u32,
-    /// Bytes that the disk writes at once
-    #[qapi(name = "physical_block_size", default = 512)]
-    pub physical_block_size: u32,
-    /// Let others write to the disk as well
-    #[qapi(name = "share-rw", default = false)]
-    pub share_rw: bool,
+    /// As many segments as the queue has entries
+    #[qapi(name = "seg-max-adjust", default = true)]
+    pub seg_max_adjust: bool,
     /// Offer discard
     #[qapi(default = true)]
     pub discard: bool,
     /// Offer writing zeroes
     #[qapi(name = "write-zeroes", default = true)]
     pub write_zeroes: bool,
+    /// Most sectors of one discard
+    #[qapi(name = "max-discard-sectors", default = 4194303)]
+    pub max_discard_sectors: u32,
+    /// Most sectors of one zeroing
+    #[qapi(name = "max-write-zeroes-sectors", default = 4194303)]
+    pub max_write_zeroes_sectors: u32,
+    /// Tell the guest the unit of discards
+    #[qapi(name = "report-discard-granularity", default = true)]
+    pub report_discard_granularity: bool,
     /// Let the guest choose the cache mode
     #[qapi(name = "config-wce", default = true)]
     pub config_wce: bool,
-    /// Cache writes until the guest flushes
-    #[qapi(name = "write-cache", default = "auto")]
-    pub write_cache: OnOffAuto,
     /// Place in the boot order; kept and not told to firmware
     pub bootindex: Option<i32>,
-    /// I/O thread; kept, requests run on the threads of the block layer
+    /// I/O thread that serves all queues
     pub iothread: Option<ThreadLink>,
+    /// IOThread virtqueue mapping list [{"iothread":"<id>", "vqs":[1,2,3,...]},...]
+    #[qapi(name = "iothread-vq-mapping")]
+    pub mapping: Option<Vec<Mapping>>,
+    #[qapi(flatten)]
+    #[expect(missing_docs, reason = "documented as a type")]
+    pub disk: DiskProps,
     #[qapi(flatten)]
     #[expect(missing_docs, reason = "documented as a type")]
     pub common: Common,
@@ -101,8 +119,6 @@ const UNSUPP: u8 = 2;
 const SECTOR: u64 = 512;
 const HEADER: usize = 16;
 const ID_LEN: usize = 20;
-/// Bytes that are moved at once.
-const PIECE: usize = 1 << 20;
 /// Most sectors of one discard or zeroing, as the peer has it.
 const MAX_SECTORS: u32 = 4_194_303;
 /// Where the cache mode is in the configuration space (5.2.4).
@@ -115,48 +131,144 @@ struct State {
     cached: bool,
 }
 
+/// How one queue is served.
+struct Way {
+    lane: Arc<Lane>,
+    /// Hands notifications to the I/O thread; `None`: served where they come.
+    kick: Option<Kick>,
+    _thread: Option<Held<evloop::Handle>>,
+}
+
 /// The device.
 pub struct VirtioBlk {
     props: Props,
-    graph: Arc<Graph>,
-    hold: Hold,
+    backend: Arc<Backend>,
+    ways: Vec<Way>,
     read_only: bool,
     cached_first: bool,
-    _thread: Option<Held<evloop::Handle>>,
     port: OnceLock<Port>,
     this: Weak<VirtioBlk>,
     state: Mutex<State>,
     working: Mutex<usize>,
     idle: Condvar,
-    /// Requests that failed, for nobody but a debugger so far.
-    errors: AtomicU64,
 }
 
 fn checked(props: &Props) -> qapi::Result<()> {
-    for (name, size) in [
-        ("logical_block_size", props.logical_block_size),
-        ("physical_block_size", props.physical_block_size),
-    ] {
-        if !size.is_power_of_two() || !(512..=2 << 20).contains(&size) {
-            let text = format!("{name} must be a power of 2 between 512 and 2 MiB");
-            return Err(Error::generic(text));
-        }
-    }
-    if props.logical_block_size > props.physical_block_size {
-        return Err(Error::generic("logical_block_size > physical_block_size not supported"));
-    }
+    props.disk.check()?;
     if props.num_queues == 0 {
         return Err(Error::generic("num-queues property must be larger than 0"));
     }
     let size = props.queue_size;
-    if !size.is_power_of_two() || size <= 2 || size > virtio::MAX_SIZE {
+    if size <= 2 {
+        let text = format!("invalid queue-size property ({size}), must be > 2");
+        return Err(Error::generic(text));
+    }
+    if !size.is_power_of_two() || size > virtio::MAX_SIZE {
         let text = format!(
             "invalid queue-size property ({size}), must be a power of 2 (max {})",
             virtio::MAX_SIZE
         );
         return Err(Error::generic(text));
     }
+    for (name, sectors) in [
+        ("max-discard-sectors", props.max_discard_sectors),
+        ("max-write-zeroes-sectors", props.max_write_zeroes_sectors),
+    ] {
+        if !(1..=MAX_SECTORS).contains(&sectors) {
+            let text =
+                format!("invalid {name} property ({sectors}), must be between 1 and {MAX_SECTORS}");
+            return Err(Error::generic(text));
+        }
+    }
+    if props.iothread.is_some() && props.mapping.is_some() {
+        let text = "iothread and iothread-vq-mapping properties cannot be set at the same time";
+        return Err(Error::generic(text));
+    }
     Ok(())
+}
+
+/// The thread of each queue by the mapping.
+fn deal(mapping: &[Mapping], queues: u16) -> qapi::Result<Vec<String>> {
+    let fail = |text: String| Err(Error::generic(text));
+    let explicit = mapping.first().is_some_and(|m| m.vqs.is_some());
+    let mut names: Vec<Option<String>> = vec![None; queues.into()];
+    if mapping.is_empty() {
+        return fail("iothread-vq-mapping must not be empty".into());
+    }
+    for (at, entry) in mapping.iter().enumerate() {
+        if mapping.iter().take(at).any(|other| other.iothread == entry.iothread) {
+            return fail(format!(
+                "duplicate IOThread name \"{}\" in iothread-vq-mapping",
+                entry.iothread
+            ));
+        }
+        if entry.vqs.is_some() != explicit {
+            return fail("either all items in iothread-vq-mapping must have vqs or none of them must have it".into());
+        }
+        for vq in entry.vqs.iter().flatten() {
+            match names.get_mut(usize::from(*vq)) {
+                None => {
+                    return fail(format!(
+                        "vq index {vq} for IOThread \"{}\" must be less than num_queues {queues} in iothread-vq-mapping",
+                        entry.iothread
+                    ));
+                }
+                Some(Some(_)) => {
+                    return fail(format!(
+                        "cannot assign vq {vq} to IOThread \"{}\" because it is already assigned",
+                        entry.iothread
+                    ));
+                }
+                Some(place) => *place = Some(entry.iothread.clone()),
+            }
+        }
+    }
+    if !explicit {
+        for (place, entry) in names.iter_mut().zip(mapping.iter().cycle()) {
+            *place = Some(entry.iothread.clone());
+        }
+    }
+    let missing = names.iter().position(Option::is_none);
+    if let Some(vq) = missing {
+        return fail(format!("missing vq {vq} IOThread assignment in iothread-vq-mapping"));
+    }
+    Ok(names.into_iter().flatten().collect())
+}
+
+fn ways(
+    props: &Props,
+    this: &Weak<VirtioBlk>,
+    graph: &Graph,
+    at: &Build<'_>,
+) -> qapi::Result<Vec<Way>> {
+    let queues = queues(props);
+    let names: Vec<Option<String>> = match (&props.iothread, &props.mapping) {
+        (Some(link), _) => vec![Some(link.0.clone()); queues.into()],
+        (None, Some(mapping)) => deal(mapping, queues)?.into_iter().map(Some).collect(),
+        (None, None) => vec![None; queues.into()],
+    };
+    let mut all = Vec::new();
+    for (index, name) in (0u16..).zip(names) {
+        let Some(name) = name else {
+            all.push(Way { lane: graph.lane(None), kick: None, _thread: None });
+            continue;
+        };
+        let thread = at.object::<evloop::Handle>("iothread", &name, "iothread")?;
+        let lane = graph.lane(Some((&name, &thread)));
+        let this = this.clone();
+        let serve = move || {
+            if let Some(this) = this.upgrade() {
+                this.serve(index);
+            }
+        };
+        let kick = Some(Kick::new(Some((*thread).clone()), serve));
+        all.push(Way { lane, kick, _thread: Some(thread) });
+    }
+    Ok(all)
+}
+
+fn queues(props: &Props) -> u16 {
+    if props.num_queues == u16::MAX { 1 } else { props.num_queues }
 }
 
 impl DeviceType for VirtioBlk {
@@ -168,54 +280,90 @@ impl DeviceType for VirtioBlk {
     fn create(props: Props, at: &mut Build<'_>) -> qapi::Result<Arc<Self>> {
         let drive = props.drive.as_ref().ok_or_else(|| Error::generic("drive property not set"))?;
         checked(&props)?;
-        let thread = match &props.iothread {
-            Some(link) => Some(at.object("iothread", &link.0, "iothread")?),
-            None => None,
-        };
-        let name = &drive.0;
-        let missing = || {
-            Error::generic(format!("Property 'virtio-blk-device.drive' can't find value '{name}'"))
-        };
-        let graph = at.service::<Arc<Graph>>().ok_or_else(missing)?;
-        let node = graph.backend(name).ok_or_else(missing)?;
-        let read_only = node.is_read_only();
-        let how = Use { writes: !read_only, shares_write: props.share_rw };
-        let hold = node.hold("a virtio-blk device", how)?;
-        let cached_first = props.write_cache != OnOffAuto::Off;
-        let device = Arc::new_cyclic(|this| VirtioBlk {
-            props,
-            graph,
-            hold,
-            read_only,
-            cached_first,
-            _thread: thread,
-            port: OnceLock::new(),
-            this: this.clone(),
-            state: Mutex::new(State { cached: cached_first }),
-            working: Mutex::new(0),
-            idle: Condvar::new(),
-            errors: AtomicU64::new(0),
+        let graph = at.service::<Arc<Graph>>();
+        let read_only =
+            graph.as_ref().and_then(|g| g.backend(&drive.0)).is_none_or(|node| node.is_read_only());
+        let path = format!("/machine/peripheral/{}/virtio-backend", at.id());
+        let user = User { path, writes: !read_only, ..User::default() };
+        let backend =
+            props.disk.claim(graph.as_ref(), ("virtio-blk-device", Some(&drive.0)), user)?;
+        if backend.node().is_none() {
+            backend.detach();
+            return Err(Error::generic("Device needs media, but drive is empty"));
+        }
+        let cached_first = backend.write_cache.load(Ordering::Relaxed);
+        let mut failure = None;
+        let device = Arc::new_cyclic(|this| {
+            let ways = graph.as_ref().map_or_else(|| Ok(Vec::new()), |g| ways(&props, this, g, at));
+            let ways = ways.unwrap_or_else(|error| {
+                failure = Some(error);
+                Vec::new()
+            });
+            VirtioBlk {
+                props,
+                backend,
+                ways,
+                read_only,
+                cached_first,
+                port: OnceLock::new(),
+                this: this.clone(),
+                state: Mutex::new(State { cached: cached_first }),
+                working: Mutex::new(0),
+                idle: Condvar::new(),
+            }
         });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if let Some(index) = device.props.bootindex {
+            at.offer(device::BootEntry { index, node: "/disk@0,0".into() });
+        }
         at.offer::<virtio::Offer>(device.clone());
+        at.offer::<block::Slotted>(device.clone());
         Ok(device)
     }
 }
 
+impl Drop for VirtioBlk {
+    fn drop(&mut self) {
+        self.backend.detach();
+    }
+}
+
+impl block::SlottedDevice for VirtioBlk {
+    fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+    fn resized(&self) {
+        if let Some(port) = self.port.get() {
+            port.config_changed();
+        }
+    }
+}
+
 /// What the driver asked for.
-struct Request {
+struct Header {
     kind: u32,
     sector: u64,
 }
 
-impl Request {
-    fn of(chain: &Chain) -> Option<Request> {
+impl Header {
+    fn of(chain: &Chain) -> Option<Header> {
         let mut bytes = [0; HEADER];
         if chain.read(0, &mut bytes) != HEADER || chain.writable_len() == 0 {
             return None;
         }
         let [a, b, c, d, _, _, _, _, sector @ ..] = bytes;
-        Some(Request { kind: u32::from_le_bytes([a, b, c, d]), sector: u64::from_le_bytes(sector) })
+        Some(Header { kind: u32::from_le_bytes([a, b, c, d]), sector: u64::from_le_bytes(sector) })
     }
+}
+
+/// What a chain becomes.
+enum Step {
+    /// A request of the block layer.
+    Ask(Op, u64, u64),
+    /// Done already.
+    Over,
 }
 
 impl VirtioBlk {
@@ -223,107 +371,96 @@ impl VirtioBlk {
         &self.state
     }
 
-    fn node(&self) -> &Arc<Node> {
-        self.hold.node()
-    }
-
-    fn queues(&self) -> u16 {
-        if self.props.num_queues == u16::MAX { 1 } else { self.props.num_queues }
-    }
-
     fn serve(&self, index: u16) {
-        let Some(queue) = self.port.get().and_then(|port| port.queue(index.into())) else { return };
-        while let Some(chain) = queue.pop() {
-            let Some(this) = self.this.upgrade() else { return };
-            *self.working.lock() += 1;
-            let queue = queue.clone();
-            self.graph.pool.submit(move || {
-                this.carry_out(&queue, chain);
-                let mut working = this.working.lock();
-                *working -= 1;
-                this.idle.notify_all();
-            });
+        let queue = self.port.get().and_then(|port| port.queue(index.into()));
+        let (Some(queue), Some(way)) = (queue, self.ways.get(usize::from(index))) else { return };
+        loop {
+            let mut taken = false;
+            while let Some(chain) = queue.pop() {
+                taken = true;
+                self.begin(way, queue, chain);
+            }
+            way.lane.flush();
+            if !taken {
+                return;
+            }
         }
-        queue.signal();
     }
 
-    fn carry_out(&self, queue: &Arc<Queue>, chain: Chain) {
-        let Some(request) = Request::of(&chain) else {
+    /// Begins what a chain asks for.
+    fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain) {
+        let (Some(this), Some(header)) = (self.this.upgrade(), Header::of(&chain)) else {
             trace::guest_error!("virtio-blk: a request without header or status");
             queue.push(chain, 0);
-            queue.signal();
-            return;
+            return queue.signal();
         };
         let room = chain.writable_len() - 1;
-        let (status, written) = match self.perform(&request, &chain, room) {
-            Ok(written) => (OK, written),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => (UNSUPP, 0),
-            Err(_) => {
-                self.errors.fetch_add(1, Ordering::Relaxed);
-                (IOERR, 0)
-            }
+        let (op, at, len) = match self.step(&header, &chain, room) {
+            Ok(Step::Ask(op, at, len)) => (op, at, len),
+            Ok(Step::Over) => return finish(queue, chain, room, OK),
+            Err(error) => return finish(queue, chain, room, status(&error)),
         };
-        chain.write(room, &[status]);
-        // The status is the last byte: what lies before it counts as written.
-        _ = written;
-        queue.push(chain, room + 1);
-        queue.signal();
+        let memory = match op {
+            Op::Read => pieces(chain.writable(), 0, room),
+            Op::Write => pieces(chain.readable(), HEADER, chain.readable_len() - HEADER),
+            _ => Vec::new(),
+        };
+        *self.working.lock() += 1;
+        let through = !self.state.lock().cached;
+        let queue = queue.clone();
+        let done = Box::new(move |result: io::Result<()>| {
+            finish(&queue, chain, room, result.map_or_else(|error| status(&error), |()| OK));
+            let mut working = this.working.lock();
+            *working -= 1;
+            if *working == 0 {
+                this.idle.notify_all();
+            }
+        });
+        self.backend.submit(&way.lane, block::Request { op, at, len, memory, through, done });
     }
 
     /// The range of a transfer, checked against the disk.
-    fn range(&self, sector: u64, len: usize) -> io::Result<u64> {
+    fn range(&self, sector: u64, len: u64) -> io::Result<u64> {
         let at = sector.checked_mul(SECTOR);
-        let end = at.and_then(|at| at.checked_add(len as u64));
-        let whole = (len as u64).is_multiple_of(self.props.logical_block_size.into());
+        let end = at.and_then(|at| at.checked_add(len));
+        let unit = self.props.disk.logical();
         match (at, end) {
-            (Some(at), Some(end)) if end <= self.node().len() && whole => Ok(at),
+            (Some(at), Some(end))
+                if end <= self.backend.len()
+                    && len.is_multiple_of(unit)
+                    && at.is_multiple_of(unit) =>
+            {
+                Ok(at)
+            }
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
-    fn perform(&self, request: &Request, chain: &Chain, room: usize) -> io::Result<usize> {
-        match request.kind {
+    fn step(&self, header: &Header, chain: &Chain, room: usize) -> io::Result<Step> {
+        match header.kind {
             IN => {
-                let at = self.range(request.sector, room)?;
-                let mut bytes = vec![0; room.min(PIECE)];
-                let mut done = 0;
-                while done < room {
-                    let n = (room - done).min(PIECE);
-                    let piece = bytes.get_mut(..n).unwrap_or_default();
-                    self.node().read(at + done as u64, piece)?;
-                    chain.write(done, piece);
-                    done += n;
-                }
-                Ok(room)
+                let len = room as u64;
+                Ok(Step::Ask(Op::Read, self.range(header.sector, len)?, len))
             }
             OUT => {
-                let len = chain.readable_len() - HEADER;
-                let at = self.range(request.sector, len)?;
-                let mut bytes = vec![0; len.min(PIECE)];
-                let mut done = 0;
-                while done < len {
-                    let n = (len - done).min(PIECE);
-                    let piece = bytes.get_mut(..n).unwrap_or_default();
-                    chain.read(HEADER + done, piece);
-                    self.node().write(at + done as u64, piece)?;
-                    done += n;
-                }
-                if self.state.lock().cached { Ok(0) } else { self.node().flush().map(|()| 0) }
+                let len = (chain.readable_len() - HEADER) as u64;
+                Ok(Step::Ask(Op::Write, self.range(header.sector, len)?, len))
             }
-            FLUSH => self.node().flush().map(|()| 0),
+            FLUSH => Ok(Step::Ask(Op::Flush, 0, 0)),
             GET_ID => {
                 let mut id = self.props.serial.clone().unwrap_or_default().into_bytes();
                 id.resize(ID_LEN, 0);
-                Ok(chain.write(0, id.get(..ID_LEN.min(room)).unwrap_or_default()))
+                chain.write(0, id.get(..ID_LEN.min(room)).unwrap_or_default());
+                Ok(Step::Over)
             }
-            DISCARD if self.props.discard => self.ranges(chain, false),
-            WRITE_ZEROES if self.props.write_zeroes => self.ranges(chain, true),
+            DISCARD if self.props.discard => self.one_range(chain, false),
+            WRITE_ZEROES if self.props.write_zeroes => self.one_range(chain, true),
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// Discard and write zeroes: one range (5.2.6).
-    fn ranges(&self, chain: &Chain, zero: bool) -> io::Result<usize> {
+    fn one_range(&self, chain: &Chain, zero: bool) -> io::Result<Step> {
         let mut bytes = [0; 16];
         if chain.readable_len() != HEADER + 16 || chain.read(HEADER, &mut bytes) != 16 {
             return Err(io::ErrorKind::Unsupported.into());
@@ -337,25 +474,36 @@ impl VirtioBlk {
         if flags & !1 != 0 || (!zero && flags != 0) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        if count > MAX_SECTORS {
+        let most =
+            if zero { self.props.max_write_zeroes_sectors } else { self.props.max_discard_sectors };
+        if count > most {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let len = u64::from(count) * SECTOR;
-        let at = self.range(sector, usize::try_from(len).unwrap_or(usize::MAX))?;
-        if zero {
-            self.node().write_zeroes(at, len, flags & 1 != 0)?;
-        } else {
-            self.node().discard(at, len)?;
-        }
-        if self.state.lock().cached { Ok(0) } else { self.node().flush().map(|()| 0) }
+        let at = self.range(sector, len)?;
+        let op = if zero { Op::WriteZeroes { unmap: flags & 1 != 0 } } else { Op::Discard };
+        Ok(Step::Ask(op, at, len))
     }
 
     fn wait(&self) {
-        let mut working = self.working.lock();
-        while *working > 0 {
-            self.idle.wait(&mut working);
-        }
+        self.backend.give_up(|| {
+            let mut working = self.working.lock();
+            while *working > 0 {
+                self.idle.wait(&mut working);
+            }
+        });
     }
+}
+
+fn status(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::Unsupported { UNSUPP } else { IOERR }
+}
+
+/// Gives a chain back. The status is its last byte: all before it counts as written.
+fn finish(queue: &Queue, chain: Chain, room: usize, status: u8) {
+    chain.write(room, &[status]);
+    queue.push(chain, room + 1);
+    queue.signal();
 }
 
 impl VirtioDevice for VirtioBlk {
@@ -367,7 +515,7 @@ impl VirtioDevice for VirtioBlk {
             (true, bit::SEG_MAX | bit::GEOMETRY | bit::BLK_SIZE | bit::FLUSH | bit::TOPOLOGY),
             (self.read_only, bit::RO),
             (self.props.config_wce, bit::CONFIG_WCE),
-            (self.queues() > 1, bit::MQ),
+            (queues(&self.props) > 1, bit::MQ),
             (self.props.discard && !self.read_only, bit::DISCARD),
             (self.props.write_zeroes && !self.read_only, bit::WRITE_ZEROES),
         ];
@@ -375,33 +523,45 @@ impl VirtioDevice for VirtioBlk {
         own | self.props.common.features()
     }
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![self.props.queue_size; self.queues().into()]
+        vec![self.props.queue_size; queues(&self.props).into()]
     }
     fn attach(&self, port: Port) {
         _ = self.port.set(port);
     }
     fn config(&self) -> Vec<u8> {
-        let sectors = self.node().len() / SECTOR;
-        let logical = self.props.logical_block_size;
-        let factor = self.props.physical_block_size / logical;
+        let sectors = self.backend.len() / SECTOR;
+        let disk = &self.props.disk;
+        let factor = disk.physical() / disk.logical();
+        let low = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         // Cylinders of 16 heads with 63 sectors, as disks of old told it.
         let cylinders = u16::try_from((sectors / (16 * 63)).clamp(2, 16383)).unwrap_or(16383);
+        let segments = if self.props.seg_max_adjust { self.props.queue_size - 2 } else { 126 };
         let mut config = sectors.to_le_bytes().to_vec();
         config.extend(0u32.to_le_bytes());
-        config.extend(u32::from(self.props.queue_size - 2).to_le_bytes());
+        config.extend(u32::from(segments).to_le_bytes());
         config.extend(cylinders.to_le_bytes());
         config.extend([16, 63]);
-        config.extend(logical.to_le_bytes());
+        config.extend(low(disk.logical()).to_le_bytes());
         config.push(u8::try_from(factor.trailing_zeros()).unwrap_or(0));
-        config.extend([0, 0, 0, 0, 0, 0, 0]);
+        config.push(0);
+        let smallest = u16::try_from(disk.min_io_size.0 / disk.logical()).unwrap_or(u16::MAX);
+        config.extend(smallest.to_le_bytes());
+        config.extend(low(disk.opt_io_size.0 / disk.logical()).to_le_bytes());
         config.extend([u8::from(self.state.lock().cached), 0]);
-        config.extend(self.queues().to_le_bytes());
-        for on in [self.props.discard, self.props.write_zeroes] {
-            config.extend(if on { MAX_SECTORS } else { 0 }.to_le_bytes());
-            config.extend(u32::from(on).to_le_bytes());
-            if config.len() == 44 {
-                config.extend((logical / 512).to_le_bytes());
-            }
+        config.extend(queues(&self.props).to_le_bytes());
+        let alike = disk.discard_granularity.0 == u64::from(u32::MAX);
+        let unit = if alike { disk.physical() } else { disk.discard_granularity.0 };
+        let unit = if self.props.report_discard_granularity { unit } else { disk.logical() };
+        let (discard, zeroes) = (self.props.discard, self.props.write_zeroes);
+        let when = |on: bool, n: u32| if on { n } else { 0 };
+        for n in [
+            when(discard, self.props.max_discard_sectors),
+            u32::from(discard),
+            when(discard, low((unit / SECTOR).max(1))),
+            when(zeroes, self.props.max_write_zeroes_sectors),
+            u32::from(zeroes),
+        ] {
+            config.extend(n.to_le_bytes());
         }
         config.extend([1, 0, 0, 0]);
         config
@@ -419,12 +579,17 @@ impl VirtioDevice for VirtioBlk {
         self.wait();
     }
     fn notify(&self, index: u16) {
-        self.serve(index);
+        match self.ways.get(usize::from(index)).and_then(|way| way.kick.as_ref()) {
+            Some(kick) => kick.kick(),
+            None => self.serve(index),
+        }
     }
     fn pause(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.wait();
-            _ = self.node().flush();
+            if let Some(node) = self.backend.node() {
+                _ = node.flush();
+            }
         })
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod balloon;
 pub mod blk;
+pub mod net;
 pub mod pci;
 pub mod rng;
 pub mod serial;

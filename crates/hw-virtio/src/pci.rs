@@ -12,7 +12,7 @@ use derive::Qapi;
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
 use virtio::pci::{Modes, Setup, Transport, VirtioPci};
 
-use crate::{balloon, blk, rng, serial};
+use crate::{balloon, blk, net, rng, serial};
 
 /// A virtio device behind a PCI transport.
 struct OnPci<D> {
@@ -176,6 +176,17 @@ device!(
     SerialFixedProps = SerialTransitional SERIAL_TRANSITIONAL "virtio-serial-pci-transitional",
     SerialModern SERIAL_MODERN "virtio-serial-pci-non-transitional",
     "virtio console and serial ports on PCI"
+);
+
+/// 4.1.2: a network controller for Ethernet.
+const ETHERNET: (u8, u8, u8) = (2, 0, 0);
+
+device!(
+    net::VirtioNet, net::Props, NetBackend = "child<virtio-net-device>", vectors = 4294967295,
+    class = |_| ETHERNET, members = {},
+    NetProps = NetPci NET "virtio-net-pci",
+    NetFixedProps = NetTransitional NET_TRANSITIONAL "virtio-net-pci-transitional",
+    NetModern NET_MODERN "virtio-net-pci-non-transitional", "virtio network card on PCI"
 );
 
 device!(

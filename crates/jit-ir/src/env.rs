@@ -10,6 +10,8 @@ use crate::helper::Services;
 
 /// Number of translation regimes (mmu indices).
 pub const MMUS: usize = 16;
+/// Slots of merged access checks.
+pub const MERGED: usize = 8;
 /// Entries of the return ring (a power of two).
 pub const RING: usize = 16;
 
@@ -91,6 +93,9 @@ pub struct JitEnv {
     pub code_tlb: u64,
     /// Host address that entry-table offsets count from.
     pub code_base: u64,
+    /// Host back end: host address minus VA for accesses that share a TLB check, 0 = none. Zeroed by
+    /// the engine when it forgets TLB entries.
+    pub merged: [u64; MERGED],
     /// Inline TLBs.
     pub tlb: [TlbTable; MMUS],
     /// Return ring.
@@ -134,6 +139,7 @@ impl Default for JitEnv {
             code_slot: 0,
             code_tlb: 0,
             code_base: 0,
+            merged: [0; MERGED],
             tlb: [TlbTable { mask: 0, base: 0 }; MMUS],
             ring: [RingEntry { va: u64::MAX, host: 0 }; RING],
             ring_top: 0,

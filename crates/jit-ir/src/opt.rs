@@ -28,6 +28,8 @@ bitflags! {
         const CHAIN = 64;
         /// Return ring.
         const RING = 128;
+        /// Host back end: one TLB check for accesses near each other.
+        const MERGE = 256;
     }
 }
 

@@ -64,6 +64,8 @@ struct Gen<'a> {
     rng: &'a mut Rng,
     shape: &'a Shape,
     pools: [Vec<Val>; 4],
+    /// The last address.
+    near: Option<Val>,
 }
 
 const INT2: &[Opcode] = &[
@@ -326,9 +328,19 @@ impl Gen<'_> {
         }
     }
     fn memory(&mut self, base: u64, mask: u64) {
-        let raw = self.any(Ty::I64);
-        let low = self.b.and_imm(raw, mask);
-        let addr = self.b.add_imm(low, base as i64);
+        let addr = match self.near {
+            // Near an earlier one, so that back ends can share checks.
+            Some(near) if self.rng.below(3) > 0 => {
+                let away = self.rng.below(160) as i64 - 80;
+                if away % 3 == 0 { near } else { self.b.add_imm(near, away) }
+            }
+            _ => {
+                let raw = self.any(Ty::I64);
+                let low = self.b.and_imm(raw, mask);
+                self.b.add_imm(low, base as i64)
+            }
+        };
+        self.near = (self.rng.below(8) > 0).then_some(addr);
         let log2 = self.rng.below(5) as u32;
         let ty = match log2 {
             4 => Ty::V128,
@@ -429,7 +441,7 @@ impl Gen<'_> {
 /// Fills `b` with a random block that starts at page offset 0.
 pub fn block(b: &mut Builder, rng: &mut Rng, shape: &Shape) {
     b.begin(0);
-    let mut g = Gen { b, rng, shape, pools: Default::default() };
+    let mut g = Gen { b, rng, shape, pools: Default::default(), near: None };
     for n in 0..shape.ops {
         if n % 6 == 0 {
             g.b.insn((n as u32 / 6 % 1024) * 4, 4);

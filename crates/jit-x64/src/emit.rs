@@ -12,6 +12,7 @@ use crate::alloc::{Alloc, CALLER_SAVED, NONE, PIN_REGS, SPILL_SLOTS, XMM};
 use crate::asm::{Asm, Mem, RAX, RBP, RCX, RDI, RDX, RSI, alu, cc};
 use crate::exits::Stub;
 use crate::flags::Flags;
+use crate::merge::Groups;
 use crate::thunks::{self, env, id};
 
 /// Buffers that blocks share.
@@ -20,6 +21,7 @@ pub(crate) struct Scratch {
     pub(crate) asm: Asm,
     pub(crate) al: Alloc,
     pub(crate) stubs: Vec<Stub>,
+    pub(crate) groups: Groups,
 }
 
 /// Emission of one block.
@@ -29,6 +31,8 @@ pub(crate) struct Emit<'a> {
     pub(crate) asm: Asm,
     pub(crate) al: Alloc,
     pub(crate) stubs: Vec<Stub>,
+    /// Accesses that share TLB checks.
+    pub(crate) groups: Groups,
     pub(crate) features: CpuFeatures,
     pub(crate) flags: Flags,
     /// Page offset of the current guest instruction.
@@ -46,15 +50,20 @@ impl<'a> Emit<'a> {
         scratch: &mut Scratch,
         base: u64,
     ) -> Self {
-        let Scratch { mut asm, mut al, mut stubs } = std::mem::take(scratch);
+        let Scratch { mut asm, mut al, mut stubs, mut groups } = std::mem::take(scratch);
         let pins = cx.runtime.thunks.get(id::PINS + 1..).unwrap_or(&[]);
         asm.restart(base);
         al.start(cx.block, cx.live, pins.len());
         stubs.clear();
+        if cx.passes.contains(Passes::MERGE) {
+            groups.find(cx.block, &cx.live.keep);
+        } else {
+            groups.clear();
+        }
         let bias = thunks::bias(cx.layout);
         let (block, flags) = (cx.block, Flags::default());
         let offset = block.start;
-        Self { cx, block, asm, al, stubs, features, flags, offset, bias, pins }
+        Self { cx, block, asm, al, stubs, groups, features, flags, offset, bias, pins }
     }
 
     pub(crate) fn thunk(&self, id: usize) -> u64 {

@@ -16,6 +16,9 @@ use crate::thunks::{self, env, id};
 pub(crate) enum Stub {
     /// A memory access that missed the TLB.
     Memory { jump: usize, back: usize, slow: Slow },
+    /// A memory access whose group's check failed; `hit` is where the access begins, `clear` the
+    /// group's slot if it was the first.
+    Single { jump: usize, hit: usize, back: usize, slow: Slow, clear: Option<u8> },
     /// An unpatched direct jump, whose displacement is at `field`.
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
@@ -209,6 +212,11 @@ impl Emit<'_> {
                 Stub::Memory { jump, back, slow } => {
                     self.asm.bind(jump);
                     self.slow(&slow);
+                    self.asm.jmp_to(self.asm.base + back as u64);
+                }
+                Stub::Single { jump, hit, back, slow, clear } => {
+                    self.asm.bind(jump);
+                    self.single(hit, &slow, clear);
                     self.asm.jmp_to(self.asm.base + back as u64);
                 }
                 Stub::Unpatched { field, to } => {

@@ -17,6 +17,7 @@ mod flags;
 mod fp;
 mod int;
 mod memory;
+mod merge;
 mod thunks;
 mod vector;
 
@@ -103,7 +104,7 @@ impl HostBackend for X64 {
             let mut e = Emit::new(*cx, self.features(), scratch, out.here());
             e.run();
             let r = if e.al.overflow { Err(CodeFull) } else { out.put(&e.asm.code) };
-            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs };
+            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs, groups: e.groups };
             r
         })
     }

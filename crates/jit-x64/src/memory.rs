@@ -13,6 +13,7 @@ use jit_ir::{MemDesc, Op, Opcode, Ty};
 use crate::asm::{Enc, Mem, RDI, RSI, alu, cc, shift};
 use crate::emit::Emit;
 use crate::exits::Stub;
+use crate::merge::Role;
 use crate::thunks::{arg, env, id};
 
 /// A value on its way to the runtime.
@@ -57,6 +58,20 @@ pub(crate) struct Slow {
     pub(crate) keep_xmm: bool,
 }
 
+/// Where the check of an access leads.
+#[derive(Clone, Copy, Debug)]
+struct Check {
+    /// The jump of a miss.
+    jump: usize,
+    role: Role,
+    /// Where the access itself begins.
+    hit: usize,
+}
+
+fn merged(slot: u8) -> Mem {
+    env!(merged).plus(i32::from(slot) * 8)
+}
+
 impl Slow {
     fn log2(&self) -> u32 {
         self.arg & 7
@@ -75,7 +90,7 @@ impl Emit<'_> {
         let atomic = simple && op.ty != Ty::V128 && !desc.is_signed();
         match op.code {
             Opcode::Load if simple => self.load(i, op),
-            Opcode::Store if simple => self.store(op),
+            Opcode::Store if simple => self.store(i, op),
             Opcode::Load => self.by_runtime(i, op, Function::Load),
             Opcode::Store => self.by_runtime(i, op, Function::Store),
             Opcode::LoadEx if atomic => self.load_exclusive(i, op),
@@ -125,6 +140,18 @@ impl Emit<'_> {
     ) -> usize {
         let size = desc.bytes() as i32;
         let (reach, low) = if exact { (0, size - 1) } else { (size - 1, 0) };
+        self.check((base, imm), reach, low, desc.mmu(), write)
+    }
+
+    /// [`Self::probe`] of the bytes from the address to `reach` further; the bits in `low` must be 0.
+    fn check(
+        &mut self,
+        (base, imm): (u8, i32),
+        reach: i32,
+        low: i32,
+        mmu: u8,
+        write: bool,
+    ) -> usize {
         if imm + reach == 0 {
             self.asm.mov(true, RDI, base);
         } else {
@@ -135,7 +162,7 @@ impl Emit<'_> {
         } else {
             self.asm.lea(false, RSI, Mem::new(base, imm));
         }
-        let table = env!(tlb).plus(i32::from(desc.mmu()) * size_of::<TlbTable>() as i32);
+        let table = env!(tlb).plus(i32::from(mmu) * size_of::<TlbTable>() as i32);
         let entry_log2 = size_of::<TlbEntry>().trailing_zeros() as u8;
         self.asm.shift(shift::SHR, false, RSI, 12 - entry_log2);
         self.asm.alu(alu::AND, false, RSI, table.plus(offset_of!(TlbTable, mask) as i32));
@@ -146,6 +173,53 @@ impl Emit<'_> {
         let miss = self.asm.jcc(cc::NE);
         self.asm.load(true, RSI, Mem::new(RSI, offset_of!(TlbEntry, addend) as i32));
         miss
+    }
+
+    /// Emits what an access checks, alone or with others; on a hit rsi is host address minus VA.
+    fn check_shared(&mut self, i: u16, slow: &Slow, desc: MemDesc, write: bool) -> Check {
+        let (base, imm) = (slow.base, slow.imm);
+        let role = self.groups.role(i);
+        match role {
+            Role::First { slot, low, high } if imm.checked_add(low.min(high)).is_some() => {
+                let jump = self.check((base, imm + low), high - low, 0, desc.mmu(), write);
+                self.asm.store(true, merged(slot), RSI);
+                Check { jump, role, hit: self.asm.pos() }
+            }
+            Role::Later { slot } => {
+                self.asm.load(true, RSI, merged(slot));
+                self.asm.test(true, RSI, RSI);
+                let jump = self.asm.jcc(cc::E);
+                Check { jump, role, hit: self.asm.pos() }
+            }
+            _ => {
+                let jump = self.probe(base, imm, desc, write, Self::exact(desc));
+                Check { jump, role: Role::Alone, hit: self.asm.pos() }
+            }
+        }
+    }
+
+    /// Notes the code behind the block for an access.
+    fn behind(&mut self, check: Check, slow: Slow) {
+        let back = self.asm.pos();
+        let Check { jump, role, hit } = check;
+        self.stubs.push(match role {
+            Role::Alone => Stub::Memory { jump, back, slow },
+            Role::First { slot, .. } => Stub::Single { jump, hit, back, slow, clear: Some(slot) },
+            Role::Later { .. } => Stub::Single { jump, hit, back, slow, clear: None },
+        });
+    }
+
+    /// The code of an access whose group's check failed: a check of its own.
+    pub(crate) fn single(&mut self, hit: usize, slow: &Slow, clear: Option<u8>) {
+        if let Some(slot) = clear {
+            self.asm.store_imm(3, merged(slot), 0);
+        }
+        let desc = MemDesc(slow.arg as u16 & ((1 << arg::DESC_BITS) - 1));
+        let write = slow.function == Function::Store;
+        let miss = self.probe(slow.base, slow.imm, desc, write, false);
+        self.asm.jmp_to(self.asm.base + hit as u64);
+        self.asm.bind(miss);
+        self.slow(slow);
     }
 
     fn exact(desc: MemDesc) -> bool {
@@ -170,7 +244,7 @@ impl Emit<'_> {
             target,
             keep_xmm: self.al.xmm_live(),
         };
-        let miss = self.probe(base, imm, desc, false, Self::exact(desc));
+        let check = self.check_shared(i, &slow, desc, false);
         let m = Mem::indexed(base, RSI, imm);
         match target {
             Target::Xmm(x) => {
@@ -193,11 +267,10 @@ impl Emit<'_> {
             }
             Target::None => {}
         }
-        let back = self.asm.pos();
-        self.stubs.push(Stub::Memory { jump: miss, back, slow });
+        self.behind(check, slow);
     }
 
-    fn store(&mut self, op: &Op) {
+    fn store(&mut self, i: u16, op: &Op) {
         let desc = op.mem();
         let (base, imm) = self.address(op);
         let value = if op.ty == Ty::V128 {
@@ -218,7 +291,7 @@ impl Emit<'_> {
             target: Target::None,
             keep_xmm: self.al.xmm_live(),
         };
-        let miss = self.probe(base, imm, desc, true, Self::exact(desc));
+        let check = self.check_shared(i, &slow, desc, true);
         let m = Mem::indexed(base, RSI, imm);
         match (value, desc.log2()) {
             (Source::Xmm(x), 2) => self.asm.movq_from_xmm(false, m, x),
@@ -228,8 +301,7 @@ impl Emit<'_> {
             (Source::Reg(r), n) => self.asm.store_sized(n, m, r),
             (Source::None, _) => {}
         }
-        let back = self.asm.pos();
-        self.stubs.push(Stub::Memory { jump: miss, back, slow });
+        self.behind(check, slow);
     }
 
     /// An access that always calls the runtime.

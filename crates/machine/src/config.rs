@@ -67,6 +67,21 @@ pub struct BootFiles {
     pub dumpdtb: Option<PathBuf>,
 }
 
+/// What `-boot` tells firmware.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootOptions {
+    /// Offer a menu.
+    pub menu: bool,
+    /// Try nothing that has no boot index.
+    pub strict: bool,
+    /// Milliseconds until a reboot when nothing boots.
+    pub reboot_timeout: Option<u16>,
+    /// Milliseconds that the menu or the picture is shown.
+    pub splash_time: Option<u16>,
+    /// Name in fw_cfg and bytes of the picture.
+    pub splash: Option<(&'static str, Vec<u8>)>,
+}
+
 /// The configuration of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct MachineConfig {
@@ -76,6 +91,8 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Arrangement of the CPUs; by default all are cores of one cluster.
     pub topology: Option<Topology>,
+    /// Clusters were asked for, so that the guest is told of them.
+    pub clusters_given: bool,
     /// CPU model; by default the machine's.
     pub cpu_model: Option<String>,
     /// CPU properties as given.
@@ -94,6 +111,12 @@ pub struct MachineConfig {
     pub flash: [Option<String>; 2],
     /// `-device loader`: the option as typed, and its properties.
     pub loaders: Vec<(String, Value)>,
+    /// `-boot`.
+    pub boot_options: BootOptions,
+    /// `-smbios`.
+    pub smbios: firmware::smbios::Options,
+    /// `-uuid`.
+    pub uuid: Option<[u8; 16]>,
     /// Named files for firmware (`-fw_cfg`).
     pub firmware_files: Vec<(String, Vec<u8>)>,
     /// Chardev ids of `-serial`, in order; `None` for a port without back end.

@@ -14,5 +14,5 @@ mod none;
 
 pub use board::{Board, Machine, PowerButton, Slot, slot};
 pub use class::{Catalog, MachineClass, MachineType};
-pub use config::{BootFiles, Host, MachineConfig, Topology};
+pub use config::{BootFiles, BootOptions, Host, MachineConfig, Topology};
 pub use none::CLASS as NONE;

@@ -12,7 +12,7 @@ use crate::output::Output;
 use crate::{
     dump,
     editor::{Edit, Editor},
-    info, objects,
+    info, network, objects,
 };
 
 const PROMPT: &str = "(qemu) ";
@@ -54,6 +54,12 @@ macro_rules! command {
 /// All commands, sorted.
 pub static COMMANDS: &[HumanCommand] = &[
     command!(
+        "announce_self",
+        "[interfaces] [id]",
+        "Trigger GARP/RARP announcements",
+        network::announce
+    ),
+    command!(
         "balloon",
         "target",
         "request VM to change its memory allocation (in MB)",
@@ -90,6 +96,18 @@ pub static COMMANDS: &[HumanCommand] = &[
         |vm, name| one(vm, "getfd", "fdname", name)
     ),
     command!("help|?", "[cmd]", "show the help", |_, topic| help(topic)),
+    command!(
+        "hostfwd_add",
+        "[netdev_id] [tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport",
+        "redirect TCP or UDP connections from host to guest (requires -net user)",
+        network::add_forward
+    ),
+    command!(
+        "hostfwd_remove",
+        "[netdev_id] [tcp|udp]:[hostaddr]:hostport",
+        "remove host-to-guest TCP or UDP redirection",
+        network::remove_forward
+    ),
     command!("info", "[subcommand]", "show various information about the system state", info::run),
     command!("log", "item1[,...]", "activate logging of the specified items", objects::log),
     command!("logfile", "filename", "output logs to 'filename'", objects::logfile),
@@ -99,6 +117,15 @@ pub static COMMANDS: &[HumanCommand] = &[
         "save to disk virtual memory dump starting at 'addr' of size 'size'",
         |vm, text| objects::save_memory(vm, "memsave", text)
     ),
+    command!(
+        "netdev_add",
+        "type,id=str[,prop=value][,...]",
+        "add host network device",
+        network::add
+    ),
+    command!("netdev_del", "id", "remove host network device", |vm, id| {
+        one(vm, "netdev_del", "id", id)
+    }),
     command!("nmi", "", "inject an NMI", |vm, _| plain(vm, "inject-nmi")),
     command!(
         "object_add",
@@ -129,6 +156,12 @@ pub static COMMANDS: &[HumanCommand] = &[
         "device data",
         "Write to a ring buffer character device",
         objects::ringbuf_write
+    ),
+    command!(
+        "set_link",
+        "name on|off",
+        "change the link status of a network adapter",
+        network::set_link
     ),
     command!("stop|s", "", "stop emulation", |vm, _| plain(vm, "stop")),
     command!("sum", "addr size", "compute the checksum of a memory region", objects::sum),

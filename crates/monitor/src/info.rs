@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qapi::Value;
 use vmm::{RunState, Vm};
 
-use crate::{hmp::split_line, objects, qtree};
+use crate::{hmp::split_line, network, objects, qtree};
 
 struct Info {
     name: &'static str,
@@ -38,6 +38,7 @@ static INFOS: &[Info] = &[
     ),
     info!("mtree", "[-f]", "show memory tree (-f: dump flat view for address spaces)", mtree),
     info!("name", "", "show the current VM name", |vm, _| name(vm)),
+    info!("network", "", "show the network state", |vm, _| network::info(vm)),
     info!("pci", "", "show PCI info", |vm, _| pci(vm)),
     info!("qom-tree", "[path]", "show QOM composition tree", objects::qom_tree),
     info!("qtree", "", "show device tree", |vm, _| qtree::text(vm)),
@@ -47,6 +48,9 @@ static INFOS: &[Info] = &[
     ),
     info!("roms", "", "show roms", |vm, _| roms(vm)),
     info!("status", "", "show the current VM status (running|paused)", |vm, _| status(vm)),
+    info!("usernet", "", "show user network stack connection states", |vm, _| {
+        network::usernet(vm)
+    }),
     info!("uuid", "", "show the current VM UUID", |vm, _| uuid(vm)),
     info!("version", "", "show the version of QEMU", |_, _| version()),
 ];

@@ -16,6 +16,7 @@ mod editor;
 mod expression;
 mod hmp;
 mod info;
+mod network;
 mod objects;
 mod output;
 mod qmp;

@@ -161,6 +161,23 @@ impl PlugBus for PciBus {
         Ok(())
     }
 
+    fn root_node(&self, _: u64) -> String {
+        // The bridge's banks are mapped by aliases, so it has no address of its own.
+        format!("/pci@{:016x}", u64::MAX)
+    }
+
+    fn node(&self, record: &Record) -> String {
+        let Some(function) = record.ability::<Arc<Function>>() else { return String::new() };
+        let found =
+            self.functions.lock().iter().find(|(_, f)| Arc::ptr_eq(f, &function)).map(|f| *f.0);
+        let Some(devfn) = found else { return String::new() };
+        let mut node = format!("/{}@{:x}", function.firmware_name(), devfn >> 3);
+        if devfn & 7 != 0 {
+            node += &format!(",{:x}", devfn & 7);
+        }
+        node
+    }
+
     fn is_hotpluggable(&self) -> bool {
         false
     }

@@ -310,6 +310,23 @@ impl Function {
         _ = self.names.set((class, id.to_owned()));
     }
 
+    /// The generic name of the function (PCI Bus Binding to IEEE 1275, 2.5).
+    pub(crate) fn firmware_name(&self) -> String {
+        let config = self.config.lock();
+        let byte = |at: usize| config.bytes.get(at).copied().unwrap_or(0);
+        let word = |at| u16::from_le_bytes([byte(at), byte(at + 1)]);
+        match (byte(0x0b), byte(0x0a)) {
+            (1, 0) => "scsi".into(),
+            (1, 1) => "ide".into(),
+            (2, 0) => "ethernet".into(),
+            (3, 0) => "display".into(),
+            (6, 0) => "host".into(),
+            (6, 4) => "pci-bridge".into(),
+            (0x0c, 3) => "usb".into(),
+            _ => format!("pci{:04x},{:04x}", word(0), word(2)),
+        }
+    }
+
     pub(crate) fn bars(&self) -> &[Option<Bar>] {
         &self.bars
     }

@@ -38,7 +38,7 @@ fn layers(
     };
     loop {
         let stored = node.driver().format_info().backing_file;
-        let Some(below) = node.child("backing").cloned() else {
+        let Some(below) = node.child("backing") else {
             return Err(match base {
                 Some(base) => {
                     Fail(format!("Did not find '{base}' in the backing chain of '{name}'"), 1)

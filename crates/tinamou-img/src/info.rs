@@ -46,16 +46,16 @@ fn full_name(node: &Node, backing: &str) -> String {
 }
 
 /// Children that are shown: files below, not what lies behind.
-fn shown(node: &Node) -> impl Iterator<Item = &(&'static str, Arc<Node>)> {
-    node.children().iter().filter(|(role, _)| *role != "backing")
+fn shown(node: &Node) -> impl Iterator<Item = (&'static str, Arc<Node>)> {
+    node.children().into_iter().filter(|(role, _)| *role != "backing")
 }
 
 fn json(node: &Node, name: &str) -> Value {
     let about = node.driver().format_info();
     let mut children = Vec::new();
     for (role, child) in shown(node) {
-        let info = json(child, child.filename());
-        children.push(Value::map([("name", Value::from(*role)), ("info", info)]));
+        let info = json(&child, child.filename());
+        children.push(Value::map([("name", Value::from(role)), ("info", info)]));
     }
     let mut out = Value::map([("children", Value::List(children))]);
     if !about.snapshots.is_empty() {
@@ -177,13 +177,13 @@ fn children(node: &Node, path: &str, depth: usize, out: &mut String) {
             human(child.len()),
             child.len()
         );
-        if let Some(size) = allocated(child) {
+        if let Some(size) = allocated(&child) {
             about += &format!("disk size: {}\n", human(size));
         } else {
             about += "disk size: unavailable\n";
         }
         *out += &indented(&about, depth + 1);
-        children(child, &path, depth + 1, out);
+        children(&child, &path, depth + 1, out);
     }
 }
 

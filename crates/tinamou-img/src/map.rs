@@ -29,24 +29,27 @@ pub(crate) struct Entry {
 /// What a range is; below a format that has holes in its file, the file is asked too.
 fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
     let (mut extent, mut depth) = node.extent_of_chain(at, len)?;
-    let mut layer = node;
+    let mut below: Option<std::sync::Arc<Node>> = None;
     let mut last = 0;
     for _ in 0..depth {
-        let Some(below) = layer.child("backing") else { break };
-        (layer, last) = (below, last + 1);
+        let Some(next) = below.as_deref().unwrap_or(node).child("backing") else { break };
+        (below, last) = (Some(next), last + 1);
     }
+    let layer = below.as_deref().unwrap_or(node);
     depth = depth.max(last);
     let present = extent.allocated;
     if let (Some(offset), Some(file), true) = (extent.offset, layer.child("file"), extent.data)
         && layer.class().name != "raw"
-        && is_preallocated(file)
+        && is_preallocated(&file)
         && offset < file.len()
     {
         let below = file.extent(offset, extent.len.min(file.len() - offset))?;
         extent.len = below.len;
         extent.zero |= below.zero;
     }
-    let file = layer.child("file").map_or_else(|| layer.filename(), |f| f.filename()).to_owned();
+    let file = layer
+        .child("file")
+        .map_or_else(|| layer.filename().to_owned(), |f| f.filename().to_owned());
     Ok(Entry { at, extent, depth, present: present && (extent.allocated || !extent.zero), file })
 }
 

@@ -157,7 +157,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     let compress = given.has("compress");
     let show = given.has("progress") && !given.has("quiet");
     if !is_unsafe {
-        let old = image.child("backing").cloned();
+        let old = image.child("backing");
         let flags = Flags { no_backing: false, read_only: true, ..flags };
         let new = new_backing(&graph, &image, backing.unwrap_or(""), backing_format, flags)?;
         let progress = Progress::new(show, image.len());

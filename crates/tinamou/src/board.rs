@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{CpuHandle, CpuSet, VmConfig};
-use device::{AddressSpace, World};
+use device::{AddressSpace, FirmwareConfig, Record, World};
 use machine::{BootFiles, Host, MachineClass, MachineConfig, Topology};
 use qapi::{Source, Value};
 use vmm::{AccelExecution, Execution, Machine, NoExecution, Vm};
@@ -56,6 +56,7 @@ pub(crate) fn create(
         held,
         ..
     } = created;
+    let firmware = records.iter().find_map(Record::ability::<Arc<dyn FirmwareConfig>>);
     let execution: Arc<dyn Execution> = match cpus {
         None => Arc::new(NoExecution),
         Some(set) => run_by(vm, settings, (set, handles), (&world, secure.as_ref()))?,
@@ -76,6 +77,8 @@ pub(crate) fn create(
         cpu_model,
         ram_size,
         devices: device::Devices::new(records),
+        firmware,
+        strict_boot: settings.boot_options.strict,
         world: Some(world),
         roms,
         spaces,
@@ -151,6 +154,7 @@ fn config(
             cores: smp.cores,
             threads: smp.threads,
         }),
+        clusters_given: settings.smp.is_some_and(|smp| smp.clusters_given),
         cpu_model: settings.cpu.as_ref().map(|cpu| cpu.name.clone()),
         cpu_props: settings.cpu.as_ref().map(|cpu| cpu.props.clone()).unwrap_or_default(),
         boot: BootFiles {
@@ -165,6 +169,9 @@ fn config(
         max_cpus: settings.smp.map_or(0, |smp| smp.max),
         ram_slots: settings.memory.slots,
         max_ram: settings.memory.max,
+        boot_options: settings.boot_options.clone(),
+        smbios: settings.smbios.clone(),
+        uuid: settings.uuid,
         firmware_files: settings.firmware_files.clone(),
         flash,
         loaders: settings.loaders.clone(),

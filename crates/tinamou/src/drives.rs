@@ -3,14 +3,18 @@
 //! `-blockdev` is `blockdev-add`. `-drive` makes a node from its options and gives it an id; by its
 //! interface it becomes a flash bank, a virtio disk, or waits for a device (`if=none`). `-hda` and
 //! `-cdrom` are drives of the machine's own interface, which here is virtio.
-//! Not here: `copy-on-read`, throttling, `if=scsi` and other buses; `werror` and `rerror` only with
-//! `report`, which is what happens; `cache=none` goes through the host's page cache all the same.
+//! The overlay of `snapshot=on` is a file without a name.
+//! Not here: `copy-on-read`, throttling, `if=scsi` and other buses.
 //! Source: QEMU's manual, `-drive`.
 
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use block::{Creation, Flags, Graph};
+use block::{Creation, Flags, Graph, Node, OnError};
 use qapi::keyval::Dialect;
 use qapi::{Error, Result, Source, Value};
 use vmm::Vm;
@@ -36,6 +40,10 @@ struct Given {
     unit: Option<usize>,
     cdrom: bool,
     snapshot: bool,
+    /// Writes may stay in caches until a flush.
+    writeback: bool,
+    /// What is done about errors of reads and of writes.
+    policy: (OnError, OnError),
     /// Options of the node.
     node: Value,
     /// Options of the node below it.
@@ -56,6 +64,8 @@ impl Given {
         let mut given = Given {
             interface: "virtio".into(),
             snapshot,
+            writeback: true,
+            policy: Default::default(),
             node: Value::empty(),
             file: None,
             format: None,
@@ -94,15 +104,22 @@ impl Given {
             }
             "auto-read-only" | "force-share" => self.node.set(key, Value::Bool(is_on(key, text)?)),
             "cache" => {
-                let known = ["none", "writeback", "unsafe", "directsync", "writethrough"];
-                if !known.contains(&text) {
-                    return Err(Error::generic("invalid cache option"));
-                }
-                if text == "unsafe" {
-                    self.node.set("cache", Value::map([("no-flush", Value::Bool(true))]));
-                }
+                // Past the page cache, no flushes, writes through.
+                let (direct, no_flush, through) = match text {
+                    "none" | "off" => (true, false, false),
+                    "writeback" => (false, false, false),
+                    "unsafe" => (false, true, false),
+                    "directsync" => (true, false, true),
+                    "writethrough" => (false, false, true),
+                    _ => return Err(Error::generic("invalid cache option")),
+                };
+                self.cache("direct", direct);
+                self.cache("no-flush", no_flush);
+                self.writeback = !through;
             }
-            "aio" if ["threads", "native", "io_uring"].contains(&text) => {}
+            "aio" if ["threads", "native", "io_uring"].contains(&text) => {
+                self.below.push((key.to_owned(), Value::from(text)));
+            }
             "aio" => return Err(Error::generic("invalid aio option")),
             "discard" => {
                 let word = match text {
@@ -113,23 +130,31 @@ impl Given {
                 self.node.set("discard", Value::from(word));
             }
             "detect-zeroes" | "node-name" => self.node.set(key, Value::from(text)),
-            "werror" | "rerror" if text == "report" => {}
             "werror" | "rerror" => {
-                return Err(Error::generic(format!(
-                    "{key}={text} is not built yet in Tinamou; only report is"
-                )));
+                let kind = if key == "werror" { "write" } else { "read" };
+                let policy = OnError::of(text).filter(|p| *p != OnError::Auto);
+                let policy = policy.filter(|p| key == "werror" || *p != OnError::Enospc);
+                let wrong = || Error::generic(format!("'{text}' invalid {kind} error action"));
+                let policy = policy.ok_or_else(wrong)?;
+                if key == "werror" { self.policy.1 = policy } else { self.policy.0 = policy }
             }
             _ => match key.split_once('.') {
                 Some(("file", name)) => self.below.push((name.to_owned(), Value::from(text))),
-                Some(("cache", "direct")) => _ = is_on(key, text)?,
-                Some(("cache", "no-flush")) => {
-                    let on = Value::Bool(is_on(key, text)?);
-                    self.node.set("cache", Value::map([("no-flush", on)]));
+                Some(("cache", name @ ("direct" | "no-flush"))) => {
+                    let on = is_on(key, text)?;
+                    self.cache(name, on);
                 }
+                Some(("cache", "writeback")) => self.writeback = is_on(key, text)?,
                 _ => self.node.set(key, Value::from(text)),
             },
         }
         Ok(())
+    }
+
+    fn cache(&mut self, name: &str, on: bool) {
+        let mut cache = self.node.take("cache").unwrap_or_else(Value::empty);
+        cache.set(name, Value::Bool(on));
+        self.node.set("cache", cache);
     }
 
     /// The options of the whole node.
@@ -179,28 +204,40 @@ fn warn_of_raw(file: &str) {
 }
 
 /// A temporary image over the one that is named, which stays as it is.
-fn overlay(graph: &Graph, given: &Given, mut options: Value) -> Result<Value> {
-    let below = graph.open(
-        {
-            options.set("read-only", Value::Bool(true));
-            options.clone()
-        },
-        Source::KeyVal,
-        Flags::default(),
-    )?;
-    let size = below.len();
-    drop(below);
-    let number = std::process::id();
-    let name = format!("tinamou-{number}-{}.qcow2", graph.nodes().len());
-    let path: PathBuf = std::env::temp_dir().join(name);
-    let filename = path.display().to_string();
+fn overlay(graph: &Graph, mut options: Value) -> Result<Arc<Node>> {
+    options.set("read-only", Value::Bool(true));
+    let size = graph.open(options.clone(), Source::KeyVal, Flags::default())?.len();
+    let file = temporary()?;
+    // Nobody finds it by a name; it is there as long as it is open.
+    let filename = format!("/proc/self/fd/{}", file.as_raw_fd());
     let new = Creation { filename: filename.clone(), size, ..Creation::default() };
     let create = graph.class("qcow2")?.create;
     create.map_or_else(|| Err(Error::generic("no format for snapshots")), |create| create(&new))?;
-    let file =
-        Value::map([("driver", Value::from("file")), ("filename", Value::from(filename.as_str()))]);
-    _ = given;
-    Ok(Value::map([("driver", Value::from("qcow2")), ("file", file), ("backing", options)]))
+    let below = Value::map([
+        ("driver", Value::from("file")),
+        ("filename", Value::from(filename.as_str())),
+        ("cache", Value::map([("no-flush", Value::Bool(true))])),
+    ]);
+    let all = [("driver", Value::from("qcow2")), ("file", below), ("backing", options)];
+    graph.open(Value::map(all), Source::KeyVal, Flags::default())
+}
+
+/// A new file without a name in the folder for temporary files.
+fn temporary() -> Result<File> {
+    let dir = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let mut random = [0; 8];
+    host::fill_random(&mut random)
+        .map_err(|e| Error::generic(format!("no random numbers: {}", host::reason(&e))))?;
+    let path = dir.join(format!("vl.{:016x}", u64::from_ne_bytes(random)));
+    let mut how = File::options();
+    let file = how.read(true).write(true).create_new(true).mode(0o600).open(&path);
+    let fail = |error: std::io::Error| {
+        let reason = host::reason(&error);
+        Error::generic(format!("Could not create temporary file '{}': {reason}", path.display()))
+    };
+    let file = file.map_err(fail)?;
+    std::fs::remove_file(&path).map_err(fail)?;
+    Ok(file)
 }
 
 /// Makes the graph, opens all nodes and drives.
@@ -238,13 +275,7 @@ fn open_drive(
     let node = match given.options(graph).at(&option.place)? {
         None => None,
         Some(options) if given.snapshot && !given.cdrom && given.interface != "pflash" => {
-            let options = overlay(graph, &given, options).at(&option.place)?;
-            let file = options.get("file").and_then(|f| f.get("filename")).and_then(Value::as_str);
-            let path = file.map(str::to_owned);
-            let node = graph.open(options, Source::KeyVal, Flags::default()).at(&option.place);
-            // Nobody finds it any more; it is there as long as it is open.
-            path.map(std::fs::remove_file);
-            Some(node?)
+            Some(overlay(graph, options).at(&option.place)?)
         }
         Some(options) => {
             Some(graph.open(options, Source::KeyVal, Flags::default()).at(&option.place)?)
@@ -278,7 +309,10 @@ fn open_drive(
         }
         other => return Err(fail(format!("if={other} is not built yet in Tinamou"))),
     };
-    graph.add_drive(&id, node).at(&option.place)
+    let drive = graph.add_drive(&id, node).at(&option.place)?;
+    drive.write_cache.store(given.writeback, Ordering::Relaxed);
+    drive.set_policy(given.policy.0, given.policy.1);
+    Ok(())
 }
 
 #[cfg(test)]

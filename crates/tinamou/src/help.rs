@@ -70,6 +70,10 @@ pub(crate) fn answer(
                 Some(text) => text,
                 None => continue,
             },
+            ("netdev", value) => match crate::network::help(value) {
+                Some(text) => text,
+                None => continue,
+            },
             ("chardev", value) => match chardev(value) {
                 Some(text) => text,
                 None => continue,

@@ -74,6 +74,9 @@ fn option_groups() -> Vec<OptionGroup> {
         group("msg", &[("timestamp", boolean)]),
         group("rtc", &["base", "clock", "driftfix"].map(|name| (name, string))),
         group("device", &[]),
+        group("netdev", &[]),
+        group("nic", &[]),
+        group("net", &[]),
         group("object", &[]),
     ];
     // What the machines and character back ends take is in their types.

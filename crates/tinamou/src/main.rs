@@ -11,6 +11,7 @@
 #![expect(clippy::print_stderr, reason = "this is the program")]
 
 mod board;
+mod boot_option;
 mod config_file;
 mod daemon;
 mod defaults;
@@ -19,6 +20,7 @@ mod fail;
 mod help;
 mod icount;
 mod listing;
+mod network;
 mod options;
 mod rtc;
 mod settings;

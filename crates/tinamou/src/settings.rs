@@ -41,6 +41,8 @@ pub(crate) struct Smp {
     pub(crate) sockets: u32,
     /// Clusters in a socket.
     pub(crate) clusters: u32,
+    /// Clusters were named.
+    pub(crate) clusters_given: bool,
     /// Cores in a cluster.
     pub(crate) cores: u32,
     /// Threads in a core.
@@ -80,10 +82,15 @@ pub(crate) struct Settings {
     pub(crate) nodefaults: bool,
     pub(crate) stopped: bool,
     pub(crate) actions: Actions,
+    pub(crate) netdevs: Vec<Placed>,
+    pub(crate) nics: Vec<Placed>,
+    pub(crate) nets: Vec<Placed>,
     pub(crate) objects: Vec<Placed>,
     pub(crate) globals: Vec<Placed>,
     pub(crate) gdb: Vec<Placed>,
     pub(crate) firmware_files: Vec<(String, Vec<u8>)>,
+    pub(crate) boot_options: machine::BootOptions,
+    pub(crate) smbios: firmware::smbios::Options,
     pub(crate) fds: Vec<GivenFd>,
     pub(crate) pidfile: Option<Placed>,
     pub(crate) daemonize: bool,
@@ -151,7 +158,7 @@ impl Settings {
             "D" => self.log_file = Some(placed()),
             "name" => self.name = name(value).at(place)?,
             "uuid" => self.uuid = Some(uuid(place, value)?),
-            "display" | "nic" | "net" => only_none(place, value)?,
+            "display" => only_none(place, value)?,
             "nographic" => self.nographic = true,
             "nodefaults" => self.nodefaults = true,
             "S" => self.stopped = true,
@@ -160,6 +167,20 @@ impl Settings {
             name => self.take_more(name, placed())?,
         }
         Ok(())
+    }
+
+    /// `-smbios`.
+    fn smbios(&mut self, given: &Placed) -> Step<()> {
+        const MOST: u64 = 64 << 10;
+        let read = |path: &str| {
+            let len = std::fs::metadata(path)?.len();
+            if len > MOST {
+                return Err(std::io::ErrorKind::FileTooLarge.into());
+            }
+            std::fs::read(path)
+        };
+        let option = firmware::smbios::pairs(&given.value);
+        self.smbios.add(&option, &read).at(&given.place)
     }
 
     /// The short forms of `-drive`.
@@ -175,12 +196,17 @@ impl Settings {
 
     fn take_more(&mut self, name: &str, given: Placed) -> Step<()> {
         match name {
+            "netdev" => self.netdevs.push(given),
+            "nic" => self.nics.push(given),
+            "net" => self.nets.push(given),
             "object" => self.objects.push(given),
             "global" => self.globals.push(given),
             "set" => self.set(&given)?,
             "gdb" => self.gdb.push(given),
             "s" => self.gdb.push(Placed { place: given.place, value: "tcp::1234".into() }),
             "fw_cfg" => self.firmware_files.push(firmware_file(&given)?),
+            "smbios" => self.smbios(&given)?,
+            "boot" => crate::boot_option::add(&mut self.boot_options, &given)?,
             "add-fd" => self.fds.push(inherited_fd(given)?),
             "pidfile" => self.pidfile = Some(given),
             "daemonize" => self.daemonize = true,
@@ -208,6 +234,8 @@ impl Settings {
             "device" => &mut self.devices,
             "chardev" => &mut self.chardevs,
             "object" => &mut self.objects,
+            "netdev" => &mut self.netdevs,
+            "net" => &mut self.nets,
             "mon" => &mut self.mons,
             _ => {
                 let text = format!("there is no option group \"{group}\" with ids");
@@ -333,7 +361,7 @@ fn smp(text: &str) -> qapi::Result<Smp> {
 /// Fills in what was not given, as QEMU does since 6.2: cores before sockets before threads.
 fn topology(found: [u32; 6]) -> qapi::Result<Smp> {
     let [mut cpus, mut max, mut sockets, clusters, mut cores, threads] = found;
-    let clusters = clusters.max(1);
+    let (clusters_given, clusters) = (clusters > 0, clusters.max(1));
     let given = if max > 0 { max } else { cpus };
     let threads = threads.max(1);
     let product = |a: u32, b: u32| a.saturating_mul(b);
@@ -365,7 +393,7 @@ fn topology(found: [u32; 6]) -> qapi::Result<Smp> {
              smp_cpus ({cpus})"
         )));
     }
-    Ok(Smp { cpus, max, sockets, clusters, cores, threads })
+    Ok(Smp { cpus, max, sockets, clusters, clusters_given, cores, threads })
 }
 
 /// `-m`.

@@ -20,7 +20,7 @@ use crate::{
     fail::{self, At as _, Step, Stop},
     help,
     listing::{listing, usable_accels},
-    options,
+    network, options,
     settings::{MonitorKind, Placed, Settings},
 };
 
@@ -77,7 +77,7 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let _pid_file = PidFile::write(&settings)?;
     let globals = globals(&settings)?;
     vm.services.add(globals.clone());
-    let kept = create(&vm, &settings, &machine)?;
+    let kept = create(program, &vm, &settings, &machine)?;
     warn_of_globals(program, &vm, &globals);
     vm.set_ready();
     daemon::ready(&settings)?;
@@ -157,8 +157,9 @@ fn choose_accel(settings: &Settings, guest: &'static dyn GuestArch) -> Step<Stri
 }
 
 /// Creates everything in QEMU's order.
-fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
+fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     let mut kept = Kept::default();
+    let plan = network::Plan::of(settings)?;
     for given in &settings.fds {
         let missing = |_| Stop::at(&given.place, "fd is not valid or already in use");
         let fd = host::duplicate_number(given.number).map_err(missing)?;
@@ -189,8 +190,11 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     for object in objects.iter().filter(|object| !object.early) {
         add_object(vm, object)?;
     }
+    let networks = network::table(vm);
+    plan.open(&networks)?;
     let drives = crate::drives::open_all(vm, settings)?;
     board::create(vm, settings, machine, (serials, drives.flash))?;
+    plan.plug(program, vm)?;
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
     }
@@ -208,6 +212,10 @@ fn create(vm: &Arc<Vm>, settings: &Settings, machine: &str) -> Step<Kept> {
     for given in &settings.devices {
         add_device(vm, given)?;
     }
+    if let Some(machine) = vm.machine() {
+        machine.tell_boot_order();
+    }
+    network::warn(program, vm, &networks);
     Ok(kept)
 }
 

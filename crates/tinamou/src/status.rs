@@ -44,6 +44,7 @@ fn every_row_is_built_and_everything_built_has_a_row() {
     check("User-made objects", catalog::OBJECTS.iter().map(|class| class.name));
     check("Accelerators", catalog::ACCELS.iter().map(|accel| accel.name()));
     check("Character back ends", catalog::CHARDEVS.iter().map(|class| class.name));
+    check("Network back ends", catalog::NETDEVS.iter().map(|class| class.name));
     check("QMP commands", vmm::commands::COMMANDS.iter().map(|command| command.name));
     check(
         "Human monitor commands",

@@ -53,7 +53,7 @@ fn mistakes_are_one_line_and_status_1() {
         (&["-M", "virt", "-kernel", "/nonexist"], "could not load kernel '/nonexist'"),
         (&["-M", "virt", "-initrd", "x"], "-initrd only allowed with -kernel option"),
         (&["-M", "none,foo=1"], "Property 'none-machine.foo' not found"),
-        (&["-M", "none", "-nic", "user"], "-nic user: 'user' is not built yet"),
+        (&["-M", "none", "-nic", "foo"], "-nic foo: Parameter 'type' does not accept value 'foo'"),
     ] {
         let (code, out, err) = run(args);
         assert_eq!((code, out.as_str()), (Some(1), ""), "{args:?}");

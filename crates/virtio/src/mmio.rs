@@ -140,6 +140,10 @@ impl PlugBus for VirtioMmio {
         self.core.set(core).map_err(full)
     }
 
+    fn root_node(&self, address: u64) -> String {
+        format!("/virtio-mmio@{address:016x}")
+    }
+
     fn is_hotpluggable(&self) -> bool {
         false
     }

@@ -101,25 +101,39 @@ pub(crate) fn unpop(s: &mut QueueState, entries: u16) {
     s.avail = s.avail.wrapping_sub(entries);
 }
 
+/// What shows the driver a written entry: where, and the flags.
+pub(crate) struct Shown(u64, u16);
+
+/// Writes an entry; the driver sees it after [`publish`].
 pub(crate) fn push(
     view: &mut DmaView,
     s: &mut QueueState,
     (id, entries): (u16, u16),
     written: u32,
-) -> Result<(), Bad> {
+) -> Result<Shown, Bad> {
     if s.used >= s.size {
         return Err(BEYOND);
     }
     let entry = entry(s, s.used)?;
     mem::store(view, at(entry, 8)?, 4, written.into())?;
     mem::put16(view, at(entry, 12)?, id)?;
-    fence(Ordering::Release);
     let owner = if s.used_wrap { AVAIL | USED } else { 0 };
     let wrote = if written > 0 { WRITE } else { 0 };
-    mem::put16(view, at(entry, 14)?, owner | wrote)?;
+    let shown = Shown(at(entry, 14)?, owner | wrote);
     advance(&mut s.used, &mut s.used_wrap, entries, s.size);
     s.unsignalled = s.unsignalled.saturating_add(entries);
-    Ok(())
+    Ok(shown)
+}
+
+/// Shows the driver entries: the first one last, because it looks at them in order (2.8.6).
+pub(crate) fn publish(view: &mut DmaView, entries: &[Shown]) -> Result<(), Bad> {
+    fence(Ordering::Release);
+    let (first, rest) = entries.split_first().ok_or(BEYOND)?;
+    for Shown(at, flags) in rest {
+        mem::put16(view, *at, *flags)?;
+    }
+    fence(Ordering::Release);
+    mem::put16(view, first.0, first.1)
 }
 
 pub(crate) fn wants_signal(view: &mut DmaView, s: &mut QueueState) -> Result<bool, Bad> {

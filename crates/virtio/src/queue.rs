@@ -118,6 +118,20 @@ struct Inner {
     paused: bool,
 }
 
+/// Puts entries into the ring and shows them to the driver together.
+fn give(view: &mut DmaView, state: &mut QueueState, due: &[Taken]) -> Result<(), Bad> {
+    let mut shown = Vec::new();
+    for Taken { id, entries, written, .. } in due {
+        let written = written.unwrap_or(0);
+        if state.is_packed() {
+            shown.push(packed::push(view, state, (*id, *entries), written)?);
+        } else {
+            split::push(view, state, *id, written)?;
+        }
+    }
+    if state.is_packed() { packed::publish(view, &shown) } else { split::publish(view, state) }
+}
+
 /// One virtqueue.
 pub struct Queue {
     max: u16,
@@ -269,37 +283,38 @@ impl Queue {
 
     /// Gives a chain back with the number of bytes written into it. A chain that was taken
     /// before a reset is forgotten.
-    pub fn push(&self, mut chain: Chain, written: usize) {
+    pub fn push(&self, chain: Chain, written: usize) {
+        self.push_all([(chain, written)]);
+    }
+
+    /// As [`Queue::push`] for several chains, which the driver sees all at once: for what is
+    /// spread over more than one.
+    pub fn push_all(&self, chains: impl IntoIterator<Item = (Chain, usize)>) {
         let mut inner = self.inner.lock();
-        chain.settle();
-        let Inner { state, view, epoch, taken, .. } = &mut *inner;
-        if chain.epoch != *epoch || !state.enabled || !self.irq.is_usable() {
-            return;
-        }
-        let written = u32::try_from(written).unwrap_or(u32::MAX);
-        let Some(at) = taken.iter().position(|t| t.ticket == chain.ticket) else { return };
         let mut due = Vec::new();
-        if state.has(feature::IN_ORDER) {
-            if let Some(entry) = taken.get_mut(at) {
-                entry.written = Some(written);
+        for (mut chain, written) in chains {
+            chain.settle();
+            let Inner { state, epoch, taken, .. } = &mut *inner;
+            if chain.epoch != *epoch || !state.enabled || !self.irq.is_usable() {
+                continue;
             }
-            while let Some(entry) = taken.front().filter(|t| t.written.is_some()) {
-                due.push(*entry);
-                taken.pop_front();
+            let written = u32::try_from(written).unwrap_or(u32::MAX);
+            let Some(at) = taken.iter().position(|t| t.ticket == chain.ticket) else { continue };
+            if state.has(feature::IN_ORDER) {
+                if let Some(entry) = taken.get_mut(at) {
+                    entry.written = Some(written);
+                }
+                while let Some(entry) = taken.front().filter(|t| t.written.is_some()) {
+                    due.push(*entry);
+                    taken.pop_front();
+                }
+            } else if let Some(entry) = taken.remove(at) {
+                due.push(Taken { written: Some(written), ..entry });
             }
-        } else if let Some(entry) = taken.remove(at) {
-            due.push(Taken { written: Some(written), ..entry });
         }
-        for Taken { id, entries, written, .. } in due {
-            let written = written.unwrap_or(0);
-            let result = if state.is_packed() {
-                packed::push(view, state, (id, entries), written)
-            } else {
-                split::push(view, state, id, written)
-            };
-            if self.checked(result).is_none() {
-                break;
-            }
+        let Inner { state, view, .. } = &mut *inner;
+        if !due.is_empty() {
+            self.checked(give(view, state, &due));
         }
         self.returned.notify_all();
     }

@@ -88,6 +88,7 @@ fn walk(view: &mut DmaView, s: &QueueState, head: u16) -> Result<Buffers, Bad> {
     Err(Bad("a descriptor chain loops"))
 }
 
+/// Writes an entry of the used ring; the driver sees it after [`publish`].
 pub(crate) fn push(
     view: &mut DmaView,
     s: &mut QueueState,
@@ -98,9 +99,14 @@ pub(crate) fn push(
     let entry = at(s.device, 4 + 8 * slot)?;
     mem::store(view, entry, 4, head.into())?;
     mem::store(view, at(entry, 4)?, 4, written.into())?;
-    fence(Ordering::Release);
     s.used = s.used.wrapping_add(1);
     s.unsignalled = s.unsignalled.saturating_add(1);
+    Ok(())
+}
+
+/// Shows the driver all entries written so far.
+pub(crate) fn publish(view: &mut DmaView, s: &QueueState) -> Result<(), Bad> {
+    fence(Ordering::Release);
     mem::put16(view, at(s.device, 2)?, s.used)
 }
 

@@ -3,6 +3,7 @@
 //! One file per area; [`COMMANDS`] lists what exists, and only what works.
 
 mod balloon;
+mod block;
 mod chardev;
 mod control;
 mod cpu_model;
@@ -11,6 +12,7 @@ mod facts;
 mod fd;
 mod machine;
 mod memory;
+mod net;
 mod pci;
 mod qom;
 mod run;
@@ -69,6 +71,18 @@ impl Command {
 /// All commands.
 pub static COMMANDS: &[Command] = &[
     Command::of::<fd::AddFd>(),
+    Command::of::<block::change::BlockResize>(),
+    Command::of::<block::change::BlockdevAdd>(),
+    Command::of::<block::change::BlockdevChangeMedium>(),
+    Command::of::<block::change::BlockdevCloseTray>(),
+    Command::of::<block::change::BlockdevDel>(),
+    Command::of::<block::change::BlockdevInsertMedium>(),
+    Command::of::<block::change::BlockdevOpenTray>(),
+    Command::of::<block::change::BlockdevRemoveMedium>(),
+    Command::of::<block::change::Eject>(),
+    Command::of::<block::info::QueryBlock>(),
+    Command::of::<block::info::QueryNamedBlockNodes>(),
+    Command::of::<block::stats::QueryBlockstats>(),
     Command::of::<fd::Closefd>(),
     Command::of::<fd::Getfd>(),
     Command::of::<fd::QueryFdsets>(),
@@ -96,6 +110,11 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<qom::QomSet>(),
     Command::of::<control::QueryCommandLineOptions>(),
     Command::of::<control::QueryCommands>(),
+    Command::of::<net::AnnounceSelf>(),
+    Command::of::<net::NetdevAdd>(),
+    Command::of::<net::NetdevDel>(),
+    Command::of::<net::QueryRxFilter>(),
+    Command::of::<net::SetLink>(),
     Command::of::<machine::QueryCpuDefinitions>(),
     Command::of::<machine::QueryCpusFast>(),
     Command::of::<machine::QueryKvm>(),
@@ -136,8 +155,11 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
+pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
+pub use net::{Card, cards};
+pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use pci::{pci_class_name, pci_functions};
 pub use qom::add_object;
 

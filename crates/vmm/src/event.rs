@@ -89,7 +89,12 @@ impl From<Cause> for ShutdownCause {
 /// Every event with the type of its data, for the schema.
 pub static EVENTS: &[(&str, TypeRef)] = &[
     ("BALLOON_CHANGE", crate::commands::BalloonInfo::type_info),
+    ("BLOCK_IO_ERROR", crate::commands::BlockIoError::type_info),
+    ("DEVICE_TRAY_MOVED", crate::commands::TrayMoved::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
+    ("NETDEV_STREAM_CONNECTED", crate::commands::StreamConnected::type_info),
+    ("NETDEV_STREAM_DISCONNECTED", crate::commands::StreamDisconnected::type_info),
+    ("NIC_RX_FILTER_CHANGED", crate::commands::RxFilterChanged::type_info),
     ("SHUTDOWN", CauseData::type_info),
     ("POWERDOWN", <()>::type_info),
     ("RESET", CauseData::type_info),

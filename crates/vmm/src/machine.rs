@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{AccelVm, CpuHandle};
-use device::{Devices, Reset, ResetTree, World};
+use device::{Devices, FirmwareConfig, Reset, ResetTree, World};
 use memory::AddressSpace;
 use qapi::Value;
 
@@ -19,6 +19,10 @@ pub struct Machine {
     pub ram_size: u64,
     /// Devices in order of creation.
     pub devices: Devices,
+    /// Where firmware finds files.
+    pub firmware: Option<Arc<dyn FirmwareConfig>>,
+    /// Firmware is to try nothing but devices with a boot index.
+    pub strict_boot: bool,
     /// What the devices share.
     pub world: Option<World>,
     /// Images that a reset puts into memory: address, length, name.
@@ -36,6 +40,21 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Tells firmware in which order to try devices.
+    pub fn tell_boot_order(&self) {
+        let (Some(firmware), Some(world)) = (&self.firmware, &self.world) else { return };
+        let mut names = self.devices.boot_order(&world.memory.view());
+        if self.strict_boot {
+            names.push("HALT".into());
+        }
+        let mut text = names.join("\n").into_bytes();
+        if !text.is_empty() {
+            text.push(0);
+        }
+        // The file is there since the board was made; it only changes.
+        _ = firmware.set_file("bootorder", text);
+    }
+
     /// A machine without anything (`-M none`).
     pub fn none() -> Self {
         Self {
@@ -44,6 +63,8 @@ impl Machine {
             cpu_model: String::new(),
             ram_size: 0,
             devices: Devices::default(),
+            firmware: None,
+            strict_boot: false,
             world: None,
             roms: Vec::new(),
             spaces: Vec::new(),

@@ -18,6 +18,8 @@ pub enum RunState {
     InternalError,
     /// The guest panicked.
     GuestPanicked,
+    /// A request of a disk failed, and the policy says to stop.
+    IoError,
     /// A debugger stopped it.
     Debug,
 }
@@ -32,6 +34,7 @@ impl RunState {
             Self::Shutdown => "shutdown",
             Self::InternalError => "internal-error",
             Self::GuestPanicked => "guest-panicked",
+            Self::IoError => "io-error",
             Self::Debug => "debug",
         }
     }

@@ -133,6 +133,7 @@ impl Vm {
                 }));
             }));
         }
+        self.watch_disks();
         self.ready.store(true, Ordering::Release);
     }
 
@@ -216,6 +217,9 @@ impl Vm {
             return Ok(());
         }
         *self.state.lock() = RunState::Running;
+        if let Some(graph) = self.services.find::<Arc<block::Graph>>() {
+            graph.retry();
+        }
         self.clock.start();
         self.emit("RESUME", None);
         if plan.is_empty() {
@@ -235,6 +239,28 @@ impl Vm {
         self.clock.stop();
         *self.state.lock() = state;
         self.emit("STOP", None);
+        // Who stops a machine may look at its disks, or copy them.
+        if let Some(graph) = self.services.find::<Arc<block::Graph>>() {
+            drop(graph.drain());
+            graph.flush_all();
+        }
+    }
+
+    /// Hears of errors of disks: tells them, and stops where the policy says so.
+    fn watch_disks(&self) {
+        let Some(graph) = self.services.find::<Arc<block::Graph>>() else { return };
+        let (vm, handle) = (self.this.clone(), self.handle.clone());
+        graph.on_trouble(Arc::new(move |trouble| {
+            let vm = vm.clone();
+            handle.call(Box::new(move || {
+                let Some(vm) = vm.upgrade() else { return };
+                let data = crate::commands::BlockIoError::of(&trouble).to_value();
+                vm.emit("BLOCK_IO_ERROR", Some(data));
+                if trouble.verdict == block::Verdict::Stop {
+                    vm.stop(RunState::IoError);
+                }
+            }));
+        }));
     }
 
     /// Where devices and CPUs put their requests.
@@ -314,6 +340,7 @@ impl Vm {
     pub fn reset_devices(&self, kind: Reset) {
         let execution = self.execution();
         if let Some(machine) = self.machine() {
+            machine.tell_boot_order();
             machine.reset.reset(kind);
             if let Some(reload) = &machine.reload {
                 reload();

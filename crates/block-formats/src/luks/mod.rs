@@ -319,8 +319,8 @@ impl BlockDriver for Luks {
         let Some((_, key)) = &self.cipher else {
             return Err(Error::generic("the image is not unlocked"));
         };
-        let file = self.file.node().driver();
-        amend(&mut self.header.lock(), &**file, 0, key, (change, "", force))
+        let file = self.file.node().driver().clone();
+        amend(&mut self.header.lock(), &*file, 0, key, (change, "", force))
     }
 }
 

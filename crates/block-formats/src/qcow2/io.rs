@@ -42,14 +42,14 @@ impl Drop for Busy<'_> {
 
 impl Qcow2 {
     fn read_backing(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let Some(backing) = &self.backing else {
+        let Some(backing) = self.backing.node() else {
             into.fill(0);
             return Ok(());
         };
-        let len = backing.node().len().saturating_sub(at).min(into.len() as u64);
+        let len = backing.len().saturating_sub(at).min(into.len() as u64);
         let (there, behind) = into.split_at_mut(usize::try_from(len).unwrap_or(0));
         behind.fill(0);
-        if there.is_empty() { Ok(()) } else { backing.node().driver().read(at, there) }
+        if there.is_empty() { Ok(()) } else { backing.driver().read(at, there) }
     }
 
     fn unpacked(&self, entry: u64, place: u64, len: u64) -> io::Result<Arc<Vec<u8>>> {
@@ -107,7 +107,7 @@ impl Qcow2 {
     }
 
     /// Where data clusters lie.
-    fn data(&self) -> &Arc<block::Node> {
+    fn data(&self) -> Arc<block::Node> {
         self.data_file.as_ref().unwrap_or(&self.file).node()
     }
 
@@ -156,6 +156,7 @@ impl Qcow2 {
         let within = at & (cluster - 1);
         let first = at >> self.cluster_bits;
         let mut meta = self.meta.lock();
+        meta.about_to_change()?;
         let (count, place, new, whole) = loop {
             let (found, copied, len) = meta.map(at, data.len() as u64)?;
             if let (Mapped::Data(place), true) = (found, copied) {
@@ -172,7 +173,6 @@ impl Qcow2 {
                 (first..first + count).take_while(|c| !busy.contains(c)).count() as u64
             };
             if clear > 0 {
-                meta.about_to_change()?;
                 if let Some(place) = Self::kept_place(&mut meta, at)? {
                     meta.guard(place, cluster)?;
                     let whole = !meta.header.is_extended();

@@ -61,10 +61,12 @@ pub static CLASS: BlockClass = BlockClass {
 pub(crate) struct Qcow2 {
     file: Child,
     data_file: Option<Child>,
-    backing: Option<Child>,
     crypt: Option<Crypt>,
     /// Enciphers data clusters by their place.
     cipher: Option<Cipher>,
+    backing: block::Slot,
+    /// Requests that go to the file by themselves.
+    flights: block::Flights,
     meta: Mutex<Meta>,
     /// A guest cluster that somebody waits for became free ([`Qcow2::busy`]).
     done: Condvar,
@@ -124,7 +126,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let encrypt = at.options.take("encrypt");
     let file = at.child("file")?;
     at.filename = file.node().filename().to_owned();
-    let header = Header::read(file.node())?;
+    let header = Header::read(&file.node())?;
     header.refuse_what_is_unknown()?;
     if header.incompatible & feature::CORRUPT != 0 && !at.read_only && !at.is_check() {
         let text = "qcow2: Image is corrupt; cannot be opened read/write";
@@ -145,9 +147,10 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let image = Qcow2 {
         file,
         data_file,
-        backing,
         crypt,
         cipher,
+        backing: block::Slot::new(backing),
+        flights: block::Flights::default(),
         meta: Mutex::new(meta),
         done: Condvar::new(),
         busy: Mutex::default(),
@@ -209,8 +212,8 @@ fn open_crypt(
         let text = format!("Encryption header offset '{place}' is not a multiple of cluster size");
         return Err(Error::generic(text));
     }
-    let driver = file.node().driver();
-    let found = luks::read_header(&**driver, place)?;
+    let driver = file.node().driver().clone();
+    let found = luks::read_header(&*driver, place)?;
     let mut encrypt = encrypt.unwrap_or(Value::Null);
     let word = |value: &mut Value, name: &str| match value.take(name) {
         Some(Value::Str(text)) => Some(text),
@@ -224,7 +227,7 @@ fn open_crypt(
     let (cipher, key) = match word(&mut encrypt, "key-secret") {
         Some(id) => {
             let pass = at.keys().secret(&id)?;
-            let (cipher, key) = luks::unlock(&found, &**driver, place, &pass)?;
+            let (cipher, key) = luks::unlock(&found, &*driver, place, &pass)?;
             (Some(cipher), Some(key))
         }
         None if at.is_header_only() => (None, None),
@@ -241,11 +244,18 @@ impl Qcow2 {
         1 << self.cluster_bits
     }
 
+    /// Waits until no request is under way, and keeps new ones off.
+    fn alone(&self) -> parking_lot::RwLockWriteGuard<'_, ()> {
+        let all = self.gate.write();
+        self.flights.wait();
+        all
+    }
+
     /// Everything on the disk.
     fn commit(&self) -> stdio::Result<()> {
         // What gives clusters up must not meet a request that still reads them.
         let pending = self.meta.lock().has_frees();
-        let _all = pending.then(|| self.gate.write());
+        let _all = pending.then(|| self.alone());
         self.meta.lock().commit(self.unmap)
     }
 
@@ -281,13 +291,13 @@ impl BlockDriver for Qcow2 {
 
     fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> stdio::Result<()> {
         self.relieve()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         self.zero_range(at, len, unmap)
     }
 
     fn discard(&self, at: u64, len: u64) -> stdio::Result<()> {
         self.relieve()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         self.discard_range(at, len)
     }
 
@@ -301,7 +311,7 @@ impl BlockDriver for Qcow2 {
 
     fn truncate(&self, len: u64, how: Preallocation) -> stdio::Result<()> {
         self.commit()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         self.resize(len, how)
     }
 
@@ -320,6 +330,35 @@ impl BlockDriver for Qcow2 {
         })
     }
 
+    fn resolve(&self, at: u64, len: u64, write: bool) -> Option<block::Resolved> {
+        // Never waits: whoever asks may be the one that ends the requests that others wait for.
+        let _shared = self.gate.try_read()?;
+        let mut meta = self.meta.try_lock()?;
+        if !meta.is_cached(at) || (write && meta.is_crowded()) {
+            return None;
+        }
+        // What is enciphered or recorded does not go past this driver.
+        if self.cipher.is_some() || (write && !meta.is_unrecorded()) {
+            return None;
+        }
+        let (Mapped::Data(place), copied, run) = meta.map(at, len).ok()? else { return None };
+        let place = place + (at & (self.cluster_size() - 1));
+        if run < len || (write && (!copied || meta.guard(place, len).is_err())) {
+            return None;
+        }
+        let data = self.data_file.as_ref().unwrap_or(&self.file).node();
+        let below = data.driver().resolve(place, len, write)?;
+        below
+            .guard
+            .is_none()
+            .then(|| block::Resolved { guard: Some(self.flights.begin()), ..below })
+    }
+
+    fn set_backing(&self, backing: Option<Child>) -> bool {
+        self.backing.set(backing);
+        true
+    }
+
     fn write_compressed(&self, at: u64, data: &[u8]) -> stdio::Result<bool> {
         match self.pack(data)? {
             Some(packed) => self.write_packed(at, &packed).map(|()| true),
@@ -335,7 +374,7 @@ impl BlockDriver for Qcow2 {
     }
 
     fn write_packed(&self, at: u64, packed: &[u8]) -> stdio::Result<()> {
-        let _all = self.gate.write();
+        let _all = self.alone();
         if at & (self.cluster_size() - 1) != 0 || at >= self.meta.lock().header.size {
             return Err(stdio::ErrorKind::InvalidInput.into());
         }
@@ -364,7 +403,7 @@ impl BlockDriver for Qcow2 {
         if fix != Fix::None && self.read_only {
             return Err(stdio::ErrorKind::PermissionDenied.into());
         }
-        let _all = self.gate.write();
+        let _all = self.alone();
         let mut meta = self.meta.lock();
         if !self.read_only {
             meta.commit(false)?;
@@ -374,7 +413,7 @@ impl BlockDriver for Qcow2 {
 
     fn change_snapshot(&self, change: &SnapshotChange) -> stdio::Result<()> {
         self.flush()?;
-        let _all = self.gate.write();
+        let _all = self.alone();
         let mut meta = self.meta.lock();
         *self.unpacked.lock() = None;
         if self.data_file.is_some() {
@@ -512,7 +551,7 @@ impl Qcow2 {
         }
         drop(meta);
         // What lay behind the end of a backing file must not come to light.
-        let behind = self.backing.as_ref().map_or(0, |b| b.node().len());
+        let behind = self.backing.node().map_or(0, |node| node.len());
         if len > old && behind > old {
             self.zero_range(old, behind.min(len) - old, how == Preallocation::Off)?;
             self.meta.lock().commit(self.unmap)?;

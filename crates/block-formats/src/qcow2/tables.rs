@@ -266,6 +266,13 @@ impl Meta {
         })
     }
 
+    /// Whether [`Meta::map`] needs no table from the file.
+    pub(super) fn is_cached(&self, at: u64) -> bool {
+        let (index, _) = self.split(at);
+        let entry = self.l1.get(index).copied().unwrap_or(0);
+        entry & PLACE == 0 || self.cache.contains_key(&(entry & PLACE))
+    }
+
     /// The entry of the cluster at `at`: its word and its map.
     pub(super) fn entry(&mut self, at: u64) -> io::Result<(u64, u64)> {
         let (index, first) = self.split(at);
@@ -627,6 +634,11 @@ impl Meta {
             self.file.driver().flush()?;
         }
         Ok(())
+    }
+
+    /// Whether writes are known to change nothing but the bytes they write.
+    pub(super) fn is_unrecorded(&self) -> bool {
+        self.changing && self.recording.as_ref().is_none_or(|recording| recording.all.is_empty())
     }
 
     /// A range was written.

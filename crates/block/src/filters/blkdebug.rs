@@ -185,8 +185,8 @@ struct Blkdebug {
 }
 
 impl Blkdebug {
-    fn below(&self) -> &Arc<dyn BlockDriver> {
-        self.image.node().driver()
+    fn below(&self) -> Arc<dyn BlockDriver> {
+        self.image.node().driver().clone()
     }
     fn ask(&self, events: &[&str], kind: &str, at: u64, len: u64) -> io::Result<()> {
         let mut rules = self.rules.lock();

@@ -25,8 +25,8 @@ struct CopyOnRead {
 }
 
 impl CopyOnRead {
-    fn below(&self) -> &Arc<dyn BlockDriver> {
-        self.file.node().driver()
+    fn below(&self) -> Arc<dyn BlockDriver> {
+        self.file.node().driver().clone()
     }
 
     /// Copies what of a range the top layer does not hold.

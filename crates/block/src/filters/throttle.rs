@@ -132,8 +132,8 @@ struct Throttle {
 }
 
 impl Throttle {
-    fn below(&self) -> &Arc<dyn BlockDriver> {
-        self.file.node().driver()
+    fn below(&self) -> Arc<dyn BlockDriver> {
+        self.file.node().driver().clone()
     }
 }
 

@@ -122,6 +122,8 @@ impl World {
         for t in &mut env.tlb {
             t.base = w.tlb.as_ptr() as u64;
         }
+        // Nothing is taken from what an earlier block left.
+        env.merged = [0x1234_5678_9abc; jit_ir::env::MERGED];
         env.request.store(request, std::sync::atomic::Ordering::Relaxed);
         env.code_tlb = w.code_tlb.as_ptr() as u64;
         env.code_slot = 0x104;

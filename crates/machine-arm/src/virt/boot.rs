@@ -12,6 +12,7 @@ use super::{map, tree};
 
 /// Items of fw_cfg (QEMU's manual, "fw_cfg device"): length and bytes of each file.
 const NB_CPUS: u16 = 0x05;
+const BOOT_MENU: u16 = 0x0e;
 const KERNEL: (u16, u16) = (0x08, 0x11);
 const INITRD: (u16, u16) = (0x0b, 0x12);
 const COMMAND_LINE: (u16, u16) = (0x14, 0x15);
@@ -31,13 +32,15 @@ pub(super) fn fill_fw_cfg(plan: &Plan, board: &Board<'_>) -> qapi::Result<()> {
     };
     let cpus = u16::try_from(board.config.cpus).unwrap_or(u16::MAX);
     fw_cfg.set_item(NB_CPUS, cpus.to_le_bytes().to_vec());
-    for (name, data) in [
-        ("bios-geometry", vec![]),
-        ("bootorder", vec![]),
-        ("etc/boot-fail-wait", u32::MAX.to_le_bytes().to_vec()),
-    ] {
+    for (name, data) in [("bios-geometry", vec![]), ("bootorder", vec![])] {
         fw_cfg.set_file(name, data)?;
     }
+    fill_boot_options(&*fw_cfg, board)?;
+    let smbios = smbios(plan, board);
+    for (name, data) in firmware::smbios::build(&board.config.smbios, &smbios)? {
+        fw_cfg.set_file(name, data)?;
+    }
+    super::acpi::offer(plan, board, &*fw_cfg)?;
     for (name, data) in &board.config.firmware_files {
         fw_cfg.set_file(name, data.clone())?;
     }
@@ -45,6 +48,37 @@ pub(super) fn fill_fw_cfg(plan: &Plan, board: &Board<'_>) -> qapi::Result<()> {
         offer_kernel(&*fw_cfg, board)?;
     }
     Ok(())
+}
+
+fn fill_boot_options(fw_cfg: &dyn FirmwareConfig, board: &Board<'_>) -> qapi::Result<()> {
+    let options = &board.config.boot_options;
+    fw_cfg.set_item(BOOT_MENU, u16::from(options.menu).to_le_bytes().to_vec());
+    // -1: wait for ever.
+    let wait = options.reboot_timeout.map_or(u32::MAX, u32::from);
+    fw_cfg.set_file("etc/boot-fail-wait", wait.to_le_bytes().to_vec())?;
+    if let Some(ms) = options.splash_time {
+        fw_cfg.set_file("etc/boot-menu-wait", ms.to_le_bytes().to_vec())?;
+    }
+    match &options.splash {
+        Some((name, data)) => fw_cfg.set_file(name, data.clone()),
+        None => Ok(()),
+    }
+}
+
+/// What SMBIOS says of the machine; names are the peer's, which guests look for.
+fn smbios<'a>(plan: &Plan, board: &'a Board<'_>) -> firmware::smbios::Machine<'a> {
+    let shape = board.config.topology();
+    let cores = shape.clusters.saturating_mul(shape.cores);
+    firmware::smbios::Machine {
+        manufacturer: "QEMU",
+        product: "QEMU Virtual Machine",
+        version: plan.version.smbios,
+        uuid: board.config.uuid,
+        cpus: (shape.sockets, cores, cores.saturating_mul(shape.threads)),
+        ram: (map::RAM, board.config.ram_size),
+        device: plan.version.memory_device,
+        pci: &|_| None,
+    }
 }
 
 fn offer_kernel(fw_cfg: &dyn FirmwareConfig, board: &Board<'_>) -> qapi::Result<()> {

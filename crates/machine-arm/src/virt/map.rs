@@ -33,6 +33,9 @@ pub(super) const GPIO: Slot = slot("gpio", "pl061", 0x0903_0000, 0x1000, Some(7)
 /// Line of the GPIO controller that the power key is on.
 pub(super) const POWER_LINE: u32 = 3;
 
+/// The ACPI event device: address and shared interrupt.
+pub(super) const EVENTS: (u64, u32) = (0x0908_0000, 9);
+
 /// Virtio transports: first address, distance, first interrupt, number.
 pub(super) const VIRTIO: u64 = 0x0a00_0000;
 pub(super) const VIRTIO_SIZE: u64 = 0x200;
@@ -65,6 +68,8 @@ pub(super) const PLATFORM: (u64, u64) = (0x0c00_0000, 0x0200_0000);
 
 /// Of the secure world alone.
 pub(super) const SECURE_RAM: (u64, u64) = (0x0e00_0000, 0x0100_0000);
+/// The second one of the plain world, where there is no secure one.
+pub(super) const UART2: Slot = slot("uart1", "pl011", 0x0904_0000, 0x1000, Some(8));
 pub(super) const SECURE_UART: Slot = slot("uart1", "pl011", 0x0904_0000, 0x1000, Some(8));
 pub(super) const SECURE_GPIO: Slot = slot("secure-gpio", "pl061", 0x090b_0000, 0x1000, Some(0));
 

@@ -1,11 +1,12 @@
 //! Machine `virt`: the generic Arm board that exists only in emulators.
 //!
 //! Addresses, interrupts, options and device tree are QEMU 10.0's, and so are the
-//! older versions' differences that a guest sees. Not built: GICv4, the SMMU, ACPI
-//! tables, memory and CPU hotplug, NVDIMMs, devices on the platform bus; the tests
+//! older versions' differences that a guest sees. Not built: GICv4, the SMMU, memory and CPU hotplug, NVDIMMs, devices on the platform bus; the tests
 //! against the peer's help and device trees list what differs by name.
 
+mod acpi;
 mod boot;
+mod dsdt;
 mod flash;
 mod layout;
 mod loader;
@@ -50,15 +51,21 @@ fn create(version: Version, props: Props, board: &mut Board<'_>) -> qapi::Result
     flash::create(&plan, board)?;
     let irqs = create_gic(&plan, board)?;
     for slot in map::SLOTS {
-        if board.knows(slot.class) {
+        let replaced = slot.name == map::GPIO.name && acpi::has_events(&plan, board);
+        if board.knows(slot.class) && !replaced {
             let props = slot_props(slot.name, board);
             board.place(slot, props, &*irqs)?;
         }
     }
     if plan.props.secure {
         secure::create(&plan, board, &*irqs)?;
+    } else if let Some(Some(id)) = board.config.serials.get(1).cloned()
+        && board.knows(map::UART2.class)
+    {
+        board.place(&map::UART2, Value::map([("chardev", Value::from(id))]), &*irqs)?;
     }
     pci::create(&plan, board, &*irqs)?;
+    acpi::create_events(&plan, board, &*irqs)?;
     power_key(board)?;
     virtio(board, &*irqs)?;
     boot::fill_fw_cfg(&plan, board)?;

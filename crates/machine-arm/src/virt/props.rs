@@ -113,11 +113,7 @@ impl Props {
                     .with_hint("Valid values are none, smmuv3."));
             }
         }
-        for (on, what) in [
-            (self.acpi == OnOffAuto::On, "acpi=on"),
-            (self.usb, "usb=on"),
-            (self.phandle_start != 0, "phandle-start"),
-        ] {
+        for (on, what) in [(self.usb, "usb=on"), (self.phandle_start != 0, "phandle-start")] {
             if on {
                 return refuse(what);
             }

@@ -42,6 +42,10 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     if board.record(map::UART.name).is_some() {
         uart(&mut t, &map::UART);
     }
+    if !plan.props.secure && board.record(map::UART2.name).is_some() {
+        let node = primecell(&mut t, &map::UART2, "pl011", &["uartclk", "apb_pclk"]);
+        t.set("/aliases", "serial1", Prop::str(&node));
+    }
     if board.record(map::RTC.name).is_some() {
         rtc(&mut t, &map::RTC);
     }

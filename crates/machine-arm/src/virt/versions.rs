@@ -18,6 +18,14 @@ pub(super) struct Version {
     pub(super) timer_level: bool,
     /// Since 3.0: configuration space lies high.
     pub(super) high_ecam: bool,
+    /// Since 4.2: with firmware the power button is an ACPI event.
+    pub(super) events: bool,
+    /// The version in SMBIOS: no more than "1.0" until 2.11.
+    pub(super) smbios: &'static str,
+    /// Most bytes of a memory device in SMBIOS: 16 GiB until 9.0.
+    pub(super) memory_device: u64,
+    /// Until 5.0: ACPI tells of the flash banks.
+    pub(super) flash_told: bool,
     /// Since 6.0: a GPIO controller of the secure world.
     pub(super) secure_gpio: bool,
     /// Since 6.2: the CPUs' topology is told, and there is an ITS.
@@ -61,6 +69,10 @@ const fn version(((major, minor), name, summary): Named) -> Version {
         pmu: number >= 207,
         timer_level: number >= 209,
         high_ecam: number >= 300,
+        events: number >= 402,
+        smbios: if number >= 212 { name } else { "1.0" },
+        memory_device: if number >= 901 { 2047 << 30 } else { 16 << 30 },
+        flash_told: number <= 500,
         secure_gpio: number >= 600,
         topology: number >= 602,
         compact: number >= 702,

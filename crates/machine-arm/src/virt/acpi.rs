@@ -1,0 +1,142 @@
+//! The ACPI tables of `virt`, from the plan and what was created, and the event device they name.
+
+use accel::FirmwareCalls;
+use device::{FirmwareConfig, IrqController};
+use firmware::acpi::{Oem, Tables, fixed};
+use machine::Board;
+use qapi::Value;
+
+use super::dsdt::SPI;
+use super::layout::has_firmware;
+use super::props::OnOffAuto;
+use super::{Gic, Plan, dsdt, map};
+
+const EVENT_DEVICE: &str = "acpi-ged";
+/// Event of the power button.
+const POWER_DOWN: u64 = 2;
+
+/// Whether the guest is given tables.
+pub(super) fn is_on(plan: &Plan) -> bool {
+    plan.props.acpi != OnOffAuto::Off
+}
+
+/// Whether the power button is an event of ACPI, not a key on a GPIO line: firmware that reads the
+/// tables is there.
+pub(super) fn has_events(plan: &Plan, board: &Board<'_>) -> bool {
+    is_on(plan)
+        && plan.version.events
+        && has_firmware(&plan.props, board)
+        && board.knows(EVENT_DEVICE)
+}
+
+/// Creates the event device.
+pub(super) fn create_events(
+    plan: &Plan,
+    board: &mut Board<'_>,
+    irqs: &dyn IrqController,
+) -> qapi::Result<()> {
+    if !has_events(plan, board) {
+        return Ok(());
+    }
+    let props = Value::map([("ged-event", Value::from(POWER_DOWN))]);
+    let record = board.device(EVENT_DEVICE, EVENT_DEVICE, props)?;
+    if let Some(out) = record.irq_out("irq0") {
+        out.connect(irqs.shared(), map::EVENTS.1);
+    }
+    let button = record.irq_in("powerdown").cloned();
+    board.map_banks(EVENT_DEVICE, &[map::EVENTS.0])?;
+    if let Some(button) = button {
+        board.set_powerdown(Box::new(move || button.sink.set(0, true)));
+    }
+    Ok(())
+}
+
+fn madt(plan: &Plan, board: &Board<'_>, pmu: bool) -> fixed::Madt {
+    let v2 = plan.gic == Gic::V2;
+    let len = |v: u64| u32::try_from(v).unwrap_or(u32::MAX);
+    let mut redistributors = Vec::new();
+    if !v2 {
+        redistributors.push((map::GIC_REDIST, len(map::GIC_REDIST_SIZE)));
+        let second = plan.high.redists.filter(|_| plan.redist_regions() > 1);
+        redistributors.extend(second.map(|(at, n)| (at, len(n))));
+    }
+    let few = |v: u32| u16::try_from(v).unwrap_or(u16::MAX);
+    let frame = (map::V2M, few(map::V2M_COUNT), few(SPI + map::V2M_SPI));
+    fixed::Madt {
+        distributor: (map::GIC_DIST, if v2 { 2 } else { 3 }),
+        interfaces: if v2 { (map::GIC_CPU, map::GIC_VCPU, map::GIC_VIFACE) } else { (0, 0, 0) },
+        cpus: plan.ids.clone(),
+        pmu: if pmu { map::PMU } else { 0 },
+        maintenance: if plan.props.virtualization { map::MAINTENANCE } else { 0 },
+        redistributors,
+        its: plan.has_its().then_some(map::ITS.0),
+        frame: board.record("v2m").map(|_| frame),
+    }
+}
+
+fn timers(plan: &Plan, board: &Board<'_>) -> [u32; 5] {
+    let intid = |name: &str| map::TIMERS.iter().find(|(n, _)| *n == name).map_or(0, |(_, i)| *i);
+    let extended = plan.props.virtualization
+        && board.cpu_handles().first().is_some_and(|cpu| cpu.output("cnthv").is_some());
+    let hyp_virt = if extended { intid("cnthv") } else { 0 };
+    [intid("cntps"), intid("cntp"), intid("cntv"), intid("cnthp"), hyp_virt]
+}
+
+/// Builds the tables and gives them to firmware.
+pub(super) fn offer(
+    plan: &Plan,
+    board: &Board<'_>,
+    fw_cfg: &dyn FirmwareConfig,
+) -> qapi::Result<()> {
+    if !is_on(plan) {
+        return Ok(());
+    }
+    let own = Oem::default();
+    let oem = Oem {
+        id: plan.props.x_oem_id.clone().unwrap_or(own.id),
+        table: plan.props.x_oem_table_id.clone().unwrap_or(own.table),
+    };
+    let mut t = Tables::new(oem);
+    let mut serials = vec![&map::UART];
+    let second = board.record(map::UART2.name).filter(|_| !plan.props.secure);
+    serials.extend(second.map(|_| &map::UART2));
+    let event = has_events(plan, board).then_some(map::EVENTS);
+    let dsdt = t.add(*b"DSDT", 2, &dsdt::body(plan, &serials, event), &[]);
+    let psci = match plan.calls {
+        FirmwareCalls::None => fixed::Psci::None,
+        FirmwareCalls::Smc => fixed::Psci::Smc,
+        FirmwareCalls::Hvc => fixed::Psci::Hvc,
+    };
+    t.add(*b"FACP", 6, &fixed::fadt(psci, dsdt), &[fixed::FADT_DSDT]);
+    let has_pmu = board.cpu_handles().iter().any(|cpu| cpu.output("pmu").is_some());
+    t.add(*b"APIC", 4, &fixed::madt(&madt(plan, board, plan.version.pmu && has_pmu)), &[]);
+    if plan.version.topology {
+        let cpus = u32::try_from(plan.ids.len()).unwrap_or(u32::MAX);
+        t.add(*b"PPTT", 2, &fixed::pptt(shape(board), cpus), &[]);
+    }
+    t.add(*b"GTDT", 3, &fixed::gtdt(timers(plan, board), !plan.version.timer_level), &[]);
+    let (ecam, len) = plan.ecam();
+    let last_bus = u8::try_from((len >> 20) - 1).unwrap_or(u8::MAX);
+    t.add(*b"MCFG", 1, &fixed::mcfg(ecam, last_bus), &[]);
+    let uart = &map::UART;
+    t.add(*b"SPCR", 2, &fixed::spcr(uart.base, SPI + uart.irq.unwrap_or(0)), &[]);
+    let uart_len = u32::try_from(uart.size).unwrap_or(u32::MAX);
+    t.add(*b"DBG2", 0, &fixed::dbg2(uart.base, uart_len, "COM0"), &[]);
+    if plan.has_its() || plan.gic == Gic::V2 {
+        t.add(*b"IORT", 3, &fixed::iort(), &[]);
+    }
+    for (name, data) in t.finish() {
+        fw_cfg.set_file(name, data)?;
+    }
+    fw_cfg.set_file("etc/tpm/log", vec![])
+}
+
+fn shape(board: &Board<'_>) -> fixed::Shape {
+    let t = board.config.topology();
+    fixed::Shape {
+        sockets: t.sockets,
+        clusters: board.config.clusters_given.then_some(t.clusters),
+        cores: t.cores,
+        threads: t.threads,
+    }
+}

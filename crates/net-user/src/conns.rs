@@ -1,0 +1,364 @@
+//! All TCP connections, and the rules that make some of them.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+use evloop::{Readiness, Watch};
+use host::socket::Stream;
+use net::{Context, Frame};
+use qapi::{Error, Result};
+use rustc_hash::FxHashMap;
+
+use crate::forward::{HostSide, Rule};
+use crate::out::Out;
+use crate::resolver::Resolver;
+use crate::tcp::{self, Conn, Host, Pair};
+use crate::user::Reach;
+use crate::wire::{ACK, RST, SYN, Segment};
+
+/// Most connections.
+const MAX_CONNS: usize = 60_000;
+/// Most connections accepted at once.
+const BATCH: usize = 64;
+
+struct Forward {
+    rule: Rule,
+    guest: SocketAddr,
+    listener: Option<(Arc<TcpListener>, Watch)>,
+}
+
+/// What answers at an address of the guest's network.
+struct GuestForward {
+    at: SocketAddr,
+    command: String,
+}
+
+/// All connections by number, and the numbers by addresses.
+#[derive(Default)]
+pub(crate) struct Conns {
+    conns: FxHashMap<u64, Conn>,
+    numbers: FxHashMap<Pair, u64>,
+    next: u64,
+    /// Connections that did something in this batch.
+    touched: Vec<u64>,
+    /// Connections that found no room at the card.
+    stalled: Vec<u64>,
+    forwards: Vec<Forward>,
+    guest_forwards: Vec<GuestForward>,
+}
+
+fn initial() -> u32 {
+    let mut bytes = [0; 4];
+    _ = host::fill_random(&mut bytes);
+    u32::from_be_bytes(bytes)
+}
+
+impl Conns {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    fn insert(&mut self, conn: Conn) -> u64 {
+        self.next += 1;
+        self.numbers.insert(conn.pair, self.next);
+        self.conns.insert(self.next, conn);
+        self.touched.push(self.next);
+        self.next
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(conn) = self.conns.remove(&number)
+            && self.numbers.get(&conn.pair) == Some(&number)
+        {
+            self.numbers.remove(&conn.pair);
+        }
+    }
+
+    /// Whether a rule of `guestfwd` made an address up.
+    pub(crate) fn answers_for(&self, ip: IpAddr) -> bool {
+        self.guest_forwards.iter().any(|forward| forward.at.ip() == ip)
+    }
+
+    /// A segment of the guest.
+    pub(crate) fn segment(
+        &mut self,
+        out: &mut Out,
+        (reach, resolver): (&Reach, &mut Resolver),
+        segment: &Segment,
+        frame: &Frame<'_>,
+        now: u64,
+    ) {
+        let pair = Pair { guest: segment.from, remote: segment.to };
+        if let Some(number) = self.numbers.get(&pair).copied()
+            && let Some(conn) = self.conns.get_mut(&number)
+        {
+            conn.input(out, segment, frame, now);
+            self.touch(out, number);
+            return;
+        }
+        if segment.flags & (SYN | ACK | RST) != SYN {
+            tcp::refuse(out, segment);
+            return;
+        }
+        if self.conns.len() >= MAX_CONNS || self.open(out, reach, resolver, segment, now).is_err() {
+            tcp::refuse(out, segment);
+        }
+    }
+
+    fn touch(&mut self, out: &mut Out, number: u64) {
+        if self.touched.last() != Some(&number) {
+            self.touched.push(number);
+        }
+        if std::mem::take(&mut out.stalled) && self.stalled.last() != Some(&number) {
+            self.stalled.push(number);
+        }
+    }
+
+    /// The guest opens a connection.
+    fn open(
+        &mut self,
+        out: &mut Out,
+        reach: &Reach,
+        resolver: &mut Resolver,
+        segment: &Segment,
+        now: u64,
+    ) -> io::Result<()> {
+        let (stream, ready) =
+            match self.guest_forwards.iter().find(|forward| forward.at == segment.to) {
+                Some(forward) => (crate::command::start(&forward.command)?, true),
+                None => {
+                    let target = reach.config.outward(segment.to, resolver, now);
+                    let target = target.ok_or(io::ErrorKind::NetworkUnreachable)?;
+                    let (stream, ready) = host::socket::connect_start(target.to)?;
+                    (Stream::Tcp(stream), ready)
+                }
+            };
+        _ = stream.set_nodelay(true);
+        let number = self.insert(Conn::by_guest(segment, initial(), now));
+        let interest = if ready { Readiness::NONE } else { Readiness::WRITE };
+        self.watch(reach, number, stream, interest)?;
+        if let (true, Some(conn)) = (ready, self.conns.get_mut(&number)) {
+            conn.connected(out, now);
+        }
+        Ok(())
+    }
+
+    fn watch(
+        &mut self,
+        reach: &Reach,
+        number: u64,
+        stream: Stream,
+        interest: Readiness,
+    ) -> io::Result<()> {
+        let stream = Arc::new(stream);
+        let user = reach.user.clone();
+        let watch = reach.handle.watch(stream.clone(), interest, move |ready| {
+            if let Some(user) = user.upgrade() {
+                user.stream_ready(number, ready);
+            }
+        });
+        match (watch, self.conns.get_mut(&number)) {
+            (Ok(watch), Some(conn)) => {
+                conn.host = Some(Host::new(stream, Some(watch), interest));
+                Ok(())
+            }
+            (Err(error), _) => {
+                self.remove(number);
+                Err(error)
+            }
+            (Ok(_), None) => Ok(()),
+        }
+    }
+
+    /// A socket is ready.
+    pub(crate) fn ready(
+        &mut self,
+        out: &mut Out,
+        reach: &Reach,
+        number: u64,
+        ready: Readiness,
+        now: u64,
+    ) {
+        _ = reach;
+        let Some(conn) = self.conns.get_mut(&number) else { return };
+        if conn.is_connecting() {
+            match conn.host.as_ref().map(Host::connect_result) {
+                Some(Ok(())) => conn.connected(out, now),
+                _ => conn.reset(out),
+            }
+        } else {
+            conn.ready(out, ready, now);
+        }
+        self.touch(out, number);
+    }
+
+    /// Somebody connected to a port of a rule.
+    pub(crate) fn accept(&mut self, out: &mut Out, reach: &Reach, host: SocketAddr, now: u64) {
+        let forward = self.forwards.iter().find(|f| !f.rule.udp && f.rule.host == host);
+        let Some((listener, guest)) =
+            forward.and_then(|f| Some((f.listener.as_ref()?.0.clone(), f.guest)))
+        else {
+            return;
+        };
+        for _ in 0..BATCH {
+            let Ok((stream, from)) = listener.accept() else { return };
+            if self.conns.len() >= MAX_CONNS {
+                continue;
+            }
+            _ = stream.set_nonblocking(true);
+            _ = stream.set_nodelay(true);
+            let Some(mut remote) = reach.config.inward(from, false, guest.is_ipv4()) else {
+                continue;
+            };
+            // Two clients may look like one.
+            let taken = |port| {
+                self.numbers
+                    .contains_key(&Pair { guest, remote: SocketAddr::new(remote.ip(), port) })
+            };
+            if taken(remote.port()) {
+                let free = (49152..=65535).find(|port| !taken(*port));
+                let Some(free) = free else { continue };
+                remote.set_port(free);
+            }
+            let conn = Conn::by_host(Pair { guest, remote }, initial(), now);
+            let number = self.insert(conn);
+            if self.watch(reach, number, Stream::Tcp(stream), Readiness::NONE).is_ok()
+                && let Some(conn) = self.conns.get_mut(&number)
+            {
+                conn.begin(out, now);
+            }
+        }
+    }
+
+    /// The guest was found at an address.
+    pub(crate) fn found(&mut self, out: &mut Out, ip: IpAddr) {
+        for conn in self.conns.values_mut() {
+            if conn.pair.guest.ip() == ip && conn.waits_for_guest() {
+                conn.retry_syn(out);
+            }
+        }
+    }
+
+    /// Goes on with connections that found no room.
+    pub(crate) fn resume(&mut self, out: &mut Out, now: u64) {
+        for number in std::mem::take(&mut self.stalled) {
+            if let Some(conn) = self.conns.get_mut(&number) {
+                conn.output(out, now);
+                conn.finish_batch(out);
+            }
+            if std::mem::take(&mut out.stalled) {
+                self.stalled.push(number);
+            }
+        }
+    }
+
+    /// The end of a batch.
+    pub(crate) fn end(&mut self, out: &mut Out, now: u64) {
+        _ = now;
+        for number in std::mem::take(&mut self.touched) {
+            let Some(conn) = self.conns.get_mut(&number) else { continue };
+            conn.finish_batch(out);
+            if conn.is_over() {
+                self.remove(number);
+            }
+        }
+    }
+
+    /// Looks at the time.
+    pub(crate) fn tick(&mut self, out: &mut Out, now: u64) {
+        let due = |(number, conn): (&u64, &mut Conn)| {
+            conn.rest(now);
+            conn.deadline().is_some_and(|at| at <= now).then_some(*number)
+        };
+        let due: Vec<u64> = self.conns.iter_mut().filter_map(due).collect();
+        for number in due {
+            if let Some(conn) = self.conns.get_mut(&number) {
+                conn.expired(out, now);
+                self.touch(out, number);
+            }
+        }
+    }
+
+    /// Adds a rule of `hostfwd`; the socket of a UDP rule is elsewhere.
+    pub(crate) fn add_rule(
+        &mut self,
+        reach: &Reach,
+        rule: Rule,
+        guest: SocketAddr,
+    ) -> io::Result<()> {
+        let listener = if rule.udp {
+            None
+        } else {
+            let listener = Arc::new(TcpListener::bind(rule.host)?);
+            listener.set_nonblocking(true)?;
+            let (user, host) = (reach.user.clone(), rule.host);
+            let watch = reach.handle.watch(listener.clone(), Readiness::READ, move |_| {
+                if let Some(user) = user.upgrade() {
+                    user.accept(host);
+                }
+            })?;
+            Some((listener, watch))
+        };
+        self.forwards.push(Forward { rule, guest, listener });
+        Ok(())
+    }
+
+    /// Removes a rule; gives its guest's side.
+    pub(crate) fn remove_rule(&mut self, side: HostSide) -> Option<SocketAddr> {
+        let own = |f: &Forward| f.rule.udp == side.udp && f.rule.host == side.host;
+        let at = self.forwards.iter().position(own)?;
+        Some(self.forwards.remove(at).guest)
+    }
+
+    /// Adds a rule of `guestfwd`: `tcp:server:port-cmd:command`.
+    pub(crate) fn add_guest_forward(
+        &mut self,
+        reach: &Reach,
+        text: &str,
+        _: &Context,
+    ) -> Result<()> {
+        let bad = || Error::generic(format!("Invalid guest forwarding rule '{text}'"));
+        let rest = text.strip_prefix("tcp:").or_else(|| text.strip_prefix(':')).ok_or_else(bad)?;
+        let (server, rest) = rest.split_once(':').ok_or_else(bad)?;
+        let (port, target) = rest.split_once('-').ok_or_else(bad)?;
+        let server: Ipv4Addr = server.parse().map_err(|_| bad())?;
+        let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?;
+        let at = SocketAddr::new(server.into(), port);
+        let v4 = reach.config.v4;
+        let usable = v4.is_some_and(|v4| {
+            v4.contains(server) && server != v4.host && server != v4.dns && server != v4.net
+        });
+        if !usable || self.guest_forwards.iter().any(|forward| forward.at == at) {
+            let why = "conflicting/invalid host:port in guest forwarding rule";
+            return Err(Error::generic(format!("{why} '{text}'")));
+        }
+        let Some(command) = target.strip_prefix("cmd:") else {
+            return Err(Error::generic(format!(
+                "guest forwarding to '{target}' is not built yet in Tinamou; only 'cmd:' is"
+            )));
+        };
+        self.guest_forwards.push(GuestForward { at, command: command.to_owned() });
+        Ok(())
+    }
+
+    /// All rules: the rule, the guest's side, the descriptor.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (&Rule, SocketAddr, Option<i32>)> {
+        self.forwards.iter().map(|f| {
+            (&f.rule, f.guest, f.listener.as_ref().map(|(listener, _)| listener.as_raw_fd()))
+        })
+    }
+
+    /// All connections with their descriptors, in order of creation.
+    pub(crate) fn all(&self) -> Vec<(&Conn, i32)> {
+        let mut all: Vec<_> = self.conns.iter().collect();
+        all.sort_by_key(|(number, _)| **number);
+        all.into_iter().map(|(_, conn)| (conn, conn.host.as_ref().map_or(-1, Host::fd))).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        (self.conns.values().map(Conn::memory).sum(), self.conns.len())
+    }
+}

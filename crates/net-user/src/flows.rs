@@ -1,0 +1,234 @@
+//! Datagrams of the guest: one socket of the host per port of the guest, and one per echo
+//! identifier.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use evloop::{Readiness, Watch};
+use rustc_hash::FxHashMap;
+
+use crate::icmp::Echo;
+use crate::out::Out;
+use crate::user::Reach;
+
+/// Most sockets.
+const MAX_FLOWS: usize = 2048;
+/// A socket without traffic is closed after this time, in nanoseconds.
+const LIFE: u64 = 240_000_000_000;
+/// The same for name servers and echoes.
+const SHORT_LIFE: u64 = 10_000_000_000;
+/// Most datagrams taken from a socket at once.
+const BATCH: usize = 64;
+/// Longest datagram.
+pub(crate) const MAX_DATAGRAM: usize = 65536;
+
+/// Whose socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    /// A port of the guest; to targets of which family.
+    Udp { guest: SocketAddr, v4: bool },
+    /// An echo identifier of the guest.
+    Echo { guest: IpAddr, id: u16 },
+}
+
+struct Flow {
+    socket: Arc<UdpSocket>,
+    _watch: Option<Watch>,
+    used: u64,
+    /// Name servers are asked through it.
+    dns: bool,
+    /// It is a rule's (`hostfwd`) and stays.
+    fixed: bool,
+    sent: u64,
+}
+
+/// All sockets.
+#[derive(Default)]
+pub(crate) struct Flows {
+    flows: FxHashMap<Owner, Flow>,
+    buffer: Vec<u8>,
+}
+
+/// What `info usernet` shows of a socket.
+pub(crate) struct FlowInfo {
+    pub(crate) owner: Owner,
+    pub(crate) fd: i32,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) fixed: bool,
+    /// Nanoseconds until it is closed.
+    pub(crate) left: u64,
+}
+
+fn open(owner: Owner) -> io::Result<UdpSocket> {
+    let socket = match owner {
+        Owner::Udp { v4: true, .. } => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+        Owner::Udp { v4: false, .. } => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
+        Owner::Echo { .. } => {
+            use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+            let flags = SocketFlags::CLOEXEC;
+            let kind = (AddressFamily::INET, SocketType::DGRAM);
+            socket_with(kind.0, kind.1, flags, Some(ipproto::ICMP))?.into()
+        }
+    };
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl Flow {
+    fn life(&self, owner: &Owner) -> u64 {
+        match owner {
+            Owner::Udp { .. } if !self.dns => LIFE,
+            _ => SHORT_LIFE,
+        }
+    }
+}
+
+impl Flows {
+    /// Number of sockets.
+    pub(crate) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    fn flow(&mut self, reach: &Reach, owner: Owner, now: u64) -> io::Result<&mut Flow> {
+        if !self.flows.contains_key(&owner) {
+            if self.flows.len() >= MAX_FLOWS {
+                self.evict();
+            }
+            self.insert(reach, owner, open(owner)?, (false, now))?;
+        }
+        let flow = self.flows.get_mut(&owner).ok_or(io::ErrorKind::NotFound)?;
+        flow.used = now;
+        Ok(flow)
+    }
+
+    fn insert(
+        &mut self,
+        reach: &Reach,
+        owner: Owner,
+        socket: UdpSocket,
+        (fixed, now): (bool, u64),
+    ) -> io::Result<()> {
+        let socket = Arc::new(socket);
+        let user = reach.user.clone();
+        let watch = reach.handle.watch(socket.clone(), Readiness::READ, move |_| {
+            if let Some(user) = user.upgrade() {
+                user.datagrams(owner);
+            }
+        })?;
+        let watch = Some(watch);
+        let flow = Flow { socket, _watch: watch, used: now, dns: false, fixed, sent: 0 };
+        self.flows.insert(owner, flow);
+        Ok(())
+    }
+
+    /// Gives a port of the guest the socket of a rule.
+    pub(crate) fn adopt(
+        &mut self,
+        reach: &Reach,
+        guest: SocketAddr,
+        socket: UdpSocket,
+        now: u64,
+    ) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        self.insert(reach, Owner::Udp { guest, v4: true }, socket, (true, now))
+    }
+
+    /// Takes a rule's socket away.
+    pub(crate) fn drop_fixed(&mut self, guest: SocketAddr) {
+        self.flows.remove(&Owner::Udp { guest, v4: true });
+    }
+
+    /// Closes the socket that was used least recently.
+    fn evict(&mut self) {
+        let all = self.flows.iter().filter(|(_, flow)| !flow.fixed);
+        let oldest = all.min_by_key(|(_, flow)| flow.used).map(|(owner, _)| *owner);
+        if let Some(owner) = oldest {
+            self.flows.remove(&owner);
+        }
+    }
+
+    /// Sends a datagram of the guest.
+    pub(crate) fn send(
+        &mut self,
+        reach: &Reach,
+        guest: SocketAddr,
+        (to, dns): (SocketAddr, bool),
+        data: &[u8],
+        now: u64,
+    ) -> io::Result<()> {
+        let flow = self.flow(reach, Owner::Udp { guest, v4: to.is_ipv4() }, now)?;
+        flow.dns |= dns;
+        flow.sent += 1;
+        flow.socket.send_to(data, to)?;
+        Ok(())
+    }
+
+    /// Sends an echo question of the guest.
+    pub(crate) fn ping(
+        &mut self,
+        reach: &Reach,
+        guest: IpAddr,
+        to: Ipv4Addr,
+        echo: &Echo<'_>,
+        now: u64,
+    ) -> io::Result<()> {
+        let flow = self.flow(reach, Owner::Echo { guest, id: echo.id }, now)?;
+        flow.socket.send_to(&echo.question(), (to, 0))?;
+        Ok(())
+    }
+
+    /// Takes what came for a socket and gives it to the guest.
+    pub(crate) fn receive(&mut self, out: &mut Out, reach: &Reach, owner: Owner, now: u64) {
+        let Some(flow) = self.flows.get_mut(&owner) else { return };
+        flow.used = now;
+        let (socket, dns) = (flow.socket.clone(), flow.dns);
+        self.buffer.resize(MAX_DATAGRAM, 0);
+        for _ in 0..BATCH {
+            let (n, from) = match socket.recv_from(&mut self.buffer) {
+                Ok(got) => got,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // An answer of the network to something that was sent, such as a refusal.
+                Err(_) => continue,
+            };
+            let data = self.buffer.get(..n).unwrap_or_default();
+            match owner {
+                Owner::Udp { guest, .. } => {
+                    if let Some(from) = reach.config.inward(from, dns, guest.is_ipv4()) {
+                        out.datagram(from, guest, data);
+                    }
+                }
+                Owner::Echo { guest, id } => {
+                    let IpAddr::V4(from) = from.ip() else { continue };
+                    if let Some(echo) = Echo::parse(data, false) {
+                        crate::icmp::reply(out, (from, guest), &Echo { id, ..echo });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes sockets without traffic.
+    pub(crate) fn expire(&mut self, now: u64) {
+        self.flows
+            .retain(|owner, flow| flow.fixed || now.saturating_sub(flow.used) < flow.life(owner));
+        if self.flows.is_empty() {
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// All sockets, for `info usernet`.
+    pub(crate) fn list(&self, now: u64) -> Vec<FlowInfo> {
+        use std::os::fd::AsRawFd as _;
+        let all = self.flows.iter().map(|(owner, flow)| FlowInfo {
+            owner: *owner,
+            fd: flow.socket.as_raw_fd(),
+            local: flow.socket.local_addr().ok(),
+            fixed: flow.fixed,
+            left: flow.life(owner).saturating_sub(now.saturating_sub(flow.used)),
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_by_key(|info| info.fd);
+        all
+    }
+}

@@ -1,0 +1,325 @@
+//! What happens to a frame of the guest.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use evloop::Readiness;
+use net::{Bytes, Context, Frame, Link};
+use qapi::Result;
+
+use crate::arp::{self, Arp};
+use crate::conns::Conns;
+use crate::dhcp::Dhcp;
+use crate::flows::{Flows, Owner};
+use crate::forward::{HostSide, Rule};
+use crate::icmp::{self, Echo};
+use crate::icmp6;
+use crate::out::Out;
+use crate::reassembly::Reassembly;
+use crate::resolver::Resolver;
+use crate::tftp::Tftp;
+use crate::user::Reach;
+use crate::wire::{self, Datagram, ETHERNET, Ethernet, Ip, Segment};
+
+/// So much of a frame is looked at for headers.
+const HEAD: usize = 192;
+
+const DHCP_SERVER: u16 = 67;
+const DHCP_CLIENT: u16 = 68;
+const TFTP: u16 = 69;
+
+/// All state of a network.
+pub(crate) struct Stack {
+    out: Out,
+    conns: Conns,
+    flows: Flows,
+    dhcp: Dhcp,
+    tftp: Tftp,
+    resolver: Resolver,
+    reassembly: Reassembly,
+    in_batch: bool,
+}
+
+impl Stack {
+    pub(crate) fn new(link: &Arc<Link>) -> Stack {
+        Stack {
+            out: Out::new(link),
+            conns: Conns::default(),
+            flows: Flows::default(),
+            dhcp: Dhcp::default(),
+            tftp: Tftp::default(),
+            resolver: Resolver::default(),
+            reassembly: Reassembly::default(),
+            in_batch: false,
+        }
+    }
+
+    /// A batch of work begins.
+    pub(crate) fn begin(&mut self) {
+        self.begin_once();
+    }
+
+    /// A batch begins, unless one has begun.
+    pub(crate) fn begin_once(&mut self) {
+        if !self.in_batch {
+            self.in_batch = true;
+            self.out.begin();
+        }
+    }
+
+    /// The batch ends.
+    pub(crate) fn end(&mut self, now: u64) {
+        self.conns.end(&mut self.out, now);
+        self.in_batch = false;
+        self.out.done();
+    }
+
+    /// Whether time matters.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.conns.is_empty() || self.flows.len() > 0
+    }
+
+    /// Looks at what has expired.
+    pub(crate) fn tick(&mut self, now: u64) {
+        self.conns.tick(&mut self.out, now);
+        self.flows.expire(now);
+    }
+
+    /// The card has room again.
+    pub(crate) fn room(&mut self, now: u64) {
+        self.conns.resume(&mut self.out, now);
+    }
+
+    pub(crate) fn datagrams(&mut self, reach: &Reach, owner: Owner, now: u64) {
+        self.flows.receive(&mut self.out, reach, owner, now);
+    }
+
+    pub(crate) fn stream_ready(&mut self, reach: &Reach, token: u64, ready: Readiness, now: u64) {
+        self.conns.ready(&mut self.out, reach, token, ready, now);
+    }
+
+    pub(crate) fn accept(&mut self, reach: &Reach, host: SocketAddr, now: u64) {
+        self.conns.accept(&mut self.out, reach, host, now);
+    }
+
+    pub(crate) fn add_forward(
+        &mut self,
+        reach: &Reach,
+        rule: Rule,
+        now: u64,
+    ) -> std::io::Result<()> {
+        let start = reach.config.v4.map(|v4| IpAddr::V4(v4.dhcp_start));
+        let guest = rule.guest.filter(|ip| !ip.is_unspecified()).or(start);
+        let guest = guest.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let guest = SocketAddr::new(guest, rule.port);
+        if rule.udp {
+            let socket = std::net::UdpSocket::bind(rule.host)?;
+            self.flows.adopt(reach, guest, socket, now)?;
+        }
+        self.conns.add_rule(reach, rule, guest)
+    }
+
+    pub(crate) fn remove_forward(&mut self, reach: &Reach, side: HostSide) -> bool {
+        _ = reach;
+        match self.conns.remove_rule(side) {
+            None => false,
+            Some(guest) => {
+                if side.udp {
+                    self.flows.drop_fixed(guest);
+                }
+                true
+            }
+        }
+    }
+
+    pub(crate) fn add_guest_forward(
+        &mut self,
+        reach: &Reach,
+        text: &str,
+        context: &Context,
+    ) -> Result<()> {
+        self.conns.add_guest_forward(reach, text, context)
+    }
+
+    pub(crate) fn table(&self, reach: &Reach, now: u64) -> String {
+        crate::info::table(&self.conns, &self.flows, reach, now)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        self.conns.memory()
+    }
+
+    /// A frame of the guest.
+    pub(crate) fn frame(&mut self, reach: &Reach, frame: &Frame<'_>, now: u64) {
+        let len = frame.len();
+        let mut head = [0; HEAD];
+        let n = frame.copy(0, &mut head);
+        let head = head.get(..n).unwrap_or_default();
+        let Some(ethernet) = Ethernet::parse(head) else { return };
+        match ethernet.kind {
+            wire::ARP => self.arp(reach, head),
+            wire::IPV4 if reach.config.v4.is_some() => {
+                if let Some(ip) = Ip::parse4(head, len) {
+                    self.ip(reach, &ethernet, (frame, head), &ip, now);
+                }
+            }
+            wire::IPV6 if reach.config.v6.is_some() => {
+                if let Some(ip) = Ip::parse6(head, len) {
+                    self.ip(reach, &ethernet, (frame, head), &ip, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn arp(&mut self, reach: &Reach, head: &[u8]) {
+        let (Some(arp), Some(v4)) = (Arp::parse(head), reach.config.v4) else { return };
+        let own = arp.to == v4.host || arp.to == v4.dns || self.conns.answers_for(arp.to.into());
+        if v4.contains(arp.from) && !reach.config.is_host(arp.from.into()) {
+            self.met(arp.from.into(), arp.mac);
+        }
+        if arp.request && own && arp.from != arp.to {
+            self.out.raw(&arp::reply(&arp));
+        }
+    }
+
+    /// The guest is at this address.
+    fn met(&mut self, ip: IpAddr, mac: net::Mac) {
+        let fresh = self.out.mac(ip).is_none();
+        self.out.learn(ip, mac);
+        if fresh {
+            self.conns.found(&mut self.out, ip);
+        }
+    }
+
+    fn ip(
+        &mut self,
+        reach: &Reach,
+        ethernet: &Ethernet,
+        (frame, head): (&Frame<'_>, &[u8]),
+        ip: &Ip,
+        now: u64,
+    ) {
+        if reach.config.is_inside(ip.from) && !reach.config.is_host(ip.from) {
+            self.met(ip.from, ethernet.from);
+        }
+        if let Some(piece) = ip.fragment {
+            let mut data = vec![0; ip.len];
+            frame.copy(ip.start, &mut data);
+            if let Some(whole) = self.reassembly.add(ip, piece, &data, now) {
+                self.whole(reach, ethernet, (head, ip), &whole, now);
+            }
+            return;
+        }
+        match ip.protocol {
+            wire::TCP => {
+                if let Some(segment) = Segment::parse(head, ip) {
+                    self.conns.segment(
+                        &mut self.out,
+                        (reach, &mut self.resolver),
+                        &segment,
+                        frame,
+                        now,
+                    );
+                }
+            }
+            wire::UDP => {
+                if let Some(datagram) = Datagram::parse(head, ip) {
+                    self.udp(reach, ethernet, &datagram, (frame, head), now);
+                }
+            }
+            wire::ICMP | wire::ICMP6 => {
+                let mut data = vec![0; ip.len];
+                let n = frame.copy(ip.start, &mut data);
+                data.truncate(n);
+                self.icmp(reach, ethernet, ip, &data, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// A datagram that came in pieces, as one frame.
+    fn whole(
+        &mut self,
+        reach: &Reach,
+        ethernet: &Ethernet,
+        (head, ip): (&[u8], &Ip),
+        payload: &[u8],
+        now: u64,
+    ) {
+        let start = ip.start.min(head.len());
+        let parts: [&[u8]; 2] = [head.get(..start).unwrap_or_default(), payload];
+        let frame = Frame { offload: net::Offload::default(), bytes: Bytes::Host(&parts) };
+        let head = frame.to_vec(HEAD);
+        let ip = Ip { fragment: None, start, len: payload.len(), ..*ip };
+        self.ip(reach, ethernet, (&frame, &head), &ip, now);
+    }
+
+    fn udp(
+        &mut self,
+        reach: &Reach,
+        ethernet: &Ethernet,
+        datagram: &Datagram,
+        (frame, head): (&Frame<'_>, &[u8]),
+        now: u64,
+    ) {
+        let mut data = vec![0; datagram.len];
+        let n = frame.copy(datagram.start, &mut data);
+        data.truncate(n);
+        let Datagram { from, to, .. } = *datagram;
+        let v4 = reach.config.v4;
+        let broadcast = IpAddr::V4(Ipv4Addr::BROADCAST);
+        if let Some(v4) = v4
+            && to.port() == DHCP_SERVER
+            && (to.ip() == broadcast || to.ip() == IpAddr::V4(v4.host))
+        {
+            if let Some(answer) = self.dhcp.answer(&reach.config, &v4, &data) {
+                let source = SocketAddr::new(v4.host.into(), DHCP_SERVER);
+                let target = SocketAddr::new(answer.to.into(), DHCP_CLIENT);
+                self.out.datagram(source, target, &answer.data);
+            }
+            return;
+        }
+        if to.port() == TFTP && reach.config.is_host(to.ip()) {
+            if let Some(root) = &reach.config.tftp
+                && let Some(reply) = self.tftp.answer(root, from, &data, now)
+            {
+                self.out.datagram(to, from, &reply);
+            }
+            return;
+        }
+        _ = ethernet;
+        let Some(outward) = reach.config.outward(to, &mut self.resolver, now) else { return };
+        let target = (outward.to, outward.dns);
+        let sent = self.flows.send(reach, from, target, &data, now);
+        if let (Err(error), IpAddr::V4(_), Some(v4)) = (sent, from.ip(), v4)
+            && error.kind() == std::io::ErrorKind::NetworkUnreachable
+        {
+            // Network unreachable (RFC 792).
+            let packet = head.get(ETHERNET..).unwrap_or_default();
+            icmp::unreachable(&mut self.out, (v4.host, from.ip()), 0, packet);
+        }
+    }
+
+    fn icmp(&mut self, reach: &Reach, ethernet: &Ethernet, ip: &Ip, data: &[u8], now: u64) {
+        match (ip.protocol, ip.from, ip.to) {
+            (wire::ICMP, _, IpAddr::V4(to)) => {
+                let Some(echo) = Echo::parse(data, true) else { return };
+                if reach.config.is_host(ip.to) || reach.config.is_dns(ip.to) {
+                    icmp::reply(&mut self.out, (to, ip.from), &echo);
+                    return;
+                }
+                let target = SocketAddr::new(ip.to, 0);
+                if reach.config.outward(target, &mut self.resolver, now).is_some() {
+                    _ = self.flows.ping(reach, ip.from, to, &echo, now);
+                }
+            }
+            (wire::ICMP6, IpAddr::V6(from), IpAddr::V6(to)) => {
+                let ends = (ethernet.from, from, to);
+                icmp6::input(&mut self.out, &reach.config, ends, data);
+            }
+            _ => {}
+        }
+    }
+}
