@@ -178,6 +178,9 @@ impl Qcow2 {
                     let whole = !meta.header.is_extended();
                     break (1, place, false, whole);
                 }
+                // The table comes before what it names, so that long writes lie in a row.
+                let (index, _) = meta.split(at);
+                meta.own_l2(index)?;
                 let (count, whole) = Self::fresh(&mut meta, at, clear)?;
                 break (count, meta.take_data(at, count)?, true, whole);
             }
@@ -280,7 +283,8 @@ impl Qcow2 {
         let mut meta = self.meta.lock();
         let (found, copied, run) = meta.map(pos, last - pos)?;
         let run = run.next_multiple_of(1 << meta.unit_bits());
-        let clear = self.backing.is_none() && found == Mapped::Nothing && self.data_file.is_none();
+        // Version 2 has no mark for it; where nothing lies behind it is zero already.
+        let clear = self.version < 3 && self.backing.node().is_none() && found == Mapped::Nothing;
         if clear || found == Mapped::Zero {
             return Ok(run);
         }
