@@ -483,9 +483,6 @@ impl Qcow2 {
         let new = header.version > 2;
         let compat = if new { "1.1" } else { "0.10" };
         let mut out = Value::map([("compat", Value::from(compat))]);
-        if let Some(name) = header.extension(DATA_FILE_NAME).filter(|_| new) {
-            out.set("data-file", Value::from(String::from_utf8_lossy(name).as_ref()));
-        }
         out.set("compression-type", Value::from(if self.zstd { "zstd" } else { "zlib" }));
         if new {
             let lazy = header.compatible & feature::LAZY_REFCOUNTS != 0;
@@ -505,11 +502,14 @@ impl Qcow2 {
             };
             out.set("bitmaps", Value::List(bitmaps.iter().map(one).collect()));
         }
+        out.set("refcount-bits", Value::Int(1 << header.refcount_order));
+        if let Some(name) = header.extension(DATA_FILE_NAME).filter(|_| new) {
+            out.set("data-file", Value::from(String::from_utf8_lossy(name).as_ref()));
+        }
         if header.incompatible & feature::DATA_FILE != 0 {
             let raw = header.autoclear & feature::RAW_DATA != 0;
             out.set("data-file-raw", Value::Bool(raw));
         }
-        out.set("refcount-bits", Value::Int(1 << header.refcount_order));
         if let Some(crypt) = &self.crypt {
             out.set("encrypt", crypt.header.lock().info(true));
         }
