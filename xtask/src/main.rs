@@ -9,6 +9,7 @@ mod bench;
 mod cross;
 mod demo;
 mod guests;
+mod iotests;
 mod layers;
 mod lint;
 mod new;
@@ -64,6 +65,11 @@ const TASKS: &[Task] = &[
         name: "stress",
         about: "stress [MINUTES] [CPUS]: SMP stress in a Linux guest (30 minutes, 4 CPUs)",
         run: stress::run,
+    },
+    Task {
+        name: "iotests",
+        about: "iotests [--emulator]: QEMU's own image tests with our tool (fetches its source package)",
+        run: iotests::run,
     },
     Task {
         name: "new",

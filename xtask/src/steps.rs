@@ -24,7 +24,8 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 
 /// Builds the release binary and makes the `tinamou-system-aarch64` link beside it.
 pub(crate) fn build_release() -> Result<std::path::PathBuf> {
-    run("building the release binary", &mut cargo(&["build", "--release", "-p", "tinamou"]))?;
+    let packages = ["build", "--release", "-p", "tinamou", "-p", "tinamou-img"];
+    run("building the release binaries", &mut cargo(&packages))?;
     let dir = target_dir().join("release");
     let link = dir.join("tinamou-system-aarch64");
     if !link.exists() {
@@ -117,20 +118,32 @@ pub(crate) fn install(args: &[String]) -> Result<()> {
     build_release()?;
     let bin = Path::new(prefix).join("bin");
     std::fs::create_dir_all(&bin).map_err(|e| format!("{}: {e}", bin.display()))?;
-    let to = bin.join("tinamou");
-    std::fs::copy(target_dir().join("release/tinamou"), &to)
-        .map_err(|e| format!("cannot write {}: {e}", to.display()))?;
-    for name in ["tinamou-system-aarch64", "qemu-system-aarch64"] {
-        let link = bin.join(name);
-        if link.exists() && !link.is_symlink() {
-            eprintln!("{} exists and is not ours: left alone", link.display());
-            continue;
+    let links: [(&str, &[&str]); 2] = [
+        ("tinamou", &["tinamou-system-aarch64", "qemu-system-aarch64"]),
+        ("tinamou-img", &["qemu-img"]),
+    ];
+    for (program, names) in links {
+        let to = bin.join(program);
+        std::fs::copy(target_dir().join("release").join(program), &to)
+            .map_err(|e| format!("cannot write {}: {e}", to.display()))?;
+        for name in names {
+            link(&bin, program, name)?;
         }
-        let _ = std::fs::remove_file(&link);
-        std::os::unix::fs::symlink("tinamou", &link)
-            .map_err(|e| format!("cannot link {}: {e}", link.display()))?;
-        eprintln!("installed {}", link.display());
     }
+    Ok(())
+}
+
+/// Links a name to a program beside it, unless the name is somebody else's.
+fn link(bin: &Path, program: &str, name: &str) -> Result<()> {
+    let link = bin.join(name);
+    if link.exists() && !link.is_symlink() {
+        eprintln!("{} exists and is not ours: left alone", link.display());
+        return Ok(());
+    }
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(program, &link)
+        .map_err(|e| format!("cannot link {}: {e}", link.display()))?;
+    eprintln!("installed {}", link.display());
     Ok(())
 }
 

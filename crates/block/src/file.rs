@@ -284,9 +284,9 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     if locking.as_deref() != Some("off") {
         lock::lock(&file, &path, Wants::of(writable, at.force_share))?;
     }
+    let direct = if at.direct { Some(Arc::new(reopen(&file, writable, &path)?)) } else { None };
     // A colon would be read as a protocol.
     let colon = path.find(':').is_some_and(|at| !path.get(..at).unwrap_or("").contains('/'));
-    let direct = if at.direct { Some(Arc::new(reopen(&file, writable, &path)?)) } else { None };
     at.filename = if colon { format!("./{path}") } else { path };
     let ring = aio.as_deref() != Some("threads");
     let file = Arc::new(file);

@@ -29,12 +29,12 @@ fn json(name: &str, node: &Node, report: &CheckReport) -> Value {
         }
     };
     put("image-end-offset", report.image_end, true);
-    put("corruptions-fixed", report.corruptions_fixed, false);
-    put("leaks-fixed", report.leaks_fixed, false);
     put("total-clusters", report.total, true);
+    put("corruptions-fixed", report.corruptions_fixed, false);
     put("corruptions", report.corruptions, false);
-    put("leaks", report.leaks, false);
     put("check-errors", report.errors, true);
+    put("leaks-fixed", report.leaks_fixed, false);
+    put("leaks", report.leaks, false);
     put("fragmented-clusters", report.fragmented, false);
     put("compressed-clusters", report.compressed, false);
     put("allocated-clusters", report.allocated, false);

@@ -45,6 +45,8 @@ struct Rebase<'a> {
     old: Option<Arc<Node>>,
     new: Option<Arc<Node>>,
     compress: bool,
+    /// Zeroes must be written as bytes.
+    plain: bool,
     /// Bytes that are compared and written together.
     unit: u64,
 }
@@ -92,7 +94,7 @@ impl Rebase<'_> {
     fn write(&self, at: u64, data: &[u8]) -> Result<(), Fail> {
         let driver = self.image.driver();
         let whole = at.is_multiple_of(self.unit);
-        if data.iter().all(|byte| *byte == 0) {
+        if !self.plain && data.iter().all(|byte| *byte == 0) {
             let done = driver.write_zeroes(at, data.len() as u64, true);
             return done.or_else(|e| fail("error while writing to COW image", &e));
         }
@@ -161,7 +163,10 @@ pub(crate) fn run(args: &[String]) -> Done {
         let flags = Flags { no_backing: false, read_only: true, ..flags };
         let new = new_backing(&graph, &image, backing.unwrap_or(""), backing_format, flags)?;
         let progress = Progress::new(show, image.len());
-        Rebase { image: &image, old, new, compress, unit: cluster }.run(&progress)?;
+        let specific = image.driver().format_info().specific;
+        let compat = specific.as_ref().and_then(|data| data.get("compat"));
+        let plain = compat.and_then(qapi::Value::as_str) == Some("0.10");
+        Rebase { image: &image, old, new, compress, plain, unit: cluster }.run(&progress)?;
     } else if show {
         drop(Progress::new(true, 1));
     }

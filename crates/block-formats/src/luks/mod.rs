@@ -319,9 +319,8 @@ impl BlockDriver for Luks {
         let Some((_, key)) = &self.cipher else {
             return Err(Error::generic("the image is not unlocked"));
         };
-        let node = self.file.node();
-        let file = node.driver();
-        amend(&mut self.header.lock(), &**file, 0, key, (change, "", force))
+        let file = self.file.node().driver().clone();
+        amend(&mut self.header.lock(), &*file, 0, key, (change, "", force))
     }
 }
 

@@ -143,10 +143,9 @@ fn crypt(image: &Qcow2, change: &Creation, force: bool) -> Result<()> {
         return refuse("Can't amend encryption options - encryption not present");
     };
     let Some(key) = &crypt.key else { return refuse("the image is not unlocked") };
-    let node = image.file.node();
-    let file = node.driver();
+    let file = image.file.node().driver().clone();
     let mut header = crypt.header.lock();
-    luks::amend(&mut header, &**file, crypt.at, key, (change, "encrypt.", force))
+    luks::amend(&mut header, &*file, crypt.at, key, (change, "encrypt.", force))
 }
 
 /// Carries out all changes.

@@ -318,11 +318,9 @@ struct Wrong {
 fn compare(meta: &mut Meta, walk: &mut Walk, mend: Fix) -> io::Result<Wrong> {
     let mut wrong = Wrong::default();
     let mut end = 0;
-    // Clusters that are counted may lie behind the file's end.
+    // Counts of clusters behind the end of the file that nothing names say nothing.
     let per_block = meta.refcounts.per_block();
-    let blocks = meta.refcounts.table.iter().rposition(|entry| *entry != 0);
-    let counted = blocks.map_or(0, |index| (index as u64 + 1).saturating_mul(per_block)).min(MOST);
-    let most = counted.max(walk.counts.len() as u64);
+    let most = walk.counts.len() as u64;
     let mut next = 0;
     while next < most {
         let cluster = next;
@@ -403,6 +401,10 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
     let mut walk = Walk::new(meta);
     walk_all(meta, &mut walk)?;
     let wrong = compare(meta, &mut walk, Fix::None)?;
+    if wrong.rebuild && fix == Fix::Leaks {
+        // Clusters in use count as free: giving others up is not safe.
+        return Err(io::Error::from_raw_os_error(5));
+    }
     if wrong.rebuild && fix == Fix::All {
         rebuild(meta, &mut walk)?;
     } else if fix != Fix::None && !wrong.clusters.is_empty() {

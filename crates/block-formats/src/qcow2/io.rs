@@ -107,7 +107,7 @@ impl Qcow2 {
     }
 
     /// Where data clusters lie.
-    pub(super) fn data(&self) -> Arc<block::Node> {
+    fn data(&self) -> Arc<block::Node> {
         self.data_file.as_ref().unwrap_or(&self.file).node()
     }
 
@@ -156,6 +156,7 @@ impl Qcow2 {
         let within = at & (cluster - 1);
         let first = at >> self.cluster_bits;
         let mut meta = self.meta.lock();
+        meta.about_to_change()?;
         let (count, place, new, whole) = loop {
             let (found, copied, len) = meta.map(at, data.len() as u64)?;
             if let (Mapped::Data(place), true) = (found, copied) {
@@ -172,12 +173,14 @@ impl Qcow2 {
                 (first..first + count).take_while(|c| !busy.contains(c)).count() as u64
             };
             if clear > 0 {
-                meta.about_to_change()?;
                 if let Some(place) = Self::kept_place(&mut meta, at)? {
                     meta.guard(place, cluster)?;
                     let whole = !meta.header.is_extended();
                     break (1, place, false, whole);
                 }
+                // The table comes before what it names, so that long writes lie in a row.
+                let (index, _) = meta.split(at);
+                meta.own_l2(index)?;
                 let (count, whole) = Self::fresh(&mut meta, at, clear)?;
                 break (count, meta.take_data(at, count)?, true, whole);
             }
@@ -280,7 +283,8 @@ impl Qcow2 {
         let mut meta = self.meta.lock();
         let (found, copied, run) = meta.map(pos, last - pos)?;
         let run = run.next_multiple_of(1 << meta.unit_bits());
-        let clear = self.backing.is_none() && found == Mapped::Nothing && self.data_file.is_none();
+        // Version 2 has no mark for it; where nothing lies behind it is zero already.
+        let clear = self.version < 3 && self.backing.node().is_none() && found == Mapped::Nothing;
         if clear || found == Mapped::Zero {
             return Ok(run);
         }

@@ -61,12 +61,12 @@ pub static CLASS: BlockClass = BlockClass {
 pub(crate) struct Qcow2 {
     file: Child,
     data_file: Option<Child>,
-    backing: block::Slot,
-    /// Requests that go to the file by themselves.
-    flights: block::Flights,
     crypt: Option<Crypt>,
     /// Enciphers data clusters by their place.
     cipher: Option<Cipher>,
+    backing: block::Slot,
+    /// Requests that go to the file by themselves.
+    flights: block::Flights,
     meta: Mutex<Meta>,
     /// A guest cluster that somebody waits for became free ([`Qcow2::busy`]).
     done: Condvar,
@@ -147,10 +147,10 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let image = Qcow2 {
         file,
         data_file,
-        backing: block::Slot::new(backing),
-        flights: block::Flights::default(),
         crypt,
         cipher,
+        backing: block::Slot::new(backing),
+        flights: block::Flights::default(),
         meta: Mutex::new(meta),
         done: Condvar::new(),
         busy: Mutex::default(),
@@ -212,9 +212,8 @@ fn open_crypt(
         let text = format!("Encryption header offset '{place}' is not a multiple of cluster size");
         return Err(Error::generic(text));
     }
-    let node = file.node();
-    let driver = node.driver();
-    let found = luks::read_header(&**driver, place)?;
+    let driver = file.node().driver().clone();
+    let found = luks::read_header(&*driver, place)?;
     let mut encrypt = encrypt.unwrap_or(Value::Null);
     let word = |value: &mut Value, name: &str| match value.take(name) {
         Some(Value::Str(text)) => Some(text),
@@ -228,7 +227,7 @@ fn open_crypt(
     let (cipher, key) = match word(&mut encrypt, "key-secret") {
         Some(id) => {
             let pass = at.keys().secret(&id)?;
-            let (cipher, key) = luks::unlock(&found, &**driver, place, &pass)?;
+            let (cipher, key) = luks::unlock(&found, &*driver, place, &pass)?;
             (Some(cipher), Some(key))
         }
         None if at.is_header_only() => (None, None),
@@ -332,13 +331,14 @@ impl BlockDriver for Qcow2 {
     }
 
     fn resolve(&self, at: u64, len: u64, write: bool) -> Option<block::Resolved> {
-        if self.cipher.is_some() {
-            return None;
-        }
         // Never waits: whoever asks may be the one that ends the requests that others wait for.
         let _shared = self.gate.try_read()?;
         let mut meta = self.meta.try_lock()?;
-        if !meta.is_cached(at) || (write && (meta.is_crowded() || !meta.is_changing())) {
+        if !meta.is_cached(at) || (write && meta.is_crowded()) {
+            return None;
+        }
+        // What is enciphered or recorded does not go past this driver.
+        if self.cipher.is_some() || (write && !meta.is_unrecorded()) {
             return None;
         }
         let (Mapped::Data(place), copied, run) = meta.map(at, len).ok()? else { return None };
@@ -346,14 +346,12 @@ impl BlockDriver for Qcow2 {
         if run < len || (write && (!copied || meta.guard(place, len).is_err())) {
             return None;
         }
-        let below = self.data().driver().resolve(place, len, write)?;
-        if below.guard.is_some() {
-            return None;
-        }
-        if write {
-            meta.mark_written(at, len);
-        }
-        Some(block::Resolved { guard: Some(self.flights.begin()), ..below })
+        let data = self.data_file.as_ref().unwrap_or(&self.file).node();
+        let below = data.driver().resolve(place, len, write)?;
+        below
+            .guard
+            .is_none()
+            .then(|| block::Resolved { guard: Some(self.flights.begin()), ..below })
     }
 
     fn set_backing(&self, backing: Option<Child>) -> bool {
@@ -485,9 +483,6 @@ impl Qcow2 {
         let new = header.version > 2;
         let compat = if new { "1.1" } else { "0.10" };
         let mut out = Value::map([("compat", Value::from(compat))]);
-        if let Some(name) = header.extension(DATA_FILE_NAME).filter(|_| new) {
-            out.set("data-file", Value::from(String::from_utf8_lossy(name).as_ref()));
-        }
         out.set("compression-type", Value::from(if self.zstd { "zstd" } else { "zlib" }));
         if new {
             let lazy = header.compatible & feature::LAZY_REFCOUNTS != 0;
@@ -507,11 +502,14 @@ impl Qcow2 {
             };
             out.set("bitmaps", Value::List(bitmaps.iter().map(one).collect()));
         }
+        out.set("refcount-bits", Value::Int(1 << header.refcount_order));
+        if let Some(name) = header.extension(DATA_FILE_NAME).filter(|_| new) {
+            out.set("data-file", Value::from(String::from_utf8_lossy(name).as_ref()));
+        }
         if header.incompatible & feature::DATA_FILE != 0 {
             let raw = header.autoclear & feature::RAW_DATA != 0;
             out.set("data-file-raw", Value::Bool(raw));
         }
-        out.set("refcount-bits", Value::Int(1 << header.refcount_order));
         if let Some(crypt) = &self.crypt {
             out.set("encrypt", crypt.header.lock().info(true));
         }

@@ -636,9 +636,9 @@ impl Meta {
         Ok(())
     }
 
-    /// Whether [`Meta::about_to_change`] has nothing more to do.
-    pub(super) fn is_changing(&self) -> bool {
-        self.changing
+    /// Whether writes are known to change nothing but the bytes they write.
+    pub(super) fn is_unrecorded(&self) -> bool {
+        self.changing && self.recording.as_ref().is_none_or(|recording| recording.all.is_empty())
     }
 
     /// A range was written.

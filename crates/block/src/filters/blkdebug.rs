@@ -186,7 +186,7 @@ struct Blkdebug {
 
 impl Blkdebug {
     fn below(&self) -> Arc<dyn BlockDriver> {
-        Arc::clone(self.image.node().driver())
+        self.image.node().driver().clone()
     }
     fn ask(&self, events: &[&str], kind: &str, at: u64, len: u64) -> io::Result<()> {
         let mut rules = self.rules.lock();

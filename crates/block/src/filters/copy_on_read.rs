@@ -26,7 +26,7 @@ struct CopyOnRead {
 
 impl CopyOnRead {
     fn below(&self) -> Arc<dyn BlockDriver> {
-        Arc::clone(self.file.node().driver())
+        self.file.node().driver().clone()
     }
 
     /// Copies what of a range the top layer does not hold.

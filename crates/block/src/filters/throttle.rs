@@ -133,7 +133,7 @@ struct Throttle {
 
 impl Throttle {
     fn below(&self) -> Arc<dyn BlockDriver> {
-        Arc::clone(self.file.node().driver())
+        self.file.node().driver().clone()
     }
 }
 

@@ -106,6 +106,10 @@ impl Copy<'_> {
             Err(_) if self.salvage => return Ok((left.min(PIECE), Kind::Data)),
             found => found?,
         };
+        if self.sparse == 0 {
+            // Everything is to be there as bytes.
+            return Ok((extent.len, Kind::Data));
+        }
         let above = depth == 0 && extent.allocated;
         let kind = match (self.has_backing && !above, extent.zero) {
             (true, _) => Kind::Below,
@@ -134,7 +138,7 @@ impl Copy<'_> {
             let (stop, kind) = self.stop(at, until, kind, end);
             scan.at = stop;
             let leave =
-                kind == Kind::Below || kind == Kind::Zero && self.is_zero && self.sparse > 0;
+                kind == Kind::Below || kind == Kind::Zero && self.is_zero && !self.has_backing;
             let whole = self.compress.is_none_or(|cluster| {
                 at.is_multiple_of(cluster) && (stop.is_multiple_of(cluster) || stop == end)
             });
@@ -347,7 +351,11 @@ impl Copy<'_> {
     /// Clusters of a piece, compressed; `None`: it does not get smaller.
     fn pack(&self, data: &[u8], cluster: u64) -> io::Result<Vec<Option<Vec<u8>>>> {
         let one = |chunk: &[u8]| {
-            if is_zero(chunk) { Ok(Some(Vec::new())) } else { self.to.driver().pack(chunk) }
+            if self.sparse > 0 && is_zero(chunk) {
+                Ok(Some(Vec::new()))
+            } else {
+                self.to.driver().pack(chunk)
+            }
         };
         data.chunks(usize::try_from(cluster).unwrap_or(65536)).map(one).collect()
     }

@@ -236,6 +236,17 @@ fn target(
     open(graph, name, Some(format), flags)
 }
 
+/// Whether the target reads as zeroes where nothing was written. Behind a cipher nothing does that
+/// has a place.
+fn reads_zero(given: &Given, to: &Node) -> bool {
+    if given.has("no-create") {
+        return given.has("target-is-zero");
+    }
+    let encrypted = given.values("target-options").any(|text| text.contains("encrypt"));
+    let placed = given.values("target-options").any(|text| text.contains("preallocation="));
+    to.class().name != "luks" && !(encrypted && placed)
+}
+
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("convert", args, OPTIONS)? else { return Ok(0) };
     let graph = given.graph()?;
@@ -252,7 +263,16 @@ pub(crate) fn run(args: &[String]) -> Done {
     else {
         return Err(Fail("Must specify image file name".into(), 1));
     };
+    if given.has("no-create") && given.has("target-options") {
+        return Err(Fail("-o has no effect when skipping image creation".into(), 1));
+    }
     let from = sources(&given, &graph, names)?;
+    let backed = given.has("backing")
+        || given.values("target-options").any(|text| text.contains("backing_file="));
+    if from.len() > 1 && backed {
+        let text = "Having a backing file for the target makes no sense when concatenating multiple input images";
+        return Err(Fail(text.into(), 1));
+    }
     if !given.has("target-image-opts") && !given.has("no-create") {
         let class = class(&graph, format)?;
         if given.has("compress") && class.name != "qcow2" {
@@ -285,7 +305,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         to: &to,
         progress: &progress,
         sparse,
-        is_zero: !given.has("no-create") || given.has("target-is-zero"),
+        is_zero: reads_zero(&given, &to),
         has_backing,
         compress: about.cluster_size.filter(|_| compress),
         salvage: given.has("salvage"),

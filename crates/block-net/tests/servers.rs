@@ -1,0 +1,106 @@
+//! The nbd client against servers that are installed; without them there is nothing to compare with
+//! and the tests say so.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use block::{BlockClass, Flags, Graph};
+
+static CLASSES: &[&BlockClass] = &[&block::FILE, &block::RAW, &block_net::nbd::CLASS];
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+fn wait_for(socket: &Path) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while std::os::unix::net::UnixStream::connect(socket).is_err() {
+        assert!(Instant::now() < end, "the server does not come up");
+        std::thread::yield_now();
+    }
+}
+
+/// A server over a file of 4 MiB whose first half has data.
+fn qemu_nbd(dir: &Path) -> Option<(Server, String)> {
+    let (image, socket) = (dir.join("disk.raw"), dir.join("s"));
+    if !image.exists() {
+        let file = std::fs::File::create(&image).unwrap();
+        file.set_len(4 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 2 << 20], 0).unwrap();
+    }
+    let mut command = Command::new("qemu-nbd");
+    command.args(["-t", "-f", "raw", "-e", "10", "-x", "disk", "-k"]).arg(&socket).arg(&image);
+    let Ok(child) = command.spawn() else {
+        eprintln!("qemu-nbd is not installed: not compared");
+        return None;
+    };
+    let server = Server(child);
+    wait_for(&socket);
+    Some((server, format!("nbd:unix:{}:exportname=disk", socket.display())))
+}
+
+#[test]
+fn a_disk_of_qemu_nbd_is_read_written_and_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((_server, name)) = qemu_nbd(dir.path()) else { return };
+    let node = Graph::new(CLASSES).open_image(&name, Some("raw"), Flags::default()).unwrap();
+    assert_eq!(node.len(), 4 << 20);
+    let data = node.extent(0, 4 << 20).unwrap();
+    let hole = node.extent(3 << 20, 1 << 20).unwrap();
+    assert!(data.data && !data.zero && data.len == 2 << 20 && hole.zero && !hole.data);
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let node = &node;
+            scope.spawn(move || {
+                let base = u64::from(thread) << 20;
+                for n in 0..64u64 {
+                    node.write(base + n * 5000 + 3, &[thread + 1; 777]).unwrap();
+                    let mut back = [0; 777];
+                    node.read(base + n * 5000 + 3, &mut back).unwrap();
+                    assert!(back.iter().all(|b| *b == thread + 1));
+                }
+            });
+        }
+    });
+    node.write_zeroes(0, 1 << 20, false).unwrap();
+    node.flush().unwrap();
+    let raw = std::fs::read(dir.path().join("disk.raw")).unwrap();
+    assert!(raw[..1 << 20].iter().all(|b| *b == 0) && raw[(3 << 20) + 3] == 4);
+    let wrong = name.replace("=disk", "=none");
+    assert!(Graph::new(CLASSES).open_image(&wrong, Some("raw"), Flags::default()).is_err());
+}
+
+#[test]
+fn requests_wait_for_a_server_that_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((server, _)) = qemu_nbd(dir.path()) else { return };
+    let open = |delay: u32| {
+        let text = format!(
+            r#"{{"driver": "nbd", "export": "disk", "reconnect-delay": {delay},
+                "server": {{"type": "unix", "path": "{}"}}}}"#,
+            dir.path().join("s").display()
+        );
+        let options = qapi::json::from_str(&text).unwrap();
+        Graph::new(CLASSES).open(options, qapi::Source::Json, Flags::default()).unwrap()
+    };
+    let (patient, hasty) = (open(30), open(0));
+    patient.write(0, &[9; 100]).unwrap();
+    drop(server);
+    _ = std::fs::remove_file(dir.path().join("s"));
+    let mut back = [0; 100];
+    assert!(hasty.read(0, &mut back).is_err());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut back = [0; 100];
+            patient.read(0, &mut back).map(|()| back[0])
+        });
+        let _server = qemu_nbd(dir.path());
+        assert_eq!(waiting.join().unwrap().unwrap(), 9);
+    });
+}

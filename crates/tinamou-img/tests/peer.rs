@@ -1,0 +1,238 @@
+//! Interchange with the peer's tool, over a corpus that the peer makes: what it wrote is read bit
+//! for bit, what we write it finds nothing wrong with, and on damaged images both come to the same
+//! verdict. Without `qemu-img` there is nothing to compare with and the tests say so.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const OURS: &str = env!("CARGO_BIN_EXE_tinamou-img");
+
+fn run(program: &str, dir: &Path, args: &[&str]) -> Output {
+    Command::new(program).current_dir(dir).args(args).output().unwrap()
+}
+
+fn fine(program: &str, dir: &Path, args: &[&str]) -> String {
+    let out = run(program, dir, args);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    text
+}
+
+fn has_peer() -> bool {
+    let found = Command::new("qemu-img").arg("--version").output().is_ok();
+    if !found {
+        eprintln!("qemu-img is not installed: not compared");
+    }
+    found
+}
+
+/// A disk of 6 MiB and a bit with text, noise and holes.
+fn source(dir: &Path) {
+    let mut bytes = vec![0u8; (6 << 20) + 512];
+    let mut state = 1u64;
+    for (n, byte) in bytes.iter_mut().enumerate() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *byte = match n >> 18 {
+            0 | 5..=7 => u8::try_from(n / 100 % 120).unwrap(),
+            2 | 9 | 23 => u8::try_from(state >> 56).unwrap(),
+            24 => 7,
+            _ => 0,
+        };
+    }
+    std::fs::write(dir.join("source.raw"), bytes).unwrap();
+}
+
+const CORPUS: &[&[&str]] = &[
+    &[],
+    &["-o", "compat=0.10"],
+    &["-o", "cluster_size=512"],
+    &["-o", "cluster_size=2M"],
+    &["-o", "refcount_bits=1"],
+    &["-o", "refcount_bits=64"],
+    &["-o", "lazy_refcounts=on"],
+    &["-o", "extended_l2=on"],
+    &["-o", "extended_l2=on,cluster_size=16k"],
+    &["-o", "preallocation=metadata"],
+    &["-o", "preallocation=full"],
+    &["-o", "data_file=a.data"],
+    &["-o", "data_file=a.data,data_file_raw=on"],
+    &["-c"],
+    &["-c", "-o", "compression_type=zstd"],
+    &["-c", "-o", "cluster_size=4k"],
+    &["-c", "-o", "extended_l2=on"],
+];
+
+#[test]
+fn images_are_interchanged_bit_for_bit() {
+    if !has_peer() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    source(dir);
+    for options in CORPUS {
+        for (writer, reader) in [("qemu-img", OURS), (OURS, "qemu-img")] {
+            let name = "a.qcow2";
+            let mut args = vec!["convert", "-f", "raw", "-O", "qcow2"];
+            args.extend(*options);
+            args.extend(["source.raw", name]);
+            fine(writer, dir, &args);
+            fine(reader, dir, &["check", name]);
+            let same = fine(reader, dir, &["compare", "-F", "raw", name, "source.raw"]);
+            assert_eq!(same, "Images are identical.\n", "{options:?} by {writer}");
+            fine(reader, dir, &["convert", "-O", "raw", name, "back.raw"]);
+            let back = std::fs::read(dir.join("back.raw")).unwrap();
+            assert!(back == std::fs::read(dir.join("source.raw")).unwrap(), "{options:?}");
+            // Whether the holes of a data file are shown is a guess of the peer's.
+            let guessed = options.iter().any(|o| o.contains("data_file_raw"));
+            let maps = [writer, reader].map(|p| fine(p, dir, &["map", "--output=json", name]));
+            assert!(guessed || maps[0] == maps[1], "{options:?} by {writer}: {maps:?}");
+            let infos = [writer, reader].map(|p| fine(p, dir, &["info", "--output=json", name]));
+            assert_eq!(infos[0], infos[1], "{options:?} by {writer}");
+            std::fs::remove_file(dir.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn encrypted_images_are_interchanged() {
+    if !has_peer() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    source(dir);
+    let secret = ["--object", "secret,id=s,data=word"];
+    let kinds = [
+        ("luks", "key-secret=s,iter-time=5", "driver=luks,key-secret=s,file.filename=a.img"),
+        (
+            "luks",
+            "key-secret=s,iter-time=5,cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha512",
+            "driver=luks,key-secret=s,file.filename=a.img",
+        ),
+        (
+            "qcow2",
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=5",
+            "driver=qcow2,encrypt.key-secret=s,file.filename=a.img",
+        ),
+    ];
+    for (format, options, description) in kinds {
+        for (writer, reader) in [("qemu-img", OURS), (OURS, "qemu-img")] {
+            let mut args = vec!["convert", "-f", "raw", "-O", format, "-o", options];
+            args.extend(secret);
+            args.extend(["source.raw", "a.img"]);
+            fine(writer, dir, &args);
+            let mut args = vec!["convert", "--image-opts", "-O", "raw"];
+            args.extend(secret);
+            args.extend([description, "back.raw"]);
+            fine(reader, dir, &args);
+            let back = std::fs::read(dir.join("back.raw")).unwrap();
+            assert!(back == std::fs::read(dir.join("source.raw")).unwrap(), "{options}");
+            let wrong = ["--object", "secret,id=s,data=other"];
+            let args =
+                ["convert", "--image-opts", "-O", "raw", wrong[0], wrong[1], description, "x"];
+            assert_eq!(run(reader, dir, &args).status.code(), Some(1));
+        }
+    }
+}
+
+#[test]
+fn chains_snapshots_and_bitmaps_are_interchanged() {
+    if !has_peer() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    source(dir);
+    for (one, two) in [("qemu-img", OURS), (OURS, "qemu-img")] {
+        fine(one, dir, &["convert", "-O", "qcow2", "source.raw", "base.qcow2"]);
+        fine(
+            one,
+            dir,
+            &["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"],
+        );
+        fine(two, dir, &["bench", "-w", "-c", "40", "-S", "90000", "--pattern", "9", "top.qcow2"]);
+        fine(one, dir, &["check", "top.qcow2"]);
+        fine(one, dir, &["convert", "-O", "raw", "top.qcow2", "want.raw"]);
+        for (n, program) in [two, one].into_iter().enumerate() {
+            fine(program, dir, &["snapshot", "-c", &format!("s{n}"), "base.qcow2"]);
+        }
+        fine(two, dir, &["snapshot", "-a", "s0", "base.qcow2"]);
+        fine(two, dir, &["snapshot", "-d", "s0", "base.qcow2"]);
+        fine(one, dir, &["check", "base.qcow2"]);
+        let lists = [one, two].map(|p| fine(p, dir, &["snapshot", "-l", "base.qcow2"]));
+        assert_eq!(lists[0], lists[1]);
+        fine(two, dir, &["bitmap", "--add", "-g", "64k", "top.qcow2", "b"]);
+        fine(one, dir, &["bench", "-w", "-c", "3", "-S", "200000", "top.qcow2"]);
+        fine(two, dir, &["check", "top.qcow2"]);
+        let infos = [one, two].map(|p| fine(p, dir, &["info", "--output=json", "top.qcow2"]));
+        assert_eq!(infos[0], infos[1]);
+        fine(two, dir, &["bitmap", "--remove", "top.qcow2", "b"]);
+        fine(one, dir, &["convert", "-O", "raw", "top.qcow2", "want.raw"]);
+        fine(two, dir, &["create", "-q", "-f", "qcow2", "other.qcow2", "8M"]);
+        fine(two, dir, &["rebase", "-b", "other.qcow2", "-F", "qcow2", "top.qcow2"]);
+        fine(one, dir, &["compare", "-F", "raw", "top.qcow2", "want.raw"]);
+        fine(two, dir, &["commit", "-q", "top.qcow2"]);
+        fine(one, dir, &["check", "other.qcow2"]);
+        fine(one, dir, &["compare", "-F", "raw", "top.qcow2", "want.raw"]);
+        fine(two, dir, &["resize", "-q", "top.qcow2", "+3M"]);
+        fine(one, dir, &["check", "top.qcow2"]);
+    }
+}
+
+/// Exit status and what was found, without the words.
+fn verdict(program: &str, dir: &Path, args: &[&str]) -> (Option<i32>, Vec<String>) {
+    let out = run(program, dir, args);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let keys = ["\"corruptions\"", "\"leaks\"", "\"check-errors\""];
+    let lines = text.lines().filter(|l| keys.iter().any(|key| l.contains(key)));
+    let mut lines: Vec<_> = lines.map(|l| l.trim().trim_end_matches(',').to_owned()).collect();
+    lines.sort();
+    (out.status.code(), lines)
+}
+
+#[test]
+fn damage_gets_the_peers_verdict() {
+    if !has_peer() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    source(dir);
+    fine("qemu-img", dir, &["convert", "-O", "qcow2", "source.raw", "good.qcow2"]);
+    let good = std::fs::read(dir.join("good.qcow2")).unwrap();
+    let word = |at: usize| u64::from_be_bytes(good[at..at + 8].try_into().unwrap());
+    let (l1, block) = (usize::try_from(word(40)).unwrap(), usize::try_from(word(65536)).unwrap());
+    let l2 = usize::try_from(word(l1) & 0x00ff_ffff_ffff_fe00).unwrap();
+    // What is damaged, where, and the bytes put there.
+    let cases: [(&str, usize, &[u8]); 10] = [
+        ("nothing", 0, b"Q"),
+        ("a leaked cluster", block + 80, &[0, 1]),
+        ("a cluster behind the end that counts", block + 160, &[0, 1]),
+        ("a cluster in use counted as free", block + 10, &[0, 0]),
+        ("a count too high", block + 12, &[0, 2]),
+        ("a mark missing", l2, &[0]),
+        ("a mark of a table missing", l1, &[0]),
+        ("two entries for one cluster", l2 + 8, &good[l2..l2 + 8]),
+        ("a place behind the end", l2 + 4, &[0x10]),
+        ("no magic", 0, b"X"),
+    ];
+    for (what, at, bytes) in cases {
+        let mut bad = good.clone();
+        bad[at..at + bytes.len()].copy_from_slice(bytes);
+        if what.starts_with("a leaked") {
+            bad.resize(50 << 16, 0);
+        }
+        let mut all = Vec::new();
+        for program in ["qemu-img", OURS] {
+            std::fs::write(dir.join("bad.qcow2"), &bad).unwrap();
+            let check = ["check", "--output=json", "-f", "qcow2", "bad.qcow2"];
+            let mend = ["check", "--output=json", "-f", "qcow2", "-r", "all", "bad.qcow2"];
+            let leaks = ["check", "--output=json", "-f", "qcow2", "-r", "leaks", "bad.qcow2"];
+            let found = verdict(program, dir, &check);
+            let mended = (verdict(program, dir, &leaks), verdict(program, dir, &mend));
+            all.push((found, mended, verdict("qemu-img", dir, &check)));
+        }
+        assert_eq!(all[0], all[1], "{what}");
+    }
+}

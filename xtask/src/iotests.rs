@@ -1,0 +1,195 @@
+//! QEMU's own tests of images, run with our image tool.
+//!
+//! Debian's source package of QEMU carries them. The archive is fetched through apt into the build
+//! folder and only the tests and their Python modules are unpacked; none of it is kept in the
+//! repository. The peer's `qemu-io`, `qemu-nbd` and `qemu-storage-daemon` serve as the tests' tools.
+//! Run are the tests that need only the tool; with `--emulator` those as well that start one.
+//! Tests that fail with the peer's own tool on this machine are run and named apart.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::{Result, packages, steps};
+
+const NEEDS: &[(&str, &str)] =
+    &[("qemu-io", "qemu-utils"), ("qemu-system-aarch64", "qemu-system-arm")];
+/// Words in tests that start an emulator or a daemon.
+const STARTS: &[&str] = &[
+    "common.qemu",
+    "_launch_qemu",
+    "run_qemu",
+    "$QEMU ",
+    "iotests.VM",
+    "QMPTestCase",
+    "VM(",
+    "QSD",
+    "qsd",
+    "QemuStorageDaemon",
+];
+
+fn say(path: &Path) -> impl Fn(std::io::Error) -> String {
+    let path = path.display().to_string();
+    move |e| format!("{path}: {e}")
+}
+
+fn done(what: &str, command: &mut Command) -> Result<()> {
+    let status = command.status().map_err(|e| format!("{what}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{what} failed")) }
+}
+
+/// Fetches and unpacks the tests; their folder.
+fn fetch(dir: &Path) -> Result<PathBuf> {
+    let tests = dir.join("qemu/tests/qemu-iotests");
+    if tests.join("check").exists() {
+        return Ok(tests);
+    }
+    for sub in ["lists/partial", "cache/archives/partial", "source", "qemu"] {
+        fs::create_dir_all(dir.join(sub)).map_err(say(dir))?;
+    }
+    let list = dir.join("sources.list");
+    let text = "deb-src http://deb.debian.org/debian bookworm-backports main\n";
+    fs::write(&list, text).map_err(say(&list))?;
+    let option = |key: &str, value: &Path| format!("-o{key}={}", value.display());
+    let options = [
+        option("Dir::Etc::sourcelist", &list),
+        option("Dir::Etc::sourceparts", Path::new("/dev/null")),
+        option("Dir::State::lists", &dir.join("lists")),
+        option("Dir::Cache", &dir.join("cache")),
+    ];
+    eprintln!("==> fetching QEMU's source package for its tests");
+    done("apt-get update", Command::new("apt-get").args(&options).args(["-qq", "update"]))?;
+    let mut get = Command::new("apt-get");
+    get.args(&options).args(["-qq", "--download-only", "source", "qemu"]);
+    // The tests are in the first archive: others of the package may be gone.
+    _ = get.current_dir(dir.join("source")).stderr(Stdio::null()).status();
+    let archives = fs::read_dir(dir.join("source")).map_err(say(dir))?.flatten();
+    let archive = archives.map(|e| e.path()).find(|p| p.to_string_lossy().contains(".orig.tar"));
+    let archive = archive.ok_or("the source package of qemu could not be fetched")?;
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(dir.join("qemu")).args(["--strip-components=1", "--wildcards", "-xf"]);
+    tar.arg(&archive).args(["*/tests/qemu-iotests", "*/python/qemu"]);
+    done("tar", &mut tar)?;
+    Ok(tests)
+}
+
+/// Names of tests: numbers, and those of the folder `tests`.
+fn names(tests: &Path, emulator: bool) -> Vec<String> {
+    let mut all = Vec::new();
+    for dir in [tests.to_path_buf(), tests.join("tests")] {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
+            if !(number || dir.ends_with("tests") && !name.contains('.') && entry.path().is_file())
+            {
+                continue;
+            }
+            if dir == tests && !number {
+                continue;
+            }
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            if STARTS.iter().any(|word| text.contains(word)) == emulator {
+                all.push(name);
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// A folder of programs as the tests want them.
+fn programs(dir: &Path, tool: &Path, emulator: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(say(dir))?;
+    let peer = |name: &str| PathBuf::from("/usr/bin").join(name);
+    let links = [
+        ("qemu-img", tool.to_path_buf()),
+        ("qemu-system-aarch64", emulator.to_path_buf()),
+        ("qemu-io", peer("qemu-io")),
+        ("qemu-nbd", peer("qemu-nbd")),
+        ("qemu-storage-daemon", peer("qemu-storage-daemon")),
+    ];
+    for (name, to) in links {
+        let link = dir.join(name);
+        _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(&to, &link).map_err(say(&link))?;
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Found {
+    passed: BTreeSet<String>,
+    failed: BTreeSet<String>,
+    not_run: BTreeSet<String>,
+}
+
+fn run_format(tests: &Path, bin: &Path, format: &str, which: &[String]) -> Result<Found> {
+    let scratch = std::env::temp_dir().join(format!("iotests-{}-{format}", std::process::id()));
+    let mut check = Command::new("./check");
+    check.current_dir(tests).arg(format!("-{format}")).args(which);
+    for (key, name) in [
+        ("QEMU_PROG", "qemu-system-aarch64"),
+        ("QEMU_IMG_PROG", "qemu-img"),
+        ("QEMU_IO_PROG", "qemu-io"),
+        ("QEMU_NBD_PROG", "qemu-nbd"),
+        ("QSD_PROG", "qemu-storage-daemon"),
+    ] {
+        check.env(key, bin.join(name));
+    }
+    check.env("TEST_DIR", &scratch).env("SOCK_DIR", scratch.join("s")).stderr(Stdio::inherit());
+    let out = check.output().map_err(|e| format!("check: {e}"))?;
+    let mut found = Found::default();
+    for line in String::from_utf8_lossy(&out.stdout).lines() {
+        // Lines are written over: the last part counts.
+        let words: Vec<&str> = line.rsplit('\r').next().unwrap_or("").split_whitespace().collect();
+        if let [name, verdict, ..] = words.as_slice() {
+            let set = match *verdict {
+                "pass" => &mut found.passed,
+                "fail" => &mut found.failed,
+                "not" => &mut found.not_run,
+                _ => continue,
+            };
+            set.insert((*name).to_owned());
+        }
+    }
+    _ = fs::remove_dir_all(&scratch);
+    Ok(found)
+}
+
+fn join(set: &BTreeSet<String>) -> String {
+    set.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs and prints passed, failed and not run for each format.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    packages::need(NEEDS)?;
+    let dir = steps::target_dir().join("iotests");
+    let tests = fetch(&dir)?;
+    let mut build = Command::new("cargo");
+    done("cargo build", build.args(["build", "--release", "-p", "tinamou-img", "-p", "tinamou"]))?;
+    let release = steps::target_dir().join("release");
+    let (ours, peer) = (dir.join("ours"), dir.join("peer"));
+    programs(&ours, &release.join("tinamou-img"), &release.join("tinamou"))?;
+    let installed = Path::new("/usr/bin");
+    programs(&peer, &installed.join("qemu-img"), &installed.join("qemu-system-aarch64"))?;
+    let which = names(&tests, args.iter().any(|a| a == "--emulator"));
+    let mut failures = 0;
+    for format in ["qcow2", "raw"] {
+        let base = run_format(&tests, &peer, format, &which)?;
+        let found = run_format(&tests, &ours, format, &which)?;
+        let both: BTreeSet<String> = found.failed.intersection(&base.failed).cloned().collect();
+        let own: BTreeSet<String> = found.failed.difference(&base.failed).cloned().collect();
+        failures += own.len();
+        println!(
+            "{format}: {} passed, {} failed, {} not run; {} fail here with the peer's tool as well",
+            found.passed.len(),
+            own.len(),
+            found.not_run.len(),
+            both.len()
+        );
+        println!("  failed: {}\n  not run: {}", join(&own), join(&found.not_run));
+        println!("  fail with both: {}", join(&both));
+    }
+    if failures == 0 { Ok(()) } else { Err(format!("{failures} tests fail")) }
+}
