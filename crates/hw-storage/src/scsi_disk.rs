@@ -33,7 +33,7 @@ pub struct Common {
     /// Unit at the target; 4294967295: the first free one
     #[qapi(default = 4294967295)]
     pub lun: u32,
-    /// Place in the boot order; kept and not told to firmware
+    /// Place in the boot order
     pub bootindex: Option<i32>,
     /// Serial number
     pub serial: Option<String>,
@@ -173,6 +173,9 @@ fn create(hd: &HdProps, cd: bool, kind: &str, at: &mut Build<'_>) -> qapi::Resul
         target: chosen(props.scsi_id),
         lun: chosen(props.lun),
     });
+    if let Some(index) = props.bootindex {
+        at.offer(device::BootEntry { index, node: String::new() });
+    }
     at.offer::<Arc<Disk>>(unit.clone());
     let drive = Arc::new(Drive { unit, removable });
     at.offer::<Slotted>(drive.clone());

@@ -183,6 +183,14 @@ impl PlugBus for VirtioScsi {
         self.props.hotplug
     }
 
+    fn node(&self, record: &Record) -> String {
+        let plugged: Option<Plugged> = record.ability();
+        let address = plugged.and_then(|plugged| self.targets.address(&*plugged.unit));
+        address.map_or_else(String::new, |address| {
+            format!("/channel@0/disk@{:x},{:x}", address.target, address.lun)
+        })
+    }
+
     fn plug(&self, record: &Record) -> qapi::Result<()> {
         let plugged: Option<Plugged> = record.ability();
         let plugged = plugged.ok_or_else(|| Error::generic("this is no SCSI device"))?;

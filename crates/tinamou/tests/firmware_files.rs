@@ -132,7 +132,10 @@ fn firmware_finds_what_the_peer_gives() {
          -smbios type=17,loc_pfx=L,bank=B,manufacturer=m,serial=s,asset=a,part=p,speed=3200 \
          -smbios type=9,slot_designation=sd,slot_type=1,slot_data_bus_width=2,current_usage=3",
         "-M virt -cpu max -boot strict=on,splash-time=5000,reboot-timeout=7 \
-         -device virtio-net-pci,bootindex=2,addr=6 -device virtio-net-device,bootindex=1",
+         -device virtio-net-pci,bootindex=2,addr=6 -device virtio-net-device,bootindex=1 \
+         -device virtio-scsi-pci -drive if=none,id=d,driver=null-co,read-zeroes=on \
+         -device scsi-hd,drive=d,bootindex=5,scsi-id=2,lun=1 \
+         -drive if=none,id=e,driver=null-co,read-zeroes=on -device virtio-blk-pci,drive=e,bootindex=4",
     ];
     for case in cases {
         let options = case.replace("FIRMWARE", FIRMWARE);
