@@ -201,7 +201,7 @@ macro_rules! kind {
                 self.0.unit.reset();
             }
             fn migration(&self) -> Migration<'_> {
-                Migration::Stateless
+                Migration::Blocked("the state of SCSI trays and pending attention is not saved yet")
             }
         }
     };
