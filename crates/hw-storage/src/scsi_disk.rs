@@ -2,7 +2,8 @@
 //!
 //! Properties and names are those of QEMU 10.0; the commands are the crate `scsi`. A CD drive may
 //! be empty, its medium can be changed, and the guest can open, close and lock its tray.
-//! Not modelled: saving the tray, its lock and pending attention; `rotation_rate` is told and nothing else, geometry properties, compatibility
+//! Not modelled: saving the tray, its lock and pending attention; `rotation_rate` is told and
+//! nothing else; geometry properties, compatibility
 //! switches of old machine types.
 //! Source: SBC-4 and MMC-6 (in `scsi`); the peer's help texts and messages.
 
