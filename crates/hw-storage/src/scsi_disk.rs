@@ -2,7 +2,8 @@
 //!
 //! Properties and names are those of QEMU 10.0; the commands are the crate `scsi`. A CD drive may
 //! be empty, its medium can be changed, and the guest can open, close and lock its tray.
-//! Not modelled: `rotation_rate` is told and nothing else, geometry properties, compatibility
+//! Not modelled: saving the tray, its lock and pending attention; `rotation_rate` is told and
+//! nothing else; geometry properties, compatibility
 //! switches of old machine types.
 //! Source: SBC-4 and MMC-6 (in `scsi`); the peer's help texts and messages.
 
@@ -204,6 +205,7 @@ macro_rules! kind {
                 self.0.unit.reset();
             }
             fn migration(&self) -> Migration<'_> {
+                // Trays, locks and pending attention are not saved; the header says so.
                 Migration::Stateless
             }
         }
