@@ -81,7 +81,8 @@ fn names(tests: &Path, emulator: bool) -> Vec<String> {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let number = name.len() == 3 && name.bytes().all(|b| b.is_ascii_digit());
-            if !(number || dir.ends_with("tests") && !name.contains('.') && entry.path().is_file()) {
+            if !(number || dir.ends_with("tests") && !name.contains('.') && entry.path().is_file())
+            {
                 continue;
             }
             if dir == tests && !number {

@@ -90,7 +90,8 @@ fn killed_writers_lose_nothing_that_was_flushed() {
         let options = kinds[usize::try_from(round).unwrap() % kinds.len()];
         let filename = dir.path().join(format!("{round}.qcow2")).display().to_string();
         let options = options.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        let new = Creation { filename: filename.clone(), size: SIZE, options, ..Creation::default() };
+        let new =
+            Creation { filename: filename.clone(), size: SIZE, options, ..Creation::default() };
         (block_formats::qcow2::CLASS.create.unwrap())(&new).unwrap();
         let flushed = kill_a_writer(&filename, round);
         let flags = Flags { check: true, ..Flags::default() };
@@ -103,7 +104,8 @@ fn killed_writers_lose_nothing_that_was_flushed() {
         let node = open(&filename);
         // A later write that was not flushed may be there or not: any byte written there since.
         for place in (0..SIZE).step_by(UNIT as usize) {
-            let all: Vec<u64> = (0..flushed + 5000).filter(|n| write_of(round, *n).0 == place).collect();
+            let all: Vec<u64> =
+                (0..flushed + 5000).filter(|n| write_of(round, *n).0 == place).collect();
             let sure = all.iter().rev().find(|n| **n < flushed);
             let mut back = [0; UNIT as usize];
             node.read(place, &mut back).unwrap();

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use block::{BlockClass, Flags, Graph};
 
-static CLASSES: &[&BlockClass] =
-    &[&block::FILE, &block::RAW, &block_net::nbd::CLASS];
+static CLASSES: &[&BlockClass] = &[&block::FILE, &block::RAW, &block_net::nbd::CLASS];
 
 struct Server(Child);
 

@@ -34,8 +34,8 @@ pub use driver::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
     Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, unsupported,
 };
-pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use engine::{Done, Lane, Op, Request};
+pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use flights::{Flight, Flights};
 pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
 pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use, fill_zeroes};

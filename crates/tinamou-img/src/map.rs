@@ -38,7 +38,8 @@ fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
     let layer = below.as_deref().unwrap_or(node);
     depth = depth.max(last);
     let present = extent.allocated;
-    if let (Some(offset), Some(file), true) = (extent.offset, layer.child("data-file").or_else(|| layer.child("file")), extent.data)
+    if let (Some(offset), Some(file), true) =
+        (extent.offset, layer.child("data-file").or_else(|| layer.child("file")), extent.data)
         && layer.class().name != "raw"
         && is_preallocated(&file)
         && offset < file.len()

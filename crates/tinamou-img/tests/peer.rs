@@ -129,7 +129,8 @@ fn encrypted_images_are_interchanged() {
             let back = std::fs::read(dir.join("back.raw")).unwrap();
             assert!(back == std::fs::read(dir.join("source.raw")).unwrap(), "{options}");
             let wrong = ["--object", "secret,id=s,data=other"];
-            let args = ["convert", "--image-opts", "-O", "raw", wrong[0], wrong[1], description, "x"];
+            let args =
+                ["convert", "--image-opts", "-O", "raw", wrong[0], wrong[1], description, "x"];
             assert_eq!(run(reader, dir, &args).status.code(), Some(1));
         }
     }
@@ -145,7 +146,11 @@ fn chains_snapshots_and_bitmaps_are_interchanged() {
     source(dir);
     for (one, two) in [("qemu-img", OURS), (OURS, "qemu-img")] {
         fine(one, dir, &["convert", "-O", "qcow2", "source.raw", "base.qcow2"]);
-        fine(one, dir, &["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"]);
+        fine(
+            one,
+            dir,
+            &["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"],
+        );
         fine(two, dir, &["bench", "-w", "-c", "40", "-S", "90000", "--pattern", "9", "top.qcow2"]);
         fine(one, dir, &["check", "top.qcow2"]);
         fine(one, dir, &["convert", "-O", "raw", "top.qcow2", "want.raw"]);

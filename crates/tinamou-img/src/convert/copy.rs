@@ -82,6 +82,17 @@ pub(super) fn is_zero(data: &[u8]) -> bool {
     }) && rest.iter().all(|b| *b == 0)
 }
 
+/// A thread that ends by a fault of the program must not leave the others waiting for its turn.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            Copy::stop_all(self.0, Fail("a copying thread ended".into(), 1));
+        }
+    }
+}
+
 impl Copy<'_> {
     pub(super) fn len(&self) -> u64 {
         self.from.iter().map(|node| node.len().next_multiple_of(512)).sum()
@@ -138,8 +149,7 @@ impl Copy<'_> {
             let (stop, kind) = self.stop(at, until, kind, end);
             scan.at = stop;
             let leave =
-                kind == Kind::Below
-                || kind == Kind::Zero && self.is_zero && !self.has_backing;
+                kind == Kind::Below || kind == Kind::Zero && self.is_zero && !self.has_backing;
             let whole = self.compress.is_none_or(|cluster| {
                 at.is_multiple_of(cluster) && (stop.is_multiple_of(cluster) || stop == end)
             });
@@ -231,6 +241,7 @@ impl Copy<'_> {
     }
 
     fn work(&self, shared: &Shared) {
+        let _end = Ending(shared);
         let mut data = Vec::new();
         loop {
             if shared.wrong.lock().is_some() {
@@ -352,7 +363,11 @@ impl Copy<'_> {
     /// Clusters of a piece, compressed; `None`: it does not get smaller.
     fn pack(&self, data: &[u8], cluster: u64) -> io::Result<Vec<Option<Vec<u8>>>> {
         let one = |chunk: &[u8]| {
-            if self.sparse > 0 && is_zero(chunk) { Ok(Some(Vec::new())) } else { self.to.driver().pack(chunk) }
+            if self.sparse > 0 && is_zero(chunk) {
+                Ok(Some(Vec::new()))
+            } else {
+                self.to.driver().pack(chunk)
+            }
         };
         data.chunks(usize::try_from(cluster).unwrap_or(65536)).map(one).collect()
     }
