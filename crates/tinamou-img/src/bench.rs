@@ -4,6 +4,8 @@
 //! [`THREADS`], more depth than that changes nothing). `-i` and `-n` are accepted.
 //! Source: QEMU's manual, `qemu-img bench`.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark times itself")]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
