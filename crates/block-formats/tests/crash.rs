@@ -4,6 +4,8 @@
 //! The writer is this very test, started again with a variable set. After each flush it prints how
 //! many writes the flush covers. The number of rounds is `TINAMOU_CRASHES` (20 without).
 
+#![expect(clippy::disallowed_methods, reason = "a test reads what its child prints")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::Arc;

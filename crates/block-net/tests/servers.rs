@@ -1,6 +1,8 @@
 //! The nbd client against servers that are installed; without them there is nothing to compare with
 //! and the tests say so.
 
+#![expect(clippy::disallowed_methods, reason = "a test waits for a server")]
+
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

@@ -4,6 +4,8 @@
 //! [`THREADS`], more depth than that changes nothing). `-i` and `-n` are accepted.
 //! Source: QEMU's manual, `qemu-img bench`.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark times itself")]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -110,7 +112,7 @@ fn work(node: &Node, plan: &Plan, next: &AtomicU64, wrong: &Mutex<Option<std::io
             % u128::from(room.max(len));
         let at = u64::try_from(at).unwrap_or(0).min(room - 1);
         let done = if plan.writes { node.write(at, &buffer) } else { node.read(at, &mut buffer) };
-        let is_flush = plan.flush_every > 0 && (n + 1) % plan.flush_every == 0;
+        let is_flush = plan.flush_every > 0 && (n + 1).is_multiple_of(plan.flush_every);
         let done = done.and_then(|()| if is_flush { node.flush() } else { Ok(()) });
         if let Err(error) = done {
             wrong.lock().get_or_insert(error);

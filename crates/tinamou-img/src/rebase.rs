@@ -127,15 +127,15 @@ fn new_backing(
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("rebase", args, OPTIONS)? else { return Ok(0) };
     let name = given.name()?;
-    let is_unsafe = given.has("backing-unsafe");
+    let name_only = given.has("backing-unsafe");
     let backing = given.value("backing");
-    if !is_unsafe && backing.is_none() {
+    if !name_only && backing.is_none() {
         return Err(given.usage("Must specify backing file (-b) or use unsafe mode (-u)"));
     }
     let no_flush = cache(given.value("cache"), "")?;
     cache(given.value("backing-cache"), "source ")?;
     let graph = given.graph()?;
-    let flags = Flags { no_flush, no_backing: is_unsafe, ..given.flags(false) };
+    let flags = Flags { no_flush, no_backing: name_only, ..given.flags(false) };
     let image = given.open(&graph, name, given.value("format"), flags)?;
     let backing_format = given.value("backing-format");
     if let Some(format) = backing_format
@@ -158,7 +158,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     let cluster = image.driver().format_info().cluster_size.unwrap_or(65536);
     let compress = given.has("compress");
     let show = given.has("progress") && !given.has("quiet");
-    if !is_unsafe {
+    if !name_only {
         let old = image.child("backing");
         let flags = Flags { no_backing: false, read_only: true, ..flags };
         let new = new_backing(&graph, &image, backing.unwrap_or(""), backing_format, flags)?;

@@ -233,6 +233,12 @@ fn damage_gets_the_peers_verdict() {
             let mended = (verdict(program, dir, &leaks), verdict(program, dir, &mend));
             all.push((found, mended, verdict("qemu-img", dir, &check)));
         }
+        if what == "a place behind the end" {
+            // The peer leaves such an entry as it is; here the file grows to hold its cluster.
+            assert_eq!(all[0].0, all[1].0, "{what}");
+            assert_eq!(all[1].1.1.0, Some(0), "{what}");
+            continue;
+        }
         assert_eq!(all[0], all[1], "{what}");
     }
 }

@@ -140,9 +140,9 @@ impl Cipher {
         };
         mix(blocks);
         if encrypt {
-            self.key.encrypt(blocks)
+            self.key.encrypt(blocks);
         } else {
-            self.key.decrypt(blocks)
+            self.key.decrypt(blocks);
         }
         mix(blocks);
     }

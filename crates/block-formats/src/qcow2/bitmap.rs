@@ -138,7 +138,7 @@ fn read(meta: &Meta, entry: &Entry) -> io::Result<Bitmap> {
 fn trim(bitmap: &mut Bitmap, size: u64) {
     let count = size.div_ceil(bitmap.granularity.max(1));
     bitmap.bits.resize(usize::try_from(count.div_ceil(64)).unwrap_or(0), 0);
-    if let (Some(last), true) = (bitmap.bits.last_mut(), count % 64 != 0) {
+    if let (Some(last), true) = (bitmap.bits.last_mut(), !count.is_multiple_of(64)) {
         *last &= (1 << (count % 64)) - 1;
     }
 }

@@ -177,8 +177,9 @@ fn read_l2(meta: &mut Meta, place: u64) -> io::Result<Vec<u64>> {
 
 /// Compares the marks of the active tables with the counts.
 fn check_marks(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<()> {
-    let mend = fix == Fix::All;
-    let kind = if mend { "Repairing" } else { "ERROR" };
+    // A mark that is missing costs a copy only: setting it is as harmless as giving up a leak.
+    let mends = |count: u64| fix == Fix::All || fix == Fix::Leaks && count == 1;
+    let kind = |count: u64| if mends(count) { "Repairing" } else { "ERROR" };
     let (stride, bits) = (meta.stride(), meta.bits());
     let mut seen = HashSet::new();
     let mut new_l1 = meta.l1.clone();
@@ -190,8 +191,16 @@ fn check_marks(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<()> {
         }
         let count = meta.refcounts.count(place >> bits)?;
         if (count == 1) != (entry & COPIED != 0) {
-            walk.verdict(mend, format!("{kind} OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}"));
-            *slot = if count == 1 { entry | COPIED } else { entry & !COPIED };
+            let kind = kind(count);
+            walk.verdict(
+                mends(count),
+                format!(
+                    "{kind} OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}"
+                ),
+            );
+            if mends(count) {
+                *slot = if count == 1 { entry | COPIED } else { entry & !COPIED };
+            }
         }
         if !seen.insert(place) || meta.data.is_some() {
             continue;
@@ -206,22 +215,25 @@ fn check_marks(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<()> {
             }
             let count = meta.refcounts.count(at >> bits)?;
             if (count == 1) != (entry & COPIED != 0) {
+                let kind = kind(count);
                 walk.verdict(
-                    mend,
+                    mends(count),
                     format!(
                         "{kind} OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}"
                     ),
                 );
-                *slot = if count == 1 { entry | COPIED } else { entry & !COPIED };
-                changed = true;
+                if mends(count) {
+                    *slot = if count == 1 { entry | COPIED } else { entry & !COPIED };
+                    changed = true;
+                }
             }
         }
-        if mend && changed {
+        if changed {
             let l2 = meta.l2(place)?;
             (l2.entries, l2.dirty) = (entries, true);
         }
     }
-    if mend && new_l1 != meta.l1 {
+    if new_l1 != meta.l1 {
         meta.set_l1(new_l1);
     }
     Ok(())

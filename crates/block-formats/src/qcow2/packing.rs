@@ -40,6 +40,8 @@ pub(super) fn pack(data: &[u8], cluster: u64, zstd: bool) -> io::Result<Option<V
         packer.reset();
         let status = packer.compress(data, &mut out, FlushCompress::Finish);
         if !matches!(status, Ok(Status::StreamEnd)) {
+            // What did not fit is still in it: it cannot be used again.
+            *packer = Compress::new_with_window_bits(Compression::default(), false, 12);
             return Ok(None);
         }
         out.truncate(usize::try_from(packer.total_out()).unwrap_or(0));
@@ -71,6 +73,25 @@ pub(super) fn unpack(packed: &[u8], cluster: usize, zstd: bool) -> io::Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_shrink_is_told_again_and_again() {
+        let mut state = 1u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            u8::try_from(state >> 56).unwrap()
+        })
+        .take(65536)
+        .collect();
+        for size in [512, 4096, 65536] {
+            for zstd in [false, true] {
+                for _ in 0..3 {
+                    assert!(pack(&noise[..size], size as u64, zstd).unwrap().is_none());
+                    assert!(pack(&vec![1; size], size as u64, zstd).unwrap().is_some());
+                }
+            }
+        }
+    }
 
     #[test]
     fn clusters_come_back_and_damage_is_told() {

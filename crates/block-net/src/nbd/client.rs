@@ -5,6 +5,8 @@
 //! breaks all of them fail; the driver above may connect anew and send them again.
 //! Not here: the protocol's messages (`wire.rs`).
 
+#![expect(clippy::disallowed_methods, reason = "a connection has a thread that reads replies")]
+
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

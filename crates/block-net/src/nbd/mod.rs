@@ -6,6 +6,8 @@
 //! Not here: TLS, `x-dirty-bitmap`, sockets passed by descriptor, extended headers.
 //! Source: QEMU's manual, `nbd`; the NBD protocol description.
 
+#![expect(clippy::disallowed_methods, reason = "delays of connections are the host's time")]
+
 mod client;
 pub mod wire;
 

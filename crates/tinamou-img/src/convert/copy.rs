@@ -82,6 +82,17 @@ pub(super) fn is_zero(data: &[u8]) -> bool {
     }) && rest.iter().all(|b| *b == 0)
 }
 
+/// A thread that ends by a fault of the program must not leave the others waiting for its turn.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            Copy::stop_all(self.0, Fail("a copying thread ended".into(), 1));
+        }
+    }
+}
+
 impl Copy<'_> {
     pub(super) fn len(&self) -> u64 {
         self.from.iter().map(|node| node.len().next_multiple_of(512)).sum()
@@ -230,6 +241,7 @@ impl Copy<'_> {
     }
 
     fn work(&self, shared: &Shared) {
+        let _end = Ending(shared);
         let mut data = Vec::new();
         loop {
             if shared.wrong.lock().is_some() {
