@@ -133,7 +133,7 @@ fn pci_messages_arrive_through_its_and_gicv2m() {
     for (gic, kind) in [("3", "ITS-MSI"), ("2", "MSI")] {
         let machine = format!("virt,gic-version={gic}");
         let args = ["-M", &machine, "-cpu", "cortex-a57", "-smp", "2", "-m", "512"];
-        let args = [&args[..], &["-device", "virtio-rng-pci"]].concat();
+        let args = [&args[..], &["-nic", "none", "-device", "virtio-rng-pci"]].concat();
         let mut vm = linux(&args, "initrd.gz", "rdinit=/bin/sh");
         vm.wait_for("~ #");
         vm.send("mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev\n");
