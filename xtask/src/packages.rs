@@ -5,9 +5,11 @@ use std::process::{Command, Stdio};
 
 use crate::Result;
 
-/// For tests: a device tree compiler to compare trees, a cross compiler for bare-metal guests, a debugger.
+/// For tests: firmware, servers of disks, a device tree compiler to compare trees, a cross compiler for bare-metal guests, a debugger.
 pub(crate) const TEST: &[(&str, &str)] = &[
     ("/usr/lib/u-boot/qemu_arm64/u-boot.bin", "u-boot-qemu"),
+    ("/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64"),
+    ("qemu-nbd", "qemu-utils"),
     ("dtc", "device-tree-compiler"),
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     ("cc", "gcc"),

@@ -152,6 +152,31 @@ fn pci_messages_arrive_through_its_and_gicv2m() {
     }
 }
 
+/// UEFI firmware finds kernel, ACPI and SMBIOS tables in fw_cfg; Linux takes them instead of the device
+/// tree, and the event device is there.
+#[test]
+fn uefi_starts_linux_with_acpi() {
+    const FIRMWARE: &str = "/usr/share/AAVMF/AAVMF_CODE.fd";
+    let args = ["-M", "virt,gic-version=3", "-cpu", "max", "-smp", "2", "-m", "1G"];
+    let args = [&args[..], &["-bios", FIRMWARE]].concat();
+    let mut vm = linux(&args, "initrd.gz", "acpi=force rdinit=/bin/sh");
+    vm.wait_for("~ #");
+    vm.send("mount -t proc p /proc; mount -t sysfs s /sys\n");
+    vm.send("ls /sys/firmware/acpi/tables | tr '\\n' ' '; cat /sys/class/dmi/id/sys_vendor\n");
+    vm.send("echo $(grep -c ^processor /proc/cpuinfo) processors; cat /proc/interrupts\n");
+    vm.send("dmesg | grep -e 'efi: EFI v' -e 'ACPI: Interpreter'\n");
+    vm.send("poweroff -f\n");
+    let ended = vm.end();
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
+    let out = ended.out.as_str();
+    for table in ["APIC", "DBG2", "DSDT", "FACP", "GTDT", "IORT", "MCFG", "PPTT", "SPCR"] {
+        assert!(out.contains(&format!("{table} ")), "{table}\n{out}");
+    }
+    for text in ["efi: EFI v", "ACPI: Interpreter enabled", "2 processors", "ACPI:Ged", "QEMU"] {
+        assert!(out.contains(text), "{text}\n{out}");
+    }
+}
+
 /// Two security states: a kernel without firmware is the non-secure world's.
 #[test]
 fn secure_machines_start_a_kernel_in_the_nonsecure_world() {
