@@ -41,7 +41,7 @@ fn operand(cpu: &mut dyn JitCpu, desc: MemDesc, v: u64) -> u128 {
     if desc.log2() == 4 { wide(cpu, 0) } else { u128::from(v) }
 }
 
-unsafe extern "sysv64" fn load(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
+unsafe extern "C" fn load(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
@@ -52,7 +52,7 @@ unsafe extern "sysv64" fn load(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 
     }
 }
 
-unsafe extern "sysv64" fn store(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) {
+unsafe extern "C" fn store(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
@@ -63,7 +63,7 @@ unsafe extern "sysv64" fn store(engine: *mut JitVcpu, va: u64, desc: u64, value:
     }
 }
 
-unsafe extern "sysv64" fn load_ex(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
+unsafe extern "C" fn load_ex(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
@@ -73,7 +73,7 @@ unsafe extern "sysv64" fn load_ex(engine: *mut JitVcpu, va: u64, desc: u64) -> u
     }
 }
 
-unsafe extern "sysv64" fn store_ex(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) -> u64 {
+unsafe extern "C" fn store_ex(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
@@ -84,7 +84,7 @@ unsafe extern "sysv64" fn store_ex(engine: *mut JitVcpu, va: u64, desc: u64, val
     }
 }
 
-unsafe extern "sysv64" fn rmw(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) -> u64 {
+unsafe extern "C" fn rmw(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let kind = RmwKind::ALL[((desc >> 16) as usize).min(8)];
@@ -97,13 +97,7 @@ unsafe extern "sysv64" fn rmw(engine: *mut JitVcpu, va: u64, desc: u64, value: u
     }
 }
 
-unsafe extern "sysv64" fn cas(
-    engine: *mut JitVcpu,
-    va: u64,
-    desc: u64,
-    expected: u64,
-    new: u64,
-) -> u64 {
+unsafe extern "C" fn cas(engine: *mut JitVcpu, va: u64, desc: u64, expected: u64, new: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
@@ -115,7 +109,7 @@ unsafe extern "sysv64" fn cas(
     }
 }
 
-unsafe extern "sysv64" fn lookup(engine: *mut JitVcpu) -> u64 {
+unsafe extern "C" fn lookup(engine: *mut JitVcpu) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     core.lookup(cpu)

@@ -558,7 +558,7 @@ impl JitVcpu {
         // SAFETY: `enter` is the thunk that the back end emitted with this signature, `code` an entry of
         // the same area, and the code area is not emptied while `in_code` is set.
         unsafe {
-            let f: extern "sysv64" fn(*mut u8, u64) = std::mem::transmute(enter as usize);
+            let f: extern "C" fn(*mut u8, u64) = std::mem::transmute(enter as usize);
             f(state, code);
         }
     }

@@ -89,8 +89,8 @@ impl<'a> CodeBuf<'a> {
     }
 }
 
-/// Addresses of the engine's functions, all `extern "sysv64"`. The first argument, called `engine`, is
-/// always the content of `env.engine`. `desc` = `MemDesc` bits. Wide (16-byte) values go through `env.wide`: results and stored or
+/// Addresses of the engine's functions, all `extern "C"`, which on x86-64 Linux is the System V
+/// convention. The first argument, called `engine`, is always the content of `env.engine`. `desc` = `MemDesc` bits. Wide (16-byte) values go through `env.wide`: results and stored or
 /// expected values in `wide[0..2]`, new values of `cas` in `wide[2..4]`. Loads are extended to 64 bits
 /// as the descriptor says (the caller truncates to I32). All may set `env.helper_exit`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -126,7 +126,7 @@ pub struct RuntimeCx {
 /// Addresses of the thunks.
 #[derive(Clone, Debug, Default)]
 pub struct Runtime {
-    /// `extern "sysv64" fn(state: *mut u8, code: u64)`: runs from `code` until something leaves.
+    /// `extern "C" fn(state: *mut u8, code: u64)`: runs from `code` until something leaves.
     pub enter: u64,
     /// The back end's other thunks, by its own numbering.
     pub thunks: Vec<u64>,

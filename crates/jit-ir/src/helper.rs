@@ -190,7 +190,7 @@ pub trait Helper<S>: 'static {
 }
 
 /// Entry point of a helper for generated code: state pointer, a, b, c, immediate.
-pub type HelperEntry = unsafe extern "sysv64" fn(*mut u8, u64, u64, u64, u64) -> u64;
+pub type HelperEntry = unsafe extern "C" fn(*mut u8, u64, u64, u64, u64) -> u64;
 
 /// A helper with its types erased.
 #[derive(Clone, Copy)]
@@ -230,7 +230,7 @@ impl HelperDesc {
 }
 
 /// Restores the typed CPU. A panic in a helper aborts here (no unwinding through generated code).
-unsafe extern "sysv64" fn trampoline<S: JitCpu + 'static, H: Helper<S>>(
+unsafe extern "C" fn trampoline<S: JitCpu + 'static, H: Helper<S>>(
     state: *mut u8,
     a: u64,
     b: u64,

@@ -332,45 +332,45 @@ fn scramble() {
     }
 }
 
-extern "sysv64" fn load(w: &mut World, va: u64, desc: u64) -> u64 {
+extern "C" fn load(w: &mut World, va: u64, desc: u64) -> u64 {
     let desc = MemDesc(desc as u16);
     let v = w.do_load(va, desc);
     scramble();
     result(w, desc, v)
 }
-extern "sysv64" fn store(w: &mut World, va: u64, desc: u64, value: u64) {
+extern "C" fn store(w: &mut World, va: u64, desc: u64, value: u64) {
     let desc = MemDesc(desc as u16);
     let v = operand(w, desc, value, 0);
     w.do_store(va, desc, v);
     scramble();
 }
-extern "sysv64" fn load_ex(w: &mut World, va: u64, desc: u64) -> u64 {
+extern "C" fn load_ex(w: &mut World, va: u64, desc: u64) -> u64 {
     let desc = MemDesc(desc as u16);
     let v = w.do_load_ex(va, desc);
     scramble();
     result(w, desc, v)
 }
-extern "sysv64" fn store_ex(w: &mut World, va: u64, desc: u64, value: u64) -> u64 {
+extern "C" fn store_ex(w: &mut World, va: u64, desc: u64, value: u64) -> u64 {
     let desc = MemDesc(desc as u16);
     let v = operand(w, desc, value, 0);
     let r = w.do_store_ex(va, desc, v).unwrap_or(0);
     scramble();
     r
 }
-extern "sysv64" fn rmw(w: &mut World, va: u64, desc: u64, value: u64) -> u64 {
+extern "C" fn rmw(w: &mut World, va: u64, desc: u64, value: u64) -> u64 {
     let kind = RmwKind::ALL[(desc >> 16) as usize];
     let r = w.do_rmw(va, MemDesc(desc as u16), kind, value).unwrap_or(0);
     scramble();
     r
 }
-extern "sysv64" fn cas(w: &mut World, va: u64, desc: u64, expected: u64, new: u64) -> u64 {
+extern "C" fn cas(w: &mut World, va: u64, desc: u64, expected: u64, new: u64) -> u64 {
     let desc = MemDesc(desc as u16);
     let (e, n) = (operand(w, desc, expected, 0), operand(w, desc, new, 2));
     let v = w.do_cas(va, desc, e, n);
     scramble();
     result(w, desc, v)
 }
-extern "sysv64" fn lookup(w: &mut World) -> u64 {
+extern "C" fn lookup(w: &mut World) -> u64 {
     let env = &w.cpu.env;
     let (page, offset, site) = (env.page, env.offset, env.patch_site);
     w.looked_up = Some((page, offset, site));
@@ -482,8 +482,7 @@ impl Code {
         let state = w.cpu.state_ptr();
         // SAFETY: the entry thunk and a block of this area.
         unsafe {
-            let f: extern "sysv64" fn(*mut u8, u64) =
-                std::mem::transmute(self.runtime.enter as usize);
+            let f: extern "C" fn(*mut u8, u64) = std::mem::transmute(self.runtime.enter as usize);
             f(state, code);
         }
     }
