@@ -122,6 +122,10 @@ pub(crate) fn run(_: &[String]) -> Result<()> {
     steps::run("interpreter and decoder tests under qemu-aarch64", &mut cargo(&tests))?;
     let program = root.join(TARGET).join("fast/tinamou");
     let mut version = Command::new("qemu-aarch64");
-    version.args(["-L", "/usr/aarch64-linux-gnu"]).arg(&program).arg("--version");
+    version.args(["-L", "/usr/aarch64-linux-gnu"]).arg(&program).args([
+        "system",
+        "aarch64",
+        "--version",
+    ]);
     steps::run("the program says its version", &mut version)
 }
