@@ -180,7 +180,7 @@ impl Emit<'_> {
         let (base, imm) = (slow.base, slow.imm);
         let role = self.groups.role(i);
         match role {
-            Role::First { slot, low, high } if imm.checked_add(low.min(high)).is_some() => {
+            Role::First { slot, low, high } => {
                 let jump = self.check((base, imm + low), high - low, 0, desc.mmu(), write);
                 self.asm.store(true, merged(slot), RSI);
                 Check { jump, role, hit: self.asm.pos() }
@@ -191,7 +191,7 @@ impl Emit<'_> {
                 let jump = self.asm.jcc(cc::E);
                 Check { jump, role, hit: self.asm.pos() }
             }
-            _ => {
+            Role::Alone => {
                 let jump = self.probe(base, imm, desc, write, Self::exact(desc));
                 Check { jump, role: Role::Alone, hit: self.asm.pos() }
             }

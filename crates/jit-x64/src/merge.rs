@@ -16,6 +16,9 @@ use jit_ir::{Block, MemDesc, Op, Opcode, Ty};
 
 /// Largest range of a group in bytes. Long ranges cross pages more often.
 const REACH: i64 = 256;
+/// Distances from here on, also on the way to the root, take no part: the sums of those below fit the
+/// displacements of host instructions.
+const FAR: u64 = 1 << 24;
 
 /// How an access takes part in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,9 @@ fn is_plain(op: &Op) -> bool {
 fn root(block: &Block, op: &Op) -> Option<(u16, i64)> {
     let (mut v, mut at) = (op.a, op.imm);
     loop {
+        if at.unsigned_abs() >= FAR {
+            return None;
+        }
         let def = block.ops.get(v.index())?;
         let constant = |c: jit_ir::Val| {
             block.ops.get(c.index()).filter(|o| o.code == Opcode::Const).map(|o| o.imm)
@@ -84,7 +90,7 @@ fn root(block: &Block, op: &Op) -> Option<(u16, i64)> {
             None => break,
         }
     }
-    (at.abs() < 1 << 24).then_some((v.0, at))
+    Some((v.0, at))
 }
 
 impl Groups {
@@ -207,6 +213,15 @@ mod tests {
         assert_eq!(r[6], Role::Alone);
         // The far one closed the group.
         assert_eq!(r[7], Role::Alone);
+    }
+
+    #[test]
+    fn distances_that_no_displacement_holds_check_alone() {
+        let get = op(Opcode::Get, Ty::I64, u16::MAX, u16::MAX, 0, 0);
+        let back = op(Opcode::Const, Ty::I64, u16::MAX, u16::MAX, 16 - i64::from(i32::MAX), 0);
+        let moved = op(Opcode::Add, Ty::I64, 0, 1, 0, 0);
+        let far = load(2, i64::from(i32::MAX) - 16);
+        assert_eq!(roles(vec![get, back, moved, far, load(0, 8)]), vec![Role::Alone; 5]);
     }
 
     #[test]
