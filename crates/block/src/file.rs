@@ -57,6 +57,68 @@ fn whole_blocks(at: u64, len: usize) -> usize {
     if at.is_multiple_of(BLOCK) { len - len % usize::try_from(BLOCK).unwrap_or(1) } else { 0 }
 }
 
+/// Whether memory can be used for direct I/O as it is.
+fn is_aligned(memory: &[u8]) -> bool {
+    memory.as_ptr().align_offset(usize::try_from(BLOCK).unwrap_or(1)) == 0
+}
+
+/// Reads until the end of the file or of the memory, in multiples of `unit`; how much that was.
+fn read_all(file: &File, at: u64, into: &mut [u8], unit: usize) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at.saturating_add(done as u64)) {
+            Ok(n) if n < unit || n % unit != 0 => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Reads whole blocks past the page cache; how much that was. The end of the file is the other
+/// way's affair.
+fn read_direct(direct: &File, at: u64, into: &mut [u8]) -> io::Result<usize> {
+    let block = usize::try_from(BLOCK).unwrap_or(1);
+    let whole = whole_blocks(at, into.len());
+    let into = into.get_mut(..whole).unwrap_or_default();
+    if is_aligned(into) {
+        return read_all(direct, at, into, block);
+    }
+    let (mut memory, start) = aligned(whole.min(BOUNCE));
+    let mut done = 0;
+    for piece in into.chunks_mut(BOUNCE) {
+        let bounce = memory.get_mut(start..start + piece.len()).unwrap_or_default();
+        let n = read_all(direct, at.saturating_add(done as u64), bounce, block)?;
+        if let (Some(to), Some(from)) = (piece.get_mut(..n), bounce.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        done += n;
+        if n < piece.len() {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// Writes whole blocks past the page cache; how much that was.
+fn write_direct(direct: &File, at: u64, data: &[u8]) -> io::Result<usize> {
+    let whole = whole_blocks(at, data.len());
+    let data = data.get(..whole).unwrap_or_default();
+    if is_aligned(data) {
+        return direct.write_all_at(data, at).map(|()| whole);
+    }
+    let (mut memory, start) = aligned(whole.min(BOUNCE));
+    let mut place = at;
+    for piece in data.chunks(BOUNCE) {
+        let bounce = memory.get_mut(start..start + piece.len()).unwrap_or_default();
+        bounce.copy_from_slice(piece);
+        direct.write_all_at(bounce, place)?;
+        place = place.saturating_add(piece.len() as u64);
+    }
+    Ok(whole)
+}
+
 /// Writes zeroes.
 pub(crate) fn fill(file: &File, at: u64, len: u64) -> io::Result<()> {
     let zeroes = vec![0; 1 << 20];
@@ -79,56 +141,26 @@ impl BlockDriver for Disk {
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let mut done = 0;
-        if let Some(direct) = &self.direct {
-            let whole = whole_blocks(at, into.len());
-            let (mut memory, start) = aligned(whole.min(BOUNCE));
-            while done < whole {
-                let n = (whole - done).min(BOUNCE);
-                let piece = memory.get_mut(start..start + n).unwrap_or_default();
-                let n = match direct.read_at(piece, at.saturating_add(done as u64)) {
-                    // The end of the file is the other way's affair.
-                    Ok(n) if n == 0 || whole_blocks(0, n) != n => break,
-                    Ok(n) => n,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(error),
-                };
-                if let (Some(to), Some(from)) = (into.get_mut(done..done + n), piece.get(..n)) {
-                    to.copy_from_slice(from);
-                }
-                done += n;
-            }
-        }
-        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, at.saturating_add(done as u64)) {
-                Ok(0) => {
-                    rest.fill(0);
-                    return Ok(());
-                }
-                Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let done = match &self.direct {
+            Some(direct) => read_direct(direct, at, into)?,
+            None => 0,
+        };
+        let rest = into.get_mut(done..).unwrap_or_default();
+        let done = read_all(&self.file, at.saturating_add(done as u64), rest, 1)?;
+        // Behind the end of the file are zeroes.
+        rest.get_mut(done..).unwrap_or_default().fill(0);
         Ok(())
     }
 
     fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        let mut done = 0;
-        if let Some(direct) = &self.direct {
-            let whole = whole_blocks(at, data.len());
-            let (mut memory, start) = aligned(whole.min(BOUNCE));
-            while done < whole {
-                let n = (whole - done).min(BOUNCE);
-                let piece = memory.get_mut(start..start + n).unwrap_or_default();
-                if let Some(from) = data.get(done..done + n) {
-                    piece.copy_from_slice(from);
-                }
-                direct.write_all_at(piece, at.saturating_add(done as u64))?;
-                done += n;
-            }
-        }
+        let done = match &self.direct {
+            Some(direct) => write_direct(direct, at, data)?,
+            None => 0,
+        };
         let rest = data.get(done..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
         self.file.write_all_at(rest, at.saturating_add(done as u64))
     }
 

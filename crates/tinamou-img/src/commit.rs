@@ -86,8 +86,8 @@ fn copy(above: &[Arc<Node>], base: &Node, progress: &Progress) -> Result<(), Fai
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("commit", args, OPTIONS)? else { return Ok(0) };
     let name = given.name()?;
-    let no_flush = cache(given.value("cache"), "")?;
-    let flags = Flags { no_flush, ..given.flags(false) };
+    let mode = cache(given.value("cache"), "")?;
+    let flags = mode.flags(given.flags(false));
     let graph = given.graph()?;
     let (format, base_name) = (given.value("format"), given.value("base"));
     // The chain is looked at first; the base is then opened anew, to be written.

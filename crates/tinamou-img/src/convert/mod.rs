@@ -111,8 +111,8 @@ pub(crate) fn snapshot_word(text: &str) -> Result<String, Fail> {
 }
 
 fn sources(given: &Given, graph: &Graph, names: &[String]) -> Result<Vec<Arc<Node>>, Fail> {
-    let no_flush = cache(given.value("source-cache"), "source ")?;
-    let flags = Flags { no_flush, ..given.flags(true) };
+    let mode = cache(given.value("source-cache"), "source ")?;
+    let flags = mode.flags(given.flags(true));
     let mut all = Vec::new();
     for name in names {
         let node = if given.has("source-image-opts") {
@@ -217,8 +217,8 @@ fn target(
     size: u64,
 ) -> Result<Arc<Node>, Fail> {
     // Nothing is lost when the copying ends early: it is begun anew then.
-    let no_flush = cache(given.value("target-cache").or(Some("unsafe")), "")?;
-    let flags = Flags { no_flush, unmap: true, ..Flags::default() };
+    let mode = cache(given.value("target-cache").or(Some("unsafe")), "")?;
+    let flags = mode.flags(Flags { unmap: true, ..Flags::default() });
     if given.has("target-image-opts") {
         return open_described(graph, name, flags);
     }
