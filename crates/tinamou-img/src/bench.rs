@@ -124,15 +124,14 @@ fn memory(plan: &Plan) -> Result<RamSlice, Fail> {
     RamSlice::new(block, 0, usize::try_from(plan.buffer).unwrap_or(0)).map_err(|_| wrong())
 }
 
-/// A request straight between the host's file and the memory, where its bytes lie there as they
-/// are; `false`: it must go through the drivers.
+/// A part of a request straight between the host's file and the memory, where its bytes lie there
+/// as they are; `false`: it must go through the drivers.
 fn direct(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<bool> {
-    let Some(found) = node.driver().resolve(at, plan.buffer, plan.writes) else {
-        return Ok(false);
-    };
-    if found.align > 1
-        && !(found.at.is_multiple_of(found.align.into())
-            && plan.buffer.is_multiple_of(found.align.into()))
+    let len = memory.len() as u64;
+    let Some(found) = node.driver().resolve(at, len, plan.writes) else { return Ok(false) };
+    let align = u64::from(found.align.max(1));
+    if !(found.at.is_multiple_of(align) && len.is_multiple_of(align))
+        || !guest_ram::is_aligned(std::slice::from_ref(memory), found.align as usize)
     {
         return Ok(false);
     }
@@ -155,17 +154,31 @@ fn direct(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<bo
     Ok(true)
 }
 
+/// A request, in as many parts as it has places in the host's file.
+fn once(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<()> {
+    if direct(node, plan, at, memory)? {
+        return Ok(());
+    }
+    let mut done = 0;
+    while done < memory.len() {
+        let pos = at + done as u64;
+        let run = node.extent(pos, (memory.len() - done) as u64)?.len;
+        let part = memory.part(done, usize::try_from(run).unwrap_or(usize::MAX));
+        if !direct(node, plan, pos, &part)? {
+            let mut own = vec![plan.pattern; part.len()];
+            if plan.writes {
+                node.write(pos, &own)?;
+            } else {
+                node.read(pos, &mut own)?;
+            }
+        }
+        done += part.len();
+    }
+    Ok(())
+}
+
 fn work(node: &Node, plan: &Plan, shared: &Shared) {
     let Shared { next, wrong, memory, .. } = shared;
-    let size = usize::try_from(plan.buffer).unwrap_or(0);
-    let mut own = Vec::new();
-    let mut once = |at| {
-        if direct(node, plan, at, memory)? {
-            return Ok(());
-        }
-        own.resize(size, plan.pattern);
-        if plan.writes { node.write(at, &own) } else { node.read(at, &mut own) }
-    };
     let len = node.len();
     shared.ready.wait();
     shared.begin.get_or_init(Instant::now);
@@ -181,7 +194,8 @@ fn work(node: &Node, plan: &Plan, shared: &Shared) {
         let at = u64::try_from(at).unwrap_or(0).min(room - 1);
         let is_flush = plan.writes && plan.through
             || plan.flush_every > 0 && (n + 1).is_multiple_of(plan.flush_every);
-        let done = once(at).and_then(|()| if is_flush { node.flush() } else { Ok(()) });
+        let done = once(node, plan, at, memory)
+            .and_then(|()| if is_flush { node.flush() } else { Ok(()) });
         if let Err(error) = done {
             wrong.lock().get_or_insert(error);
             return;

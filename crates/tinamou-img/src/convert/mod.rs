@@ -309,7 +309,8 @@ pub(crate) fn run(args: &[String]) -> Done {
         has_backing,
         compress: about.cluster_size.filter(|_| compress),
         salvage: given.has("salvage"),
-        threads: threads.min(cpus + 1),
+        // Compressing is all work; copying waits for the disk.
+        threads: threads.min(if compress { cpus * 2 } else { cpus + 1 }),
         in_order: !given.has("oob-writes"),
     };
     copy.run()?;
