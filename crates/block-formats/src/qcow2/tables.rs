@@ -581,6 +581,14 @@ impl Meta {
         while at < to {
             let (mapped, _, len) = self.map(at, to - at)?;
             if mapped != Mapped::Nothing {
+                let real = matches!(how, Preallocation::Falloc | Preallocation::Full);
+                if let (Mapped::Data(place), true) = (mapped, real && at < from) {
+                    // The rest of the cluster in which the disk ended was never written.
+                    let node = self.data.clone().unwrap_or_else(|| self.file.clone());
+                    if self.header.crypt == 0 && node.len() >= place + cluster {
+                        block::fill_zeroes(&node, place + (from - at), cluster - (from - at))?;
+                    }
+                }
                 at += len.next_multiple_of(cluster);
                 continue;
             }
@@ -613,6 +621,18 @@ impl Meta {
     /// Whether the data file alone is a raw image of the disk.
     pub(super) fn is_raw_data(&self) -> bool {
         self.data.is_some() && self.header.autoclear & feature::RAW_DATA != 0
+    }
+
+    /// Features that this program does not know and that any writer clears, if there are some.
+    pub(super) fn clear_unknown(&mut self) -> io::Result<()> {
+        let known = feature::BITMAPS | feature::RAW_DATA;
+        if self.header.autoclear & !known == 0 {
+            return Ok(());
+        }
+        self.header.autoclear &= known;
+        let file = self.file.clone();
+        self.header.write(&file)?;
+        file.driver().flush()
     }
 
     /// Before anything changes: features that know nothing of the change are cleared, late counts

@@ -284,7 +284,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     let len = from.iter().map(|node| node.len().next_multiple_of(512)).sum();
     let to = target(&given, &graph, target_name, format, len)?;
     if to.len() < len {
-        if to.class().name != "raw" {
+        if to.class().name != "raw" || given.has("no-create") {
             return Err(Fail("output file is smaller than input file".into(), 1));
         }
         if let Err(error) = to.driver().truncate(len, Preallocation::Off) {
