@@ -49,6 +49,7 @@ impl Qcow2 {
         let len = backing.len().saturating_sub(at).min(into.len() as u64);
         let (there, behind) = into.split_at_mut(usize::try_from(len).unwrap_or(0));
         behind.fill(0);
+        self.file.node().driver().event("read_backing_aio");
         if there.is_empty() { Ok(()) } else { backing.driver().read(at, there) }
     }
 
@@ -58,6 +59,7 @@ impl Qcow2 {
         }
         // At most two clusters and a sector, from the entry's width.
         let mut packed = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.file.node().driver().event("read_compressed");
         self.file.node().driver().read(place, &mut packed)?;
         let size = usize::try_from(self.cluster_size()).unwrap_or(0);
         let data = Arc::new(unpack(&packed, size, self.zstd)?);
@@ -119,6 +121,7 @@ impl Qcow2 {
 
     /// Reads data of a place, deciphered; it is at `guest` on the disk.
     fn data_read(&self, place: u64, guest: u64, into: &mut [u8]) -> io::Result<()> {
+        self.data().driver().event("read_aio");
         let Some(cipher) = &self.cipher else { return self.data().driver().read(place, into) };
         let zero = self.zero(place, guest);
         crate::luks::read_sectors(&**self.data().driver(), cipher, place, zero, into)
@@ -126,6 +129,7 @@ impl Qcow2 {
 
     /// Writes data to a place, enciphered.
     fn data_write(&self, place: u64, guest: u64, data: &[u8]) -> io::Result<()> {
+        self.data().driver().event("write_aio");
         let Some(cipher) = &self.cipher else { return self.data().driver().write(place, data) };
         let zero = self.zero(place, guest);
         crate::luks::write_sectors(&**self.data().driver(), cipher, place, zero, data)
@@ -243,9 +247,11 @@ impl Qcow2 {
         let (head, tail) =
             (usize::try_from(within).unwrap_or(0), usize::try_from(all - end).unwrap_or(0));
         let mut filled = vec![0; head + data.len() + tail];
+        self.data().driver().event("cow_read");
         self.read_range(start, part(&mut filled, 0, within)?)?;
         part(&mut filled, head, data.len() as u64)?.copy_from_slice(data);
         self.read_range(start + end, part(&mut filled, head + data.len(), all - end)?)?;
+        self.data().driver().event("cow_write");
         self.data_write(place, start, &filled)
     }
 

@@ -165,6 +165,7 @@ impl Meta {
         if !self.cache.contains_key(&place) {
             self.make_room()?;
             let mut bytes = vec![0; 1 << self.bits()];
+            self.file.driver().event("l2_load");
             self.file.driver().read(place, &mut bytes)?;
             let entries = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_be_bytes(*b)).collect();
             self.cache.insert(place, L2 { entries, dirty: false, used: 0 });
@@ -177,6 +178,7 @@ impl Meta {
     fn write_l2(&mut self, place: u64) -> io::Result<()> {
         if let Some(l2) = self.cache.get_mut(&place) {
             let bytes: Vec<u8> = l2.entries.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            self.file.driver().event("l2_update");
             self.file.driver().write(place, &bytes)?;
             l2.dirty = false;
         }
@@ -204,6 +206,7 @@ impl Meta {
         if self.l1_dirty {
             self.file.driver().flush()?;
             let bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            self.file.driver().event("l1_update");
             self.file.driver().write(self.header.l1_offset, &bytes)?;
             self.l1_dirty = false;
         }
@@ -211,6 +214,7 @@ impl Meta {
             return Ok(());
         }
         self.file.driver().flush()?;
+        self.file.driver().event("cluster_free");
         for cluster in std::mem::take(&mut self.frees) {
             // A count that is zero already is damage that check finds; nothing is made worse.
             if self.refcounts.count(cluster)? == 0 {
@@ -357,6 +361,7 @@ impl Meta {
 
     /// Takes host clusters in a row; the first one's place.
     pub(super) fn take(&mut self, clusters: u64) -> io::Result<u64> {
+        self.file.driver().event("cluster_alloc");
         let place = self.refcounts.take(clusters)? << self.bits();
         self.guard(place, clusters << self.bits())?;
         Ok(place)
@@ -478,6 +483,7 @@ impl Meta {
         let end = (place + len).next_multiple_of(512) - place;
         let mut bytes = packed.to_vec();
         bytes.resize(usize::try_from(end).unwrap_or(packed.len()), 0);
+        self.file.driver().event("write_compressed");
         self.file.driver().write(place, &bytes)?;
         let next = place + len;
         self.packed_at = (next & (cluster - 1) != 0).then_some(next);
@@ -537,8 +543,10 @@ impl Meta {
         self.l1.resize(usize::try_from(need).unwrap_or(0), 0);
         self.write_counts()?;
         let bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        self.file.driver().event("l1_grow_write_table");
         self.file.driver().write(place, &bytes)?;
         self.file.driver().flush()?;
+        self.file.driver().event("l1_grow_activate_table");
         self.header.l1_offset = place;
         self.header.l1_size = u32::try_from(need).unwrap_or(0);
         let file = self.file.clone();
