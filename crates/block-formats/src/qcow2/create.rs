@@ -68,7 +68,7 @@ pub(super) fn describe(new: &Creation) -> String {
     let mut show = |names: &[&str]| {
         for name in names {
             if let Some(value) = new.option(name) {
-                text.push_str(&format!(" {name}={value}"));
+                text.push_str(&format!(" {name}={}", value.replace(',', ",,")));
             }
         }
     };
@@ -84,7 +84,7 @@ pub(super) fn describe(new: &Creation) -> String {
     text.push_str(&format!(" size={}", new.size));
     for name in ["backing_file", "backing_fmt", "data_file", "data_file_raw"] {
         if let Some(value) = new.option(name) {
-            text.push_str(&format!(" {name}={value}"));
+            text.push_str(&format!(" {name}={}", value.replace(',', ",,")));
         }
     }
     text.push_str(&format!(

@@ -321,15 +321,14 @@ impl Filter for Blkdebug {
 fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let source = at.source;
     let mut rules = Rules { state: 1, ..Rules::default() };
-    if let Some(path) = crate::options::take::<String>(&mut at.options, "config", source)?
-        && !path.is_empty()
-    {
+    let config = crate::options::take::<String>(&mut at.options, "config", source)?;
+    if let Some(path) = config.as_ref().filter(|path| !path.is_empty()) {
         use std::io::Read as _;
         let failed = |error: io::Error| {
             Error::generic(format!("Could not read blkdebug config file: {}", host::reason(&error)))
         };
         let mut config = String::new();
-        let file = std::fs::File::open(&path).map_err(failed)?;
+        let file = std::fs::File::open(path).map_err(failed)?;
         file.take(CONFIG).read_to_string(&mut config).map_err(failed)?;
         parse(&config, &mut rules)?;
     }
@@ -340,7 +339,10 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     }
     let limits = Limits::take(&mut at.options, source)?;
     let image = at.child("image")?;
-    at.filename = image.node().filename().to_owned();
+    at.filename = match config {
+        Some(path) => format!("blkdebug:{path}:{}", image.node().filename()),
+        None => image.node().filename().to_owned(),
+    };
     Ok(Arc::new(Passing(Blkdebug { image, rules: Mutex::new(rules), limits })))
 }
 
