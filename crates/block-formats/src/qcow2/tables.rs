@@ -57,7 +57,8 @@ pub(super) struct Meta {
     /// The external data file; guest clusters lie in it where they are on the disk.
     pub(super) data: Option<Arc<Node>>,
     pub(super) l1: Vec<u64>,
-    l1_dirty: bool,
+    /// Entries of the L1 table that are not in the file yet.
+    l1_dirty: std::ops::Range<usize>,
     /// L2 tables by their place in the file.
     cache: HashMap<u64, L2>,
     tick: u64,
@@ -91,7 +92,7 @@ impl Meta {
             file,
             data,
             l1,
-            l1_dirty: false,
+            l1_dirty: 0..0,
             cache: HashMap::new(),
             tick: 0,
             refcounts,
@@ -203,12 +204,15 @@ impl Meta {
         for place in &dirty {
             self.write_l2(*place)?;
         }
-        if self.l1_dirty {
+        if !self.l1_dirty.is_empty() {
             self.file.driver().flush()?;
-            let bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            // In whole sectors, as the table lies in the file.
+            let (from, end) = (self.l1_dirty.start & !63, self.l1_dirty.end.next_multiple_of(64));
+            let part = self.l1.get(from..end.min(self.l1.len())).unwrap_or_default();
+            let bytes: Vec<u8> = part.iter().flat_map(|entry| entry.to_be_bytes()).collect();
             self.file.driver().event("l1_update");
-            self.file.driver().write(self.header.l1_offset, &bytes)?;
-            self.l1_dirty = false;
+            self.file.driver().write(self.header.l1_offset + from as u64 * 8, &bytes)?;
+            self.l1_dirty = 0..0;
         }
         if self.frees.is_empty() {
             return Ok(());
@@ -429,7 +433,12 @@ impl Meta {
         if let Some(slot) = self.l1.get_mut(index) {
             *slot = place | COPIED;
         }
-        self.l1_dirty = true;
+        let dirty = &mut self.l1_dirty;
+        *dirty = if dirty.start >= dirty.end {
+            index..index + 1
+        } else {
+            dirty.start.min(index)..dirty.end.max(index + 1)
+        };
         Ok(place)
     }
 
@@ -551,7 +560,7 @@ impl Meta {
         self.header.l1_size = u32::try_from(need).unwrap_or(0);
         let file = self.file.clone();
         self.header.write(&file)?;
-        self.l1_dirty = true;
+        self.l1_dirty = 0..self.l1.len();
         if old.0 != 0 {
             for n in 0..old.1 {
                 self.free(old.0 + (n << self.bits()));
@@ -562,8 +571,8 @@ impl Meta {
 
     /// Replaces the active L1 table, as going back to a snapshot does.
     pub(super) fn set_l1(&mut self, l1: Vec<u64>) {
+        self.l1_dirty = 0..l1.len();
         self.l1 = l1;
-        self.l1_dirty = true;
     }
 
     /// Marks the image as damaged or whole, as clean or not.
