@@ -1,11 +1,11 @@
-//! `file` and `host_device`: a file or block device of the host.
+//! `file`, `host_device` and `host_cdrom`: a file, block device or CD drive of the host.
 //!
 //! Requests are the system's positioned reads and writes on the thread that asks. Bytes behind the
 //! end of a file read as zeroes. Discards punch holes; holes are found with lseek(2). The file is
 //! locked (`locking=off` does not). With `cache.direct` whole blocks of 4 KiB go past the page
 //! cache, through a copy where memory is not aligned; parts of blocks go through it. `aio=threads`
 //! keeps requests off the ring; `native` and `io_uring` (the default) are the same.
-//! Not here: `x-check-cache-dropped`, `drop-cache`, `pr-manager`.
+//! Reading a drive that has no medium says so. Not here: the tray of such a drive; `x-check-cache-dropped`, `drop-cache`, `pr-manager`.
 //! Source: QEMU's manual, `file` and `host_device`; fallocate(2), lseek(2).
 
 use std::fs::File;
@@ -24,6 +24,8 @@ use crate::options::{take, word};
 
 /// What offset, length and memory of direct I/O are multiples of.
 const BLOCK: u64 = 4096;
+/// ENOMEDIUM of Linux.
+const NO_MEDIUM: i32 = 123;
 /// Bytes of the aligned buffer.
 const BOUNCE: usize = 1 << 20;
 
@@ -33,6 +35,8 @@ struct Disk {
     direct: Option<Arc<File>>,
     ring: bool,
     is_device: bool,
+    /// It may have no medium.
+    is_cdrom: bool,
     /// The file system cannot tell or make holes.
     plain: AtomicBool,
     no_flush: bool,
@@ -141,6 +145,9 @@ impl BlockDriver for Disk {
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        if self.is_cdrom && self.is_empty() {
+            return Err(io::Error::from_raw_os_error(NO_MEDIUM));
+        }
         let done = match &self.direct {
             Some(direct) => read_direct(direct, at, into)?,
             None => 0,
@@ -307,10 +314,11 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
             "'file' driver requires '{path}' to be a regular file"
         )));
     }
-    if at.class.name == "host_device" && !is_device && !kind.is_char_device() {
-        let text = format!(
-            "'host_device' driver requires '{path}' to be either a character or block device"
-        );
+    let is_cdrom = at.class.name == "host_cdrom";
+    if at.class.name != "file" && !is_device && !kind.is_char_device() {
+        let name = at.class.name;
+        let text =
+            format!("'{name}' driver requires '{path}' to be either a character or block device");
         return Err(Error::generic(text));
     }
     if locking.as_deref() != Some("off") {
@@ -326,7 +334,8 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         direct,
         ring,
         file,
-        is_device,
+        is_device: is_device || is_cdrom,
+        is_cdrom,
         plain: AtomicBool::new(false),
         no_flush: at.no_flush,
     }))
@@ -347,3 +356,4 @@ const fn class(name: &'static str) -> BlockClass {
 
 pub(crate) const FILE: BlockClass = class("file");
 pub(crate) const HOST_DEVICE: BlockClass = class("host_device");
+pub(crate) const HOST_CDROM: BlockClass = class("host_cdrom");
