@@ -1,7 +1,8 @@
 //! `convert`: copies one or several images to a new one.
 //!
 //! Here options are read and images opened and made; `copy.rs` moves the bytes. What reads as
-//! zeroes is not written to a new image. Not here: `-C` copies as without it, `-r` keeps no rate.
+//! zeroes is not written to a new image. `-C` lets the system copy between files and falls back to
+//! copying where it cannot.
 //! Source: QEMU's manual, `qemu-img convert`.
 
 mod copy;
@@ -96,6 +97,27 @@ fn parallel(given: &Given) -> Result<usize, Fail> {
     let found = text.parse::<usize>().ok().filter(|n| (1..=16).contains(n));
     let text = "Invalid number of coroutines specified. Must be between 1 and 16.";
     found.ok_or_else(|| Fail(text.into(), 1))
+}
+
+/// The limit of `-r`, in bytes per second.
+fn rate(given: &Given) -> Result<Option<block::Limits>, Fail> {
+    let Some(text) = given.value("rate") else { return Ok(None) };
+    if text.starts_with('-') {
+        let text = "Invalid rate limit specified. Must be between 0 and 9223372036854775807.";
+        return Err(Fail(text.into(), 1));
+    }
+    let bytes =
+        size(text).map_err(|_| Fail(format!("Invalid rate limit specified: '{text}'."), 1))?;
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let mut rules = block::Rules::default();
+    #[expect(clippy::cast_precision_loss, reason = "bytes per second")]
+    let average = bytes as f64;
+    if let Some(writes) = rules.get_mut(2) {
+        writes.average = average;
+    }
+    Ok(Some(block::Limits::new(&rules)?))
 }
 
 /// The word of `-l`: `snapshot.id=`, `snapshot.name=` or either.
@@ -257,6 +279,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     }
     let (sparse, threads) = (sparse(&given)?, parallel(&given)?);
     conflicts(&given)?;
+    let rate = rate(&given)?;
     cache(given.value("target-cache"), "")?;
     let Some((target_name, names)) =
         given.names.split_last().filter(|(_, names)| !names.is_empty())
@@ -312,6 +335,8 @@ pub(crate) fn run(args: &[String]) -> Done {
         // Compressing is all work; copying waits for the disk.
         threads: threads.min(if compress { cpus * 2 } else { cpus + 1 }),
         in_order: !given.has("oob-writes"),
+        offload: given.has("copy-range-offloading"),
+        rate,
     };
     copy.run()?;
     store_bitmaps(&to, bitmaps)?;
