@@ -232,10 +232,17 @@ impl Backend {
             )));
         }
         if let Some(root) = &mut *self.root.lock() {
-            *root = root.node().hold("a block device as 'root'", Backend::how(&user))?;
+            let who = self.who(Some(&user), &root.node());
+            *root = root.node().hold(&who, Backend::how(&user))?;
         }
         *place = Some(user);
         Ok(())
+    }
+
+    fn who(&self, user: Option<&User>, node: &Node) -> String {
+        let path = user.map_or("", |user| user.path.as_str());
+        let name = if self.name.is_empty() { path } else { &self.name };
+        format!("block device '{name}' (uses node '{}' as 'root' child)", node.name())
     }
 
     fn how(user: &User) -> Use {
@@ -264,7 +271,7 @@ impl Backend {
         };
         let hold = node.map(|node| {
             let how = Use { writes: how.writes && !node.is_read_only(), ..how };
-            node.hold("a block device as 'root'", how)
+            node.hold(&self.who(self.user.lock().as_ref(), node), how)
         });
         let hold = hold.transpose()?;
         *self.root.lock() = hold;

@@ -58,6 +58,10 @@ impl QmpCommand for BlockResize {
             return Err(Error::generic(format!("Block node '{}' is read-only", node.name())));
         }
         let graph = graph(vm)?;
+        if let Some(why) = graph.why_blocked(&node) {
+            let name = graph.name_of(&node);
+            return Err(Error::generic(format!("Node '{name}' is busy: {why}")));
+        }
         let resized = {
             let _drained = graph.drain();
             node.driver().truncate(size, block::Preallocation::Off)

@@ -147,6 +147,10 @@ pub(crate) struct BlockInfo {
 }
 
 fn allocated(node: &Node) -> Option<u64> {
+    if node.class().is_filter() {
+        let below = node.child("file").or_else(|| node.child("backing"));
+        return below.and_then(|below| allocated(&below));
+    }
     let own = node.driver().allocated_size();
     own.or_else(|| node.child("file").and_then(|file| allocated(&file)))
 }
@@ -168,13 +172,14 @@ fn snapshot(s: &block::Snapshot) -> SnapshotInfo {
     }
 }
 
-fn image(node: &Node, deep: bool) -> ImageInfo {
+fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     use qapi::Qapi as _;
     let about = node.driver().format_info();
     let file_like = ["file", "host_device"].contains(&node.class().name);
     let specific = about.specific.or_else(|| file_like.then(Value::empty));
     let name = node.class().name;
-    let backing = node.child("backing");
+    let is_filter = node.class().is_filter();
+    let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
     let below = if deep { backing.as_ref() } else { None };
     let shots = about.snapshots;
     ImageInfo {
@@ -183,7 +188,10 @@ fn image(node: &Node, deep: bool) -> ImageInfo {
         dirty_flag: Some(about.dirty),
         actual_size: allocated(node),
         virtual_size: node.len(),
-        cluster_size: about.cluster_size,
+        cluster_size: match about.cluster_size {
+            None if is_filter => node.skip_filters().driver().format_info().cluster_size,
+            own => own,
+        },
         full_backing_filename: about
             .backing_file
             .as_ref()
@@ -197,15 +205,12 @@ fn image(node: &Node, deep: bool) -> ImageInfo {
 }
 
 /// What is known of a node; `writeback` is its user's.
-pub(crate) fn device_info(node: &Node, writeback: bool, deep: bool) -> BlockDeviceInfo {
+pub(crate) fn device_info(node: &Arc<Node>, writeback: bool, deep: bool) -> BlockDeviceInfo {
     let flags = node.flags();
-    let backing = node.child("backing");
-    let mut depth = 0;
-    let mut layer = backing.clone();
-    while let Some(node) = layer {
-        depth += 1;
-        layer = node.child("backing");
-    }
+    let is_filter = node.class().is_filter();
+    let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
+    let layers = if deep { node.chain().len() } else { 1 };
+    let depth = i64::try_from(layers).unwrap_or(1) - 1;
     BlockDeviceInfo {
         file: node.filename().to_owned(),
         node_name: Some(node.name().to_owned()),
@@ -256,7 +261,7 @@ pub(crate) fn block_info(
         r#type: "unknown".into(),
         removable,
         locked: device.is_some_and(|(_, slot)| slot.is_locked()),
-        inserted: node.map(|node| device_info(&node, writeback, true)),
+        inserted: node.map(|node| device_info(&node.skip_implicit(), writeback, true)),
         tray_open: tray,
         io_status: watched.then(|| status.to_owned()),
     })

@@ -135,11 +135,11 @@ fn transact(vm: &Vm, actions: &[TransactionAction]) -> Result<()> {
             TransactionAction::BlockdevSnapshot(snapshot) => snapshot.begin(vm, &graph),
             TransactionAction::BlockdevSnapshotSync(snapshot) => snapshot.begin(vm, &graph),
         };
-        match begun.and_then(|redirect| redirect.apply().map(|()| redirect)) {
+        match begun.and_then(|redirect| redirect.apply(&graph).map(|()| redirect)) {
             Ok(redirect) => done.push(redirect),
             Err(error) => {
                 for redirect in done.iter().rev() {
-                    redirect.undo();
+                    redirect.undo(&graph);
                 }
                 return Err(error);
             }
