@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use qapi::{Error, Result};
 
 use crate::engine::{Done, Lane, Op, Request};
+use crate::io_limits::Queue;
 use crate::node::{Hold, Node, Use};
 
 /// What is done about an error.
@@ -134,7 +135,15 @@ pub struct Backend {
     parked: Mutex<Vec<(Arc<Lane>, Request)>>,
     /// Nothing is parked: the device is being reset.
     giving_up: AtomicBool,
+    /// Requests that wait because of limits.
+    pub(crate) queue: Arc<Queue>,
     told: Told,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
 }
 
 /// An error of a request, for events and for stopping the machine.
@@ -179,6 +188,7 @@ impl Backend {
             accounts: Accounts::default(),
             parked: Mutex::default(),
             giving_up: AtomicBool::new(false),
+            queue: Arc::default(),
             told,
         }))
     }
@@ -379,6 +389,13 @@ impl Backend {
     /// Begins a request; [`Lane::flush`] makes the kernel see it. While the backend is drained it
     /// waits.
     pub fn submit(self: &Arc<Self>, lane: &Arc<Lane>, request: Request) {
+        if let Some(request) = self.queue.push(lane, request) {
+            self.pass(lane, request);
+        }
+    }
+
+    /// Begins a request whatever the limits are.
+    pub(crate) fn pass(self: &Arc<Self>, lane: &Arc<Lane>, request: Request) {
         {
             let mut gate = self.gate.lock();
             if gate.drains > 0 {
@@ -434,6 +451,11 @@ impl Backend {
     /// go on. Not on the thread that completes this backend's requests.
     #[must_use]
     pub fn drain(self: &Arc<Self>) -> Drained {
+        // Limits hold nothing back that was asked for before.
+        for (lane, request) in self.queue.take() {
+            self.pass(&lane, request);
+            lane.flush();
+        }
         let mut gate = self.gate.lock();
         gate.drains += 1;
         while gate.in_flight > 0 {
@@ -458,7 +480,7 @@ impl Drop for Drained {
         };
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
         for (lane, request) in waiting {
-            self.0.submit(&lane, request);
+            self.0.pass(&lane, request);
             if !lanes.iter().any(|known| Arc::ptr_eq(known, &lane)) {
                 lanes.push(lane);
             }

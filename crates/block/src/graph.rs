@@ -61,6 +61,7 @@ struct Made {
     children: Vec<(&'static str, Arc<Link>)>,
     implicit: bool,
     threshold: Arc<Threshold>,
+    given: Value,
 }
 
 /// Everything stands still while it lives.
@@ -103,6 +104,7 @@ pub struct Graph {
     /// A loop for devices that have none of their own.
     own_loop: OnceLock<OwnLoop>,
     told: Told,
+    pub(crate) io_groups: Mutex<Vec<Weak<crate::IoGroup>>>,
     /// Steps of jobs, which a drained section holds back.
     pub steps: Steps,
     /// Nodes that may not be changed, and why.
@@ -353,6 +355,7 @@ impl Graph {
             lanes: Mutex::default(),
             own_loop: OnceLock::new(),
             told: Told::default(),
+            io_groups: Mutex::default(),
             steps: Steps::default(),
             blockers: Mutex::default(),
             descriptors: Mutex::default(),
@@ -557,6 +560,7 @@ impl Graph {
             Error::not_accepted("driver", &driver, self.classes.iter().map(|class| class.name))
         })?;
         let name = self.name(&mut options, source)?;
+        let given = options.clone();
         let (flags, detect) = common(&mut options, source, flags)?;
         let mut at = Opening {
             graph: self,
@@ -583,8 +587,17 @@ impl Graph {
         let Opening { children, filename, read_only, threshold, name, born, .. } = at;
         let flags = Flags { read_only, ..flags };
         let born = born.unwrap_or_else(|| self.number());
-        let made =
-            Made { name, born, class, driver, filename, children, implicit: false, threshold };
+        let made = Made {
+            name,
+            born,
+            class,
+            driver,
+            filename,
+            children,
+            implicit: false,
+            threshold,
+            given,
+        };
         Ok(self.put(made, flags, detect))
     }
 
@@ -594,7 +607,8 @@ impl Graph {
 
     /// Makes the node of an opened driver.
     fn put(&self, made: Made, flags: Flags, detect: Detect) -> Arc<Node> {
-        let Made { name, born, class, driver, filename, children, implicit, threshold } = made;
+        let Made { name, born, class, driver, filename, children, implicit, threshold, given } =
+            made;
         let node = Arc::new(Node {
             name,
             born,
@@ -609,6 +623,7 @@ impl Graph {
             flags: Mutex::new(flags),
             implicit,
             threshold,
+            given,
             stats: Stats::default(),
         });
         node.set_ways(flags, detect);
@@ -645,8 +660,17 @@ impl Graph {
         let (filename, flags) = (below.filename().to_owned(), below.flags());
         let threshold = Arc::new(Threshold::of(&name));
         let (driver, born) = (driver(child), self.number());
-        let made =
-            Made { name, born, class, driver, filename, children, implicit: unnamed, threshold };
+        let made = Made {
+            name,
+            born,
+            class,
+            driver,
+            filename,
+            children,
+            implicit: unnamed,
+            threshold,
+            given: Value::empty(),
+        };
         // Discards are the business of the node below.
         Ok(self.put(made, Flags { unmap: true, ..flags }, Detect::Off))
     }
@@ -780,7 +804,11 @@ impl Graph {
 }
 
 /// Takes the options that every node has.
-fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flags, Detect)> {
+pub(crate) fn common(
+    options: &mut Value,
+    source: Source,
+    inherited: Flags,
+) -> Result<(Flags, Detect)> {
     let mut flags = inherited;
     flags.read_only = flag(options, "read-only", source, inherited.read_only)?;
     flags.auto_read_only = flag(options, "auto-read-only", source, inherited.auto_read_only)?;

@@ -19,6 +19,7 @@ mod file;
 mod filters;
 mod flights;
 mod graph;
+mod io_limits;
 mod lock;
 mod names;
 mod node;
@@ -28,6 +29,7 @@ mod pool;
 mod raw;
 mod redirect;
 mod reopen;
+mod reopen_options;
 mod steps;
 
 pub use backend::{
@@ -42,6 +44,7 @@ pub use engine::{Done, Lane, Op, Request};
 pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use flights::{Flight, Flights};
 pub use graph::{Flags, Graph, Opening, Still, filename_options, relative_to};
+pub use io_limits::IoGroup;
 pub use node::{Child, Detect, Hold, Node, Slot, Stats, Threshold, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
-use qapi::{Error, Result};
+use qapi::{Error, Result, Value};
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Resolved, invalid};
 use crate::engine::Op;
@@ -85,6 +85,8 @@ pub struct Node {
     /// Made by a job without a name of its own: lists of drives show what is below.
     pub(crate) implicit: bool,
     pub(crate) threshold: Arc<Threshold>,
+    /// The options it was opened with.
+    pub(crate) given: Value,
     /// Its counters.
     pub stats: Stats,
 }
@@ -320,9 +322,15 @@ impl Node {
         users.retain(|link| link.strong_count() > 0);
         let others = users.iter().filter_map(Weak::upgrade);
         for other in others.filter(|other| own.is_none_or(|own| !Arc::ptr_eq(own, other))) {
+            // A format also changes the length of its file.
+            let resizes = |user: &str, link: Option<&Arc<Link>>| {
+                user.ends_with("'file' child)") && link.is_none_or(|l| l.through.get().is_none())
+            };
+            let both = resizes(user, own) && resizes(&other.user, Some(&other));
+            let what = if both { "write, resize" } else { "write" };
             let conflict = |needs: &str, keeps: &str| {
                 Error::generic(format!(
-                    "Permission conflict on node '{}': permissions 'write' are both required by \
+                    "Permission conflict on node '{}': permissions '{what}' are both required by \
                      {needs} and unshared by {keeps}.",
                     self.name
                 ))
@@ -352,6 +360,26 @@ impl Node {
     /// Whether a user may go on in another way.
     pub(crate) fn may_use(&self, link: &Arc<Link>, how: Use) -> Result<()> {
         self.check_use(&link.user, how, Some(link))
+    }
+
+    pub(crate) fn check_new_user(&self, user: &str, how: Use) -> Result<()> {
+        self.check_use(user, how, None)
+    }
+
+    /// An option it was opened with.
+    pub(crate) fn given(&self, name: &str) -> Option<Value> {
+        self.given.get(name).cloned()
+    }
+
+    pub(crate) fn driver_has_backing(&self) -> bool {
+        self.class.has_backing
+    }
+
+    /// Lets a user use another node.
+    pub(crate) fn retarget(link: &Arc<Link>, to: &Arc<Node>) {
+        let old = std::mem::replace(&mut *link.node.write(), to.clone());
+        old.users.lock().retain(|user| !std::ptr::eq(user.as_ptr(), Arc::as_ptr(link)));
+        to.users.lock().push(Arc::downgrade(link));
     }
 
     pub(crate) fn links(&self) -> Vec<(&'static str, Arc<Link>)> {

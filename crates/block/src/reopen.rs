@@ -40,9 +40,10 @@ impl Graph {
         let old = node.flags();
         let writers = node.users().iter().any(|(_, how)| how.writes);
         if flags.read_only && !old.read_only && writers {
-            return Err(Error::generic(
-                "Cannot make block node read-only, there is a writer on it",
-            ));
+            return Err(Error::generic(format!(
+                "Read-only block node '{}' cannot support read-write users",
+                node.name()
+            )));
         }
         if flags.read_only && !old.read_only {
             node.driver().flush().map_err(|error| Error::generic(host::reason(&error)))?;

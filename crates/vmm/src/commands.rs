@@ -89,6 +89,11 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<block::jobs::QueryJobs>(),
     Command::of::<block::layers::BlockCommit>(),
     Command::of::<block::layers::BlockStream>(),
+    Command::of::<block::change::BlockdevReopen>(),
+    Command::of::<block::internal::BlockdevSnapshotDeleteInternalSync>(),
+    Command::of::<block::internal::BlockdevSnapshotInternalSync>(),
+    Command::of::<block::limits::BlockSetIoThrottle>(),
+    Command::of::<block::limits::BlockSetWriteThreshold>(),
     Command::of::<block::change::BlockResize>(),
     Command::of::<block::change::BlockdevAdd>(),
     Command::of::<block::change::BlockdevChangeMedium>(),
@@ -180,6 +185,7 @@ pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub(crate) use block::jobs::{
     BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, jobs, serve as serve_jobs,
 };
+pub(crate) use block::limits::BlockWriteThreshold;
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::DeviceDeleted;
 pub use net::{Card, cards};

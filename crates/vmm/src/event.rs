@@ -96,6 +96,7 @@ pub static EVENTS: &[(&str, TypeRef)] = &[
     ("BLOCK_JOB_PENDING", crate::commands::BlockJobPending::type_info),
     ("BLOCK_JOB_READY", crate::commands::BlockJobEnd::type_info),
     ("JOB_STATUS_CHANGE", crate::commands::JobStatusChange::type_info),
+    ("BLOCK_WRITE_THRESHOLD", crate::commands::BlockWriteThreshold::type_info),
     ("DEVICE_TRAY_MOVED", crate::commands::TrayMoved::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
     ("NETDEV_STREAM_CONNECTED", crate::commands::StreamConnected::type_info),

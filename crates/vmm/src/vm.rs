@@ -138,6 +138,11 @@ impl Vm {
         self.ready.store(true, Ordering::Release);
     }
 
+    /// This machine, for calls that come later.
+    pub(crate) fn weak(&self) -> Weak<Vm> {
+        self.this.clone()
+    }
+
     /// Whether everything of the command line exists.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)

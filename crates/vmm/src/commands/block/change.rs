@@ -22,6 +22,21 @@ impl QmpCommand for BlockdevAdd {
     }
 }
 
+/// Give nodes other options.
+#[derive(Qapi)]
+pub(crate) struct BlockdevReopen {
+    /// The options of each, as for `blockdev-add`.
+    options: Vec<Value>,
+}
+
+impl QmpCommand for BlockdevReopen {
+    const NAME: &'static str = "blockdev-reopen";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        graph(vm)?.reopen(self.options)
+    }
+}
+
 /// Delete a node that was added.
 #[derive(Qapi)]
 pub(crate) struct BlockdevDel {
