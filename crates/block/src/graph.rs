@@ -192,15 +192,18 @@ impl Opening<'_> {
         let node = match given {
             Some(Value::Null) => return Ok(None),
             Some(Value::Str(name)) if name.is_empty() => return Ok(None),
-            Some(value) => self.open_child(value, flags)?,
+            Some(value) if is_whole(&value) => self.open_child(value, flags)?,
             None if self.flags.no_backing => return Ok(None),
-            None => {
+            // Some options of the file that the image names.
+            more => {
                 let Some((file, format)) = named else { return Ok(None) };
                 let path = relative_to(&self.filename, &file);
                 let failed = |e: Error| e.prefixed("Could not open backing file: ");
+                let source = if more.is_some() { self.source } else { Source::Json };
                 let options = self.graph.image_options(&path, format.as_deref(), flags);
                 options
-                    .and_then(|o| self.graph.open_at(o, Source::Json, flags, self.depth + 1))
+                    .map(|options| crate::names::with(options, more.unwrap_or_else(Value::empty)))
+                    .and_then(|o| self.graph.open_at(o, source, flags, self.depth + 1))
                     .map_err(failed)?
             }
         };
@@ -268,6 +271,11 @@ impl Opening<'_> {
         let found = find.as_ref()?(path, !self.read_only)?;
         Some(found.map(File::from).map_err(failed))
     }
+}
+
+/// Whether options say all there is to say about a node.
+fn is_whole(options: &Value) -> bool {
+    options.as_map().is_none() || ["driver", "file"].iter().any(|key| options.get(key).is_some())
 }
 
 /// A node's use of another one, for messages.

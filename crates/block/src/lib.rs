@@ -45,6 +45,7 @@ pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use flights::{Flight, Flights};
 pub use graph::{Flags, Graph, Opening, Still, filename_options, relative_to};
 pub use io_limits::IoGroup;
+pub use names::tree;
 pub use node::{Child, Detect, Hold, Node, Slot, Stats, Threshold, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;

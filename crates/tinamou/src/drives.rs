@@ -216,18 +216,32 @@ impl Given {
         if !self.below.is_empty() {
             let mut below = options.take("file").unwrap_or_else(Value::empty);
             for (name, value) in &self.below {
-                below.set(name, value.clone());
+                set_below(&mut below, name, value, 0);
             }
             if below.get("driver").is_none() {
                 below.set("driver", Value::from("file"));
             }
             options.set("file", below);
         }
-        for (name, value) in self.node.as_map().unwrap_or(&[]) {
+        for (name, value) in block::tree(self.node.clone()).as_map().unwrap_or(&[]) {
             options.set(name, value.clone());
         }
         Ok(Some(options))
     }
+}
+
+/// Sets an option of the file of the host below filters.
+fn set_below(below: &mut Value, name: &str, value: &Value, depth: usize) {
+    for role in ["image", "file"] {
+        if depth < 8
+            && let Some(mut next @ Value::Map(_)) = below.take(role)
+        {
+            set_below(&mut next, name, value, depth + 1);
+            below.set(role, next);
+            return;
+        }
+    }
+    below.set(name, value.clone());
 }
 
 /// The name behind `throttling.` that a key of `-drive` means, in its old form as well.
