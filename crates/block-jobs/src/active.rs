@@ -2,7 +2,7 @@
 //! then the disk stands on the base.
 //!
 //! A filter (`mirror_top`) notes what is written, after it was written; what is noted is copied.
-//! When nothing is left the job is ready. Asked to complete, the last notes are copied while
+//! When nothing, or little that changes all the time, is left the job is ready. Asked to complete, the last notes are copied while
 //! nothing is under way, and the base takes the layer's place.
 //! Not modelled: copying several pieces at once.
 //! Source: QEMU's QMP reference, block-commit.
@@ -22,6 +22,9 @@ use crate::job::{Failure, Job, JobError, Pace, Work};
 
 /// Between two looks for new writes.
 const LOOK: Duration = Duration::from_millis(20);
+/// Bytes that may be left for the drained section at the end: a guest that writes without end must
+/// not keep the job from it.
+const REST: u64 = 16 << 20;
 
 struct Active {
     graph: Arc<Graph>,
@@ -109,7 +112,18 @@ impl Work for Active {
     fn run(&mut self, job: &Job) -> std::result::Result<(), Failure> {
         self.look(job)?;
         let (mut cursor, mut copied, mut ready) = (0, 0, false);
+        // What was there at the beginning.
+        let mut first = self.dirty(|dirty| dirty.bytes()).unwrap_or(0);
         loop {
+            if first == 0 && self.dirty(|dirty| dirty.bytes()).is_some_and(|left| left <= REST) {
+                if ready && job.is_asked_to_complete() {
+                    return Ok(());
+                }
+                if !ready {
+                    job.be_ready();
+                    ready = true;
+                }
+            }
             if job.breathe(copied) == Pace::Cancelled {
                 return Err(Failure::Cancelled);
             }
@@ -123,6 +137,7 @@ impl Work for Active {
                     match done {
                         Ok(()) => {
                             (cursor, copied) = (at + len, len);
+                            first = first.saturating_sub(len);
                             job.add_progress(len);
                         }
                         Err((write, error)) => {
@@ -136,15 +151,12 @@ impl Work for Active {
                 }
                 None => {
                     drop(step);
-                    if ready && job.is_asked_to_complete() {
-                        return Ok(());
-                    }
-                    if !ready {
+                    first = 0;
+                    if ready {
+                        job.idle(LOOK);
+                    } else {
                         self.what.base.flush()?;
-                        job.be_ready();
-                        ready = true;
                     }
-                    job.idle(LOOK);
                 }
             }
         }
@@ -153,16 +165,16 @@ impl Work for Active {
     fn finish(&mut self, job: &Job) -> Result<()> {
         let graph = self.graph.clone();
         let _still = graph.drain();
-        if job.is_asked_to_leave() {
-            self.filter.remove();
-            self.end();
-            return Ok(());
-        }
         while let Some((at, len)) = self.take(0) {
             self.copy(at, len).map_err(|(_, error)| failed(error))?;
         }
         let base: &Arc<Node> = &self.what.base;
         base.flush().map_err(failed)?;
+        if job.is_asked_to_leave() {
+            self.filter.remove();
+            self.end();
+            return Ok(());
+        }
         let filter = &self.filter.filter;
         filter.replace_by(base, &[filter]);
         self.blocker = None;
