@@ -133,8 +133,11 @@ impl Graph {
         if depth > 64 {
             return refuse("the chain of images is too long or never ends");
         }
-        check_fixed(node, &options)?;
         let backing = options.take("backing");
+        if backing.is_none() && node.child("backing").is_some_and(|below| self.is_named(&below)) {
+            return refuse(format!("backing is missing for '{}'", node.name()));
+        }
+        check_fixed(node, &options)?;
         let file = options.take("file");
         let forces = options.get("force-share").and_then(Value::as_bool).unwrap_or(false);
         if forces != node.flags().force_share {
@@ -147,9 +150,6 @@ impl Graph {
             detect: node.detect_zeroes(),
             links: node.children(),
         });
-        if backing.is_none() && node.child("backing").is_some_and(|below| self.is_named(&below)) {
-            return refuse(format!("backing is missing for '{}'", node.name()));
-        }
         if let Some(file) = file {
             self.reopen_child(node, "file", file, done, depth)?;
         }
@@ -303,8 +303,9 @@ fn fixed_of(node: &Node) -> &'static [&'static str] {
 /// Options that the driver does not have.
 fn check_known(node: &Node, options: &Value, at: usize) -> Result<()> {
     let class = node.class();
+    // Another driver is refused later.
     if options.get("driver").and_then(Value::as_str).is_some_and(|driver| driver != class.name) {
-        return cannot("driver");
+        return Ok(());
     }
     if options.get("driver").is_none() {
         return Err(Error::missing(&format!("options[{at}].driver")));

@@ -284,7 +284,9 @@ impl ArmCpu {
             Reg::CNTKCTL_EL1 => v & if self.features.ecv() { 0x2_03ff } else { 0x3ff },
             // EL1TVT, EL1TVCT, EL1NVPCT, EL1NVVCT, EVNTIS; ECV (12) comes with CNTPOFF_EL2.
             Reg::CNTHCTL_EL2 => v & if self.features.ecv() { 0x3_efff } else { 0xfff },
-            r if (Reg::DBGWVR0_EL1 as u16..=Reg::DBGWVR3_EL1 as u16).contains(&(r as u16)) => v & !3,
+            r if (Reg::DBGWVR0_EL1 as u16..=Reg::DBGWVR3_EL1 as u16).contains(&(r as u16)) => {
+                v & !3
+            }
             _ => v,
         }
     }

@@ -124,7 +124,7 @@ impl QmpCommand for BlockdevSnapshotDeleteInternalSync {
                 && self.name.as_ref().is_none_or(|name| snapshot.name == *name)
         });
         let found = found.ok_or_else(|| {
-            let word = |given: &Option<String>| given.clone().unwrap_or_else(|| "(null)".into());
+            let word = |given: &Option<String>| given.clone().unwrap_or_else(|| "null".into());
             Error::generic(format!(
                 "Snapshot with id '{}' and name '{}' does not exist on device '{device}'",
                 word(&self.id),
