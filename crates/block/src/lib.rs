@@ -8,7 +8,7 @@
 //! [`Pool`]. Here are `file`, `host_device`, `raw`, `null-co`, `null-aio` and filters; formats are
 //! the crate `block-formats`. Images are locked against other programs as QEMU locks them.
 //!
-//! Not here: jobs, reopening, draining of single nodes.
+//! Not here: jobs (crate `block-jobs`), draining of single nodes.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
 mod backend;
@@ -19,6 +19,7 @@ mod file;
 mod filters;
 mod flights;
 mod graph;
+mod io_limits;
 mod lock;
 mod names;
 mod node;
@@ -27,6 +28,9 @@ mod options;
 mod pool;
 mod raw;
 mod redirect;
+mod reopen;
+mod reopen_options;
+mod steps;
 
 pub use backend::{
     Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
@@ -39,11 +43,14 @@ pub use driver::{
 pub use engine::{Done, Lane, Op, Request};
 pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use flights::{Flight, Flights};
-pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
-pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use, fill_zeroes};
+pub use graph::{Flags, Graph, Opening, Still, filename_options, relative_to};
+pub use io_limits::IoGroup;
+pub use names::tree;
+pub use node::{Child, Detect, Hold, Node, Slot, Stats, Threshold, Use, fill_zeroes};
 pub use options::{flag, take};
 pub use pool::Pool;
-pub use redirect::{Redirect, check_free};
+pub use redirect::{Blocker, Redirect, check_free};
+pub use steps::{Held, Step, Steps};
 
 /// The classes of this crate, for the catalog.
 pub static FILE: BlockClass = file::FILE;
