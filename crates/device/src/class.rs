@@ -10,6 +10,7 @@ use vmstate::Migration;
 
 use crate::build::{Build, Record, World};
 use crate::global::Globals;
+use crate::plug::PlugBus;
 
 /// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -133,11 +134,22 @@ impl DeviceClass {
         source: Source,
         world: &World,
     ) -> qapi::Result<Record> {
+        self.build_on(id, props, source, (world, None))
+    }
+
+    /// The same for a device that goes on this bus.
+    pub fn build_on(
+        &'static self,
+        id: &str,
+        props: Value,
+        source: Source,
+        (world, bus): (&World, Option<Arc<dyn PlugBus>>),
+    ) -> qapi::Result<Record> {
         let mut props = props;
         if let Some(globals) = Globals::of(&world.services) {
             globals.apply(self, &mut props)?;
         }
-        let mut at = Build::new(id, world);
+        let mut at = Build::new(id, world).on(bus);
         let device = (self.create)(props, source, &mut at)?;
         Ok(at.finish(self, device))
     }

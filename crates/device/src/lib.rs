@@ -40,7 +40,7 @@ pub use memory::{
     Size, TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, ThreadId};
-pub use plug::{Devices, Numbers, PlugBus, Unplug};
+pub use plug::{Departure, Devices, Numbers, PlugBus, Unplug};
 pub use reset::ResetTree;
 pub use run::{Cause, Request, RunControl};
 pub use services::{Services, Storage, StorageSource};
