@@ -336,9 +336,12 @@ impl PciBus {
         if function.expander.get().is_some() && self.site != Site::Root {
             return Err(Error::generic("PXB devices can be attached only to root bus"));
         }
-        let devfn = self.choose(&function)?;
+        let devfn = match function.addr {
+            Some(devfn) => devfn,
+            None => self.choose(&function)?,
+        };
         let first = if self.site == Site::Link { 0 } else { devfn & !7 };
-        if hot && let Some(other) = self.find(first) {
+        if hot && devfn != first && let Some(other) = self.find(first) {
             return Err(Error::generic(format!(
                 "PCI: slot {} function 0 already occupied by {}, new func {} cannot be exposed to \
                  guest.",
@@ -347,6 +350,7 @@ impl PciBus {
                 function.name()
             )));
         }
+        let devfn = self.choose(&function)?;
         if self.site == Site::Link && devfn >> 3 != 0 {
             trace::warning!(
                 "PCI: slot {} is not valid for {}, parent device only allows plugging into slot 0.",

@@ -221,9 +221,9 @@ impl Function {
     }
 
     /// What the other end of a port's link says of it: speed and width.
-    pub(crate) fn link_now(&self) -> u16 {
-        let at = self.express_at();
-        at.map_or(SLOWEST, |at| low(self.config32(at + LINK_CONTROL) >> 16) & 0x3ff)
+    pub(crate) fn link_now(&self) -> Option<u16> {
+        let at = self.express_at()?;
+        Some(low(self.config32(at + LINK_CONTROL) >> 16) & 0x3ff)
     }
 
     /// What its own link says while nobody is at its other end.

@@ -86,6 +86,12 @@ impl Slot {
         });
     }
 
+    fn set_control(bridge: &Bridge, at: usize, control: u16) {
+        bridge.function().change_config(|c| {
+            crate::config::put(&mut c.bytes, at + SLOT_CONTROL, &control.to_le_bytes());
+        });
+    }
+
     fn set_link(bridge: &Bridge, at: usize, link: u16) {
         bridge.function().change_config(|c| {
             crate::config::put(&mut c.bytes, at + LINK_STATUS, &link.to_le_bytes());
@@ -107,12 +113,15 @@ impl Slot {
         let (at, control, status) = Slot::registers(bridge);
         if hot {
             function.set_power(self.is_on(control));
+        } else {
+            Slot::set_control(bridge, at, control & !POWER_OFF);
         }
         if devfn & 7 != 0 {
             // The others are seen when function 0 is there.
             return;
         }
-        Slot::set_link(bridge, at, function.link_now() | LINK_ACTIVE);
+        let link = function.link_now().unwrap_or_else(|| bridge.function().own_link());
+        Slot::set_link(bridge, at, link | LINK_ACTIVE);
         let events = if hot { PRESENCE_CHANGED | BUTTON } else { 0 };
         Slot::set_status(bridge, at, status | PRESENT | events);
         self.tell(bridge);
@@ -224,9 +233,7 @@ impl Slot {
         let functions = bridge.functions();
         let control = if functions.is_empty() { at_first(self.traits.power) } else { INDICATORS_OFF };
         let present = if functions.is_empty() { 0 } else { PRESENT };
-        bridge.function().change_config(|c| {
-            crate::config::put(&mut c.bytes, at + SLOT_CONTROL, &control.to_le_bytes());
-        });
+        Slot::set_control(bridge, at, control);
         Slot::set_status(bridge, at, present);
         *self.seen.lock() = Seen { control, status: present, told: false };
         for function in functions {

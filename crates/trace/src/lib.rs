@@ -249,7 +249,8 @@ pub fn say(text: std::fmt::Arguments<'_>) {
 /// Warns the user, after the program's name as it was called.
 pub fn warn(text: std::fmt::Arguments<'_>) {
     let program = std::env::args_os().next().unwrap_or_default();
-    let line = format!("{}: warning: {text}\n", program.to_string_lossy());
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    let line = format!("{}: warning: {text}\n", name.to_string_lossy());
     drop(io::stderr().lock().write_all(line.as_bytes()));
 }
 
