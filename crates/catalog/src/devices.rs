@@ -24,6 +24,8 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_pcihost::root_port::CLASS,
     &hw_pcihost::switch::downstream::CLASS,
     &hw_pcihost::switch::upstream::CLASS,
+    &hw_storage::nvme::CLASS,
+    &hw_storage::nvme::NS,
     &hw_storage::pflash_cfi01::CLASS,
     &hw_storage::scsi_disk::CD,
     &hw_storage::scsi_disk::HD,

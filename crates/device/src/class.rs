@@ -43,6 +43,8 @@ pub enum Bus {
     Scsi,
     /// I2C.
     I2c,
+    /// Namespaces of an NVMe controller.
+    Nvme,
     /// Ports of a virtio serial device.
     VirtioSerial,
 }
@@ -59,6 +61,7 @@ impl Bus {
             Bus::Usb => "usb-bus",
             Bus::Scsi => "SCSI",
             Bus::I2c => "i2c-bus",
+            Bus::Nvme => "nvme-bus",
             Bus::VirtioSerial => "virtio-serial-bus",
         }
     }

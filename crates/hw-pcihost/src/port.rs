@@ -97,13 +97,14 @@ impl Reserve {
         const VENDOR_SPECIFIC: u8 = 9;
         const LEN: u8 = 32;
         const RESERVE: u8 = 1;
-        let [io, mem, pref32, pref64] =
-            [self.io.0, self.mem.0, self.pref32.0, self.pref64.0];
+        let [io, mem, pref32, pref64] = [self.io.0, self.mem.0, self.pref32.0, self.pref64.0];
         if pref32 != NONE && pref64 != NONE {
             return Err(Error::generic("PCI resource reserve cap: PREF32 and PREF64 conflict"));
         }
         if mem != NONE && u32::try_from(mem).is_err() {
-            return Err(Error::generic("PCI resource reserve cap: mem-reserve must be less than 4G"));
+            return Err(Error::generic(
+                "PCI resource reserve cap: mem-reserve must be less than 4G",
+            ));
         }
         if pref32 != NONE && u32::try_from(pref32).is_err() {
             return Err(Error::generic(

@@ -114,13 +114,8 @@ fn create(props: &Props, at: &mut Build<'_>) -> Result<Port> {
     const NAME: &str = "pcie-root-port";
     props.port.check(NAME)?;
     let (seat, traits) = props.slot.take(at)?;
-    let identity = Identity {
-        id: (0x1b36, 0x000c),
-        revision: 0,
-        class: (6, 4, 0),
-        subsystem: (0, 0),
-        pin: 1,
-    };
+    let identity =
+        Identity { id: (0x1b36, 0x000c), revision: 0, class: (6, 4, 0), subsystem: (0, 0), pin: 1 };
     let msix = Msix::new(1);
     let region = Function::msix_region(&msix);
     let bars = vec![Some(Bar { region, io: false, wide: false, prefetch: false })];

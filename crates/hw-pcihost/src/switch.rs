@@ -20,13 +20,8 @@ const SUBSYSTEM_IDS: (u8, u8) = (0x0d, 0x80);
 const EXPRESS: u8 = 0x90;
 
 fn function(props: &PortProps, id: u16, revision: u8) -> Function {
-    let identity = Identity {
-        id: (VENDOR, id),
-        revision,
-        class: (6, 4, 0),
-        subsystem: (0, 0),
-        pin: 0,
-    };
+    let identity =
+        Identity { id: (VENDOR, id), revision, class: (6, 4, 0), subsystem: (0, 0), pin: 0 };
     let function = Function::new(&identity, &props.bridge.pci, Vec::new(), &[], None);
     function.add_msi_at(Some(MSI), false);
     let (id, at) = SUBSYSTEM_IDS;

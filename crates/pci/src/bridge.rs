@@ -42,9 +42,8 @@ pub(crate) fn ranges(function: &Function) -> [Range; 3] {
         u64::from(io & 0xf0) << 8 | wide(io_high),
         u64::from(io & 0xf000) | 0xfff | wide(io_high >> 16),
     );
-    let memory = |word: u32| {
-        (u64::from(word & 0xfff0) << 16, u64::from(word & 0xfff0_0000) | 0xf_ffff)
-    };
+    let memory =
+        |word: u32| (u64::from(word & 0xfff0) << 16, u64::from(word & 0xfff0_0000) | 0xf_ffff);
     let (mem, mut prefetch) = (memory(mem), memory(pref));
     if pref & 0xf == 1 {
         prefetch.0 |= high(PREFETCH_HIGH);

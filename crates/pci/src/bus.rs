@@ -341,7 +341,10 @@ impl PciBus {
             None => self.choose(&function)?,
         };
         let first = if self.site == Site::Link { 0 } else { devfn & !7 };
-        if hot && devfn != first && let Some(other) = self.find(first) {
+        if hot
+            && devfn != first
+            && let Some(other) = self.find(first)
+        {
             return Err(Error::generic(format!(
                 "PCI: slot {} function 0 already occupied by {}, new func {} cannot be exposed to \
                  guest.",

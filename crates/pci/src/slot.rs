@@ -103,13 +103,7 @@ impl Slot {
     }
 
     /// A function came.
-    pub(crate) fn plugged(
-        &self,
-        bridge: &Bridge,
-        function: &Arc<Function>,
-        devfn: u8,
-        hot: bool,
-    ) {
+    pub(crate) fn plugged(&self, bridge: &Bridge, function: &Arc<Function>, devfn: u8, hot: bool) {
         let (at, control, status) = Slot::registers(bridge);
         if hot {
             function.set_power(self.is_on(control));
@@ -231,7 +225,8 @@ impl Slot {
     pub(crate) fn reset(&self, bridge: &Bridge) {
         let at = bridge.function().express_at().unwrap_or(0);
         let functions = bridge.functions();
-        let control = if functions.is_empty() { at_first(self.traits.power) } else { INDICATORS_OFF };
+        let control =
+            if functions.is_empty() { at_first(self.traits.power) } else { INDICATORS_OFF };
         let present = if functions.is_empty() { 0 } else { PRESENT };
         Slot::set_control(bridge, at, control);
         Slot::set_status(bridge, at, present);

@@ -60,7 +60,7 @@ fn offer_disk(
     props: &mut Value,
     services: &device::Services,
 ) -> qapi::Result<()> {
-    let has_disk = ["virtio-blk", "scsi-"].iter().any(|kind| class.name.starts_with(kind));
+    let has_disk = ["virtio-blk", "scsi-", "nvme"].iter().any(|kind| class.name.starts_with(kind));
     if !has_disk || props.get("drive").is_some() {
         return Ok(());
     }

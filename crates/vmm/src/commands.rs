@@ -157,14 +157,14 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<run::WatchdogSetAction>(),
 ];
 
+pub use self::pci::{pci_buses, pci_class_name};
+pub use ::pci::FunctionInfo;
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::{DeviceDeleted, tell_deleted};
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
-pub use self::pci::{pci_buses, pci_class_name};
-pub use ::pci::FunctionInfo;
 pub use qom::add_object;
 
 /// Carries out a command by name.
