@@ -25,7 +25,7 @@ mod reset;
 mod run;
 mod services;
 
-pub use abilities::{Balloon, BalloonStats, Entropy, RamSize, SecretBytes};
+pub use abilities::{Balloon, BalloonStats, CpuCount, Entropy, RamSize, SecretBytes};
 pub use boot_order::BootEntry;
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
