@@ -88,10 +88,10 @@ pub struct Props {
     /// Save the vectors' state, as old machines of the peer did not; always done here
     #[qapi(name = "x-migrate-msix", default = true)]
     pub migrate_msix: bool,
-    /// Speed of the link
+    /// 2_5/5/8/16/32/64
     #[qapi(name = "x-speed", default = "16")]
     pub speed: Speed,
-    /// Lanes of the link
+    /// 1/2/4/8/12/16/32
     #[qapi(name = "x-width", default = "32")]
     pub width: Width,
     #[qapi(flatten)]
