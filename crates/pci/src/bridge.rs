@@ -222,6 +222,7 @@ impl Watch for Bridge {
         if reset && !before {
             for function in self.functions() {
                 function.reset_alone();
+                function.reset();
             }
         }
         if let Some(slot) = &self.slot {

@@ -86,8 +86,8 @@ type OnReset = Box<dyn Fn() + Send + Sync>;
 
 /// Behaviour behind four bytes of configuration space, such as a window to elsewhere.
 pub trait ConfigHook: Send + Sync {
-    /// The bytes are about to be read: what they say.
-    fn read(&self) -> u32;
+    /// The bytes are about to be read: what they say; `None`: what was written last.
+    fn read(&self) -> Option<u32>;
     /// The bytes were written.
     fn written(&self, value: u32);
 }
@@ -443,8 +443,9 @@ impl Function {
         if !self.is_powered() {
             return u32::MAX;
         }
-        if let Some((place, hook)) = self.hooked(at, size) {
-            let value = hook.read();
+        if let Some((place, hook)) = self.hooked(at, size)
+            && let Some(value) = hook.read()
+        {
             put(&mut self.config.lock().bytes, place, &value.to_le_bytes());
         }
         self.config.lock().read(at, size)

@@ -530,9 +530,8 @@ impl Parts<'_> {
 }
 
 impl ConfigHook for VirtioPci {
-    fn read(&self) -> u32 {
-        let value = self.aim().and_then(|at| Mmio::read(self, at).ok());
-        value.map_or(0, low)
+    fn read(&self) -> Option<u32> {
+        self.aim().and_then(|at| Mmio::read(self, at).ok()).map(low)
     }
 
     fn written(&self, value: u32) {

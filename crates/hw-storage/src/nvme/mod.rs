@@ -225,7 +225,8 @@ impl DeviceType for Nvme {
         let this = nvme.this.clone();
         nvme.function.on_reset(move || {
             if let Some(this) = this.upgrade() {
-                this.restart();
+                // As at the peer, configuration space stays.
+                this.stop();
             }
         });
         at.offer::<Arc<Function>>(nvme.function.clone());
@@ -447,11 +448,10 @@ impl Nvme {
         }
     }
 
-    /// Everything but the registers that survive a controller reset.
-    fn restart(&self) {
+    /// The controller as after power-on.
+    fn stop(&self) {
         self.wait();
         *self.state.lock() = State::default();
-        self.function.reset();
         self.drive_pin();
     }
 
@@ -613,7 +613,8 @@ impl Mmio for Nvme {
 
 impl Device for Nvme {
     fn reset(&self, _: Reset) {
-        self.restart();
+        self.stop();
+        self.function.reset();
     }
 
     fn migration(&self) -> Migration<'_> {
