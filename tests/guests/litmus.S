@@ -14,7 +14,10 @@
     add x28, x28, #2
     mov x1, #1
     ldaddal x1, x2, [x0]
+    b 9004f
 9003:
+    yield                       // the other one may be waiting for a CPU of the host
+9004:
     ldar x1, [x0]
     cmp x1, x28
     b.lo 9003b

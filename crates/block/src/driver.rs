@@ -305,6 +305,11 @@ pub trait BlockDriver: Send + Sync {
         _ = (at, len, write);
         None
     }
+    /// Something happens in the format above that rules of errors may wait for (`l2_load`,
+    /// `cluster_alloc`, ...); nothing but `blkdebug` listens.
+    fn event(&self, name: &str) {
+        _ = name;
+    }
     /// Replaces or removes the backing child while nothing is under way; `false`: it has none.
     fn set_backing(&self, backing: Option<Child>) -> bool {
         drop(backing);

@@ -161,16 +161,26 @@ impl Lane {
             && !self.pending.lock().is_empty()
         {
             let mut done = Vec::new();
-            // What it does not take stays in the ring for the next time.
-            _ = ring.enter(&mut done);
-            self.finish(done);
+            let taken = ring.enter(&mut done);
+            self.after(taken, done);
         }
     }
 
     fn reap(&self) {
         let Some(ring) = &self.ring else { return };
         let mut done = Vec::new();
-        ring.reap(&mut done);
+        let taken = ring.reap(&mut done);
+        self.after(taken, done);
+    }
+
+    fn after(&self, taken: io::Result<()>, done: Vec<RingDone>) {
+        // What the kernel does not take now it gets from the loop: nobody else may come again.
+        if taken.is_err()
+            && let Some(ring) = &self.ring
+        {
+            ring.event().signal();
+            std::thread::yield_now();
+        }
         self.finish(done);
     }
 

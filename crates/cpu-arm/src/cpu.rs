@@ -83,6 +83,9 @@ impl ArmCpu {
         if self.features.el2 {
             self.set_sys(Reg::HCR_EL2, 1 << 31);
         }
+        if self.features.el3 {
+            self.set_sys(Reg::SCR_EL3, 0x430); // RW: there is no AArch32 below
+        }
         if el < 3 && self.features.el3 {
             // What EL3 firmware would have set up for a kernel that is started directly.
             let pac = if self.features.pauth() > 0 { 3 << 16 } else { 0 };
@@ -179,6 +182,7 @@ impl ArmCpu {
             .with_zva_ok(!at_el0 || bit(14))
             .with_e2h(self.e2h())
             .with_el1_traps(el1_traps)
+            .with_keys(self.features.pauth() > 0 && self.key_trap().is_none())
     }
 
     /// The mode key for a page with this code attribute.

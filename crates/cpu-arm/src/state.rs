@@ -223,4 +223,6 @@ key_fields! {
     el1_traps with_el1_traps: bool = 24, 1;
     /// PSTATE.SP.
     sp_sel with_sp_sel: bool = 25, 1;
+    /// Pointer authentication keys are there and trap nowhere (HCR_EL2.APK, SCR_EL3.APK).
+    keys with_keys: bool = 26, 1;
 }

@@ -20,7 +20,7 @@ pub use system_insns::{dc_zva, sys_insn};
 pub use table::{PLAIN, REGS, Reg, exists, inline_slot};
 
 use crate::state::ArmCpu;
-use table::{CONTEXT, DEBUG, IRQS, Plain, READ_ONLY, TRAPS, VM, plain, redirect_e2h};
+use table::{CONTEXT, DEBUG, IRQS, Plain, READ_ONLY, TRAPS, VM, ZERO, plain, redirect_e2h};
 
 /// Why an access is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,10 +94,13 @@ impl ArmCpu {
         if to_el2 { Err(Trap::To(2)) } else { Ok(()) }
     }
 
-    /// With FEAT_IDST a read of the ID space from EL0 is a trap, not an undefined instruction.
+    /// With FEAT_IDST a read of the ID space is a trap, not an undefined instruction.
     fn id_space_trap(&self, enc: u16, trap: Trap) -> Trap {
-        let idst = self.features.idst() && self.pstate.el == 0 && identity::in_id_space(enc);
-        if idst { Trap::To(self.el0_trap_target()) } else { trap }
+        if trap != Trap::Undefined || !self.features.idst() || !identity::in_id_space(enc) {
+            return trap;
+        }
+        let el = self.pstate.el;
+        Trap::To(if el == 0 { self.el0_trap_target() } else { el })
     }
 
     fn check_plain(&self, p: &Plain, write: bool) -> Result<(), Trap> {
@@ -115,6 +118,9 @@ impl ArmCpu {
         let el = self.pstate.el;
         let hcr = self.hcr();
         let tcpac = |cptr: Reg| self.sys(cptr) >> 31 & 1 != 0;
+        if p.reg.is_key() {
+            return self.key_trap().map_or(Ok(()), |el| Err(Trap::To(el)));
+        }
         let other = match p.reg {
             Reg::CSSELR_EL1 => return self.check_identity(p.enc),
             Reg::ACTLR_EL1 => hcr >> 21 & 1 != 0,
@@ -132,6 +138,15 @@ impl ArmCpu {
             return self.check_debug(p.enc);
         }
         self.check_optional(p, write)
+    }
+
+    /// Where accesses to pointer authentication keys trap, if they do: HCR_EL2.APK, SCR_EL3.APK.
+    pub(crate) fn key_trap(&self) -> Option<u8> {
+        let el = self.pstate.el;
+        if el == 1 && self.el2_enabled() && self.hcr() >> 40 & 1 == 0 {
+            return Some(2);
+        }
+        (self.features.el3 && el < 3 && self.sys(Reg::SCR_EL3) >> 16 & 1 == 0).then_some(3)
     }
 
     /// MDCR_EL2.{TDA, TDOSA, TDE} and MDCR_EL3.{TDA, TDOSA} for debug registers.
@@ -162,7 +177,8 @@ impl ArmCpu {
                 if off { Err(Trap::To(2)) } else { Ok(()) }
             }
             Reg::LORC_EL1 | Reg::LOREA_EL1 | Reg::LORID_EL1 | Reg::LORN_EL1 | Reg::LORSA_EL1 => {
-                if write && p.reg == Reg::LORID_EL1 {
+                let id = p.reg == Reg::LORID_EL1;
+                if write && id || !id && self.is_secure() {
                     return Err(Trap::Undefined);
                 }
                 let trapped = el == 1 && self.hcr() >> 35 & 1 != 0;
@@ -182,7 +198,7 @@ impl ArmCpu {
             self.check_plain(p, false)?;
             return Ok(self.sys(p.reg));
         }
-        self.read_special(enc)
+        self.read_special(enc).map_err(|trap| self.id_space_trap(enc, trap))
     }
 
     /// Writes a system register as the current exception level.
@@ -206,7 +222,7 @@ impl ArmCpu {
             return Err(Trap::Undefined);
         }
         let old = self.sys(p.reg);
-        let v = self.legal(p.reg, v);
+        let v = if p.flags & ZERO != 0 { self.sys(p.reg) } else { self.legal(p.reg, v) };
         self.set_sys(p.reg, v);
         if p.reg == Reg::MDCR_EL2 && self.system.pmu_live {
             self.update_pmu();
@@ -242,11 +258,12 @@ impl ArmCpu {
                 v & allowed | 1 << 31 // RW: EL1 is AArch64
             }
             Reg::SCR_EL3 => {
-                let mut allowed = 0x7_3fff; // up to APK and API
+                let mut allowed = 0x3fbf; // up to TWE
                 let f = &self.features;
                 let optional = [
                     (f.lor(), 1 << 14),
                     (f.ras(), 1 << 15),
+                    (f.pauth() > 0, 3 << 16), // APK, API
                     (f.csv2_2(), 1 << 25),
                     (f.ecv(), 1 << 28),
                     (f.hcx(), 1 << 38),
@@ -264,7 +281,12 @@ impl ArmCpu {
             Reg::DBGCLAIMCLR_EL1 => self.sys(r) & !v,
             Reg::VBAR_EL1 | Reg::VBAR_EL2 | Reg::VBAR_EL3 => v & !0x7ff,
             Reg::CSSELR_EL1 => v & 0xf,
-            Reg::CNTKCTL_EL1 => v & 0x2_03ff,
+            Reg::CNTKCTL_EL1 => v & if self.features.ecv() { 0x2_03ff } else { 0x3ff },
+            // EL1TVT, EL1TVCT, EL1NVPCT, EL1NVVCT, EVNTIS; ECV (12) comes with CNTPOFF_EL2.
+            Reg::CNTHCTL_EL2 => v & if self.features.ecv() { 0x3_efff } else { 0xfff },
+            r if (Reg::DBGWVR0_EL1 as u16..=Reg::DBGWVR3_EL1 as u16).contains(&(r as u16)) => {
+                v & !3
+            }
             _ => v,
         }
     }

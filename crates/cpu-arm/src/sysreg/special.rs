@@ -26,6 +26,8 @@ const OSLAR: u16 = encoding(2, 0, 1, 0, 4);
 const CLAIMSET: u16 = encoding(2, 0, 7, 8, 6);
 const RVBAR: [u16; 3] =
     [encoding(3, 0, 12, 0, 1), encoding(3, 4, 12, 0, 1), encoding(3, 6, 12, 0, 1)];
+const RMR: [u16; 3] =
+    [encoding(3, 0, 12, 0, 2), encoding(3, 4, 12, 0, 2), encoding(3, 6, 12, 0, 2)];
 const CNTVOFF: u16 = encoding(3, 4, 14, 0, 3);
 
 fn timer_of(enc: u16) -> Option<(TimerId, u16)> {
@@ -108,6 +110,7 @@ impl ArmCpu {
                     return Err(Trap::To(self.el0_trap_target()));
                 }
             }
+            TimerId::HypVirt if !self.features.vhe() => return Err(Trap::Undefined),
             TimerId::Secure if el < 3 && !(el == 1 && self.is_secure()) => {
                 return Err(Trap::Undefined);
             }
@@ -119,7 +122,15 @@ impl ArmCpu {
                 return Err(Trap::To(2));
             }
         }
-        Ok(())
+        if id == TimerId::Virt && self.virtual_trap(13) { Err(Trap::To(2)) } else { Ok(()) }
+    }
+
+    /// CNTHCTL_EL2.EL1TVT (13) and EL1TVCT (14), FEAT_ECV.
+    fn virtual_trap(&self, bit: u32) -> bool {
+        self.pstate.el <= 1
+            && self.el2_enabled()
+            && !self.e2h_tge()
+            && self.sys(Reg::CNTHCTL_EL2) >> bit & 1 != 0
     }
 
     fn check_counter(&self, physical: bool) -> Result<(), Trap> {
@@ -136,7 +147,7 @@ impl ArmCpu {
                 return Err(Trap::To(2));
             }
         }
-        Ok(())
+        if !physical && self.virtual_trap(14) { Err(Trap::To(2)) } else { Ok(()) }
     }
 
     /// Whether the virtual counter offset applies here.
@@ -208,6 +219,8 @@ impl ArmCpu {
             CNTVOFF => Ok(self.system.timers.offset()),
             ISR => Ok(self.pending_isr()),
             CLAIMSET => self.check_debug(enc).map(|()| 0xff),
+            // AA64; a warm reset cannot be asked for.
+            e if e == self.rmr() => Ok(1),
             e if e == RVBAR[usize::from(self.highest_el().clamp(1, 3)) - 1] => {
                 Ok(self.features.rvbar.unwrap_or(0))
             }
@@ -220,6 +233,11 @@ impl ArmCpu {
             }
             _ => Err(Trap::Undefined),
         }
+    }
+
+    /// RMR_ELx of the highest exception level.
+    fn rmr(&self) -> u16 {
+        RMR[usize::from(self.highest_el().clamp(1, 3)) - 1]
     }
 
     /// Which banked SP an SP_ELx access names; the selected one is undefined to access.
@@ -305,6 +323,7 @@ impl ArmCpu {
             }
             FPSR => self.fpsr = v as u32 & 0xf800_009f,
             CNTVOFF => self.system.timers.set_offset(v),
+            e if e == self.rmr() => {}
             OSLAR => {
                 self.check_debug(enc)?;
                 self.set_sys(Reg::OSLSR_EL1, 8 | (v & 1) << 1);

@@ -29,6 +29,8 @@ pub const DEBUG: u16 = 256;
 pub const TRAPS: u16 = 512;
 /// Storage only: accesses are special.
 pub const HIDDEN: u16 = 128;
+/// Keeps no value: implementation defined, or of what is not built.
+pub const ZERO: u16 = 1024;
 const INLINE: u16 = INLINE_R | INLINE_W;
 
 /// A plainly stored register.
@@ -65,30 +67,30 @@ macro_rules! plain_regs {
 
 plain_regs! {
     SCTLR_EL1 = 3 0 1 0 0 CONTEXT | VM | INLINE_R;
-    ACTLR_EL1 = 3 0 1 0 1 TRAPS;
+    ACTLR_EL1 = 3 0 1 0 1 ZERO | TRAPS;
     CPACR_EL1 = 3 0 1 0 2 CONTEXT | INLINE_R | TRAPS;
     TTBR0_EL1 = 3 0 2 0 0 CONTEXT | VM | INLINE_R;
     TTBR1_EL1 = 3 0 2 0 1 CONTEXT | VM | INLINE_R;
     TCR_EL1 = 3 0 2 0 2 CONTEXT | VM | INLINE_R;
-    APIAKEYLO_EL1 = 3 0 2 1 0 INLINE;
-    APIAKEYHI_EL1 = 3 0 2 1 1 INLINE;
-    APIBKEYLO_EL1 = 3 0 2 1 2 INLINE;
-    APIBKEYHI_EL1 = 3 0 2 1 3 INLINE;
-    APDAKEYLO_EL1 = 3 0 2 2 0 INLINE;
-    APDAKEYHI_EL1 = 3 0 2 2 1 INLINE;
-    APDBKEYLO_EL1 = 3 0 2 2 2 INLINE;
-    APDBKEYHI_EL1 = 3 0 2 2 3 INLINE;
-    APGAKEYLO_EL1 = 3 0 2 3 0 INLINE;
-    APGAKEYHI_EL1 = 3 0 2 3 1 INLINE;
+    APIAKEYLO_EL1 = 3 0 2 1 0 INLINE | OPTIONAL | TRAPS;
+    APIAKEYHI_EL1 = 3 0 2 1 1 INLINE | OPTIONAL | TRAPS;
+    APIBKEYLO_EL1 = 3 0 2 1 2 INLINE | OPTIONAL | TRAPS;
+    APIBKEYHI_EL1 = 3 0 2 1 3 INLINE | OPTIONAL | TRAPS;
+    APDAKEYLO_EL1 = 3 0 2 2 0 INLINE | OPTIONAL | TRAPS;
+    APDAKEYHI_EL1 = 3 0 2 2 1 INLINE | OPTIONAL | TRAPS;
+    APDBKEYLO_EL1 = 3 0 2 2 2 INLINE | OPTIONAL | TRAPS;
+    APDBKEYHI_EL1 = 3 0 2 2 3 INLINE | OPTIONAL | TRAPS;
+    APGAKEYLO_EL1 = 3 0 2 3 0 INLINE | OPTIONAL | TRAPS;
+    APGAKEYHI_EL1 = 3 0 2 3 1 INLINE | OPTIONAL | TRAPS;
     SPSR_EL1 = 3 0 4 0 0 INLINE;
     ELR_EL1 = 3 0 4 0 1 INLINE;
-    AFSR0_EL1 = 3 0 5 1 0 VM;
-    AFSR1_EL1 = 3 0 5 1 1 VM;
+    AFSR0_EL1 = 3 0 5 1 0 VM | ZERO;
+    AFSR1_EL1 = 3 0 5 1 1 VM | ZERO;
     ESR_EL1 = 3 0 5 2 0 VM | INLINE;
     FAR_EL1 = 3 0 6 0 0 VM | INLINE;
     PAR_EL1 = 3 0 7 4 0 INLINE;
     MAIR_EL1 = 3 0 10 2 0 CONTEXT | VM;
-    AMAIR_EL1 = 3 0 10 3 0 VM;
+    AMAIR_EL1 = 3 0 10 3 0 VM | ZERO;
     VBAR_EL1 = 3 0 12 0 0 INLINE;
     CONTEXTIDR_EL1 = 3 0 13 0 1 VM | INLINE;
     TPIDR_EL1 = 3 0 13 0 4 INLINE;
@@ -97,24 +99,24 @@ plain_regs! {
     TPIDR_EL0 = 3 3 13 0 2 INLINE;
     TPIDRRO_EL0 = 3 3 13 0 3 INLINE;
     MDSCR_EL1 = 2 0 0 2 2 CONTEXT | DEBUG;
-    MDCCINT_EL1 = 2 0 0 2 0 0;
-    OSDTRRX_EL1 = 2 0 0 0 2 0;
-    OSDTRTX_EL1 = 2 0 0 3 2 0;
-    OSECCR_EL1 = 2 0 0 6 2 0;
+    MDCCINT_EL1 = 2 0 0 2 0 ZERO;
+    OSDTRRX_EL1 = 2 0 0 0 2 ZERO;
+    OSDTRTX_EL1 = 2 0 0 3 2 ZERO;
+    OSECCR_EL1 = 2 0 0 6 2 ZERO;
     OSDLR_EL1 = 2 0 1 3 4 CONTEXT;
     DBGPRCR_EL1 = 2 0 1 4 4 0;
     DBGCLAIMCLR_EL1 = 2 0 7 9 6 0;
     VPIDR_EL2 = 3 4 0 0 0 0;
     VMPIDR_EL2 = 3 4 0 0 5 0;
     SCTLR_EL2 = 3 4 1 0 0 CONTEXT;
-    ACTLR_EL2 = 3 4 1 0 1 0;
+    ACTLR_EL2 = 3 4 1 0 1 ZERO;
     HCR_EL2 = 3 4 1 1 0 CONTEXT | IRQS;
     MDCR_EL2 = 3 4 1 1 1 CONTEXT;
     CPTR_EL2 = 3 4 1 1 2 CONTEXT | TRAPS;
     HSTR_EL2 = 3 4 1 1 3 0;
-    HACR_EL2 = 3 4 1 1 7 0;
+    HACR_EL2 = 3 4 1 1 7 ZERO;
     TTBR0_EL2 = 3 4 2 0 0 CONTEXT;
-    TTBR1_EL2 = 3 4 2 0 1 CONTEXT;
+    TTBR1_EL2 = 3 4 2 0 1 CONTEXT | OPTIONAL;
     TCR_EL2 = 3 4 2 0 2 CONTEXT;
     VTTBR_EL2 = 3 4 2 1 0 CONTEXT;
     VTCR_EL2 = 3 4 2 1 2 CONTEXT;
@@ -124,19 +126,19 @@ plain_regs! {
     SPSR_ABT = 3 4 4 3 1 0;
     SPSR_UND = 3 4 4 3 2 0;
     SPSR_FIQ = 3 4 4 3 3 0;
-    AFSR0_EL2 = 3 4 5 1 0 0;
-    AFSR1_EL2 = 3 4 5 1 1 0;
+    AFSR0_EL2 = 3 4 5 1 0 ZERO;
+    AFSR1_EL2 = 3 4 5 1 1 ZERO;
     ESR_EL2 = 3 4 5 2 0 INLINE;
     FAR_EL2 = 3 4 6 0 0 INLINE;
     HPFAR_EL2 = 3 4 6 0 4 INLINE;
     MAIR_EL2 = 3 4 10 2 0 CONTEXT;
-    AMAIR_EL2 = 3 4 10 3 0 0;
+    AMAIR_EL2 = 3 4 10 3 0 ZERO;
     VBAR_EL2 = 3 4 12 0 0 INLINE;
-    CONTEXTIDR_EL2 = 3 4 13 0 1 INLINE;
+    CONTEXTIDR_EL2 = 3 4 13 0 1 OPTIONAL;
     TPIDR_EL2 = 3 4 13 0 2 INLINE;
     CNTHCTL_EL2 = 3 4 14 1 0 0;
     SCTLR_EL3 = 3 6 1 0 0 CONTEXT;
-    ACTLR_EL3 = 3 6 1 0 1 0;
+    ACTLR_EL3 = 3 6 1 0 1 ZERO;
     SCR_EL3 = 3 6 1 1 0 CONTEXT | IRQS;
     CPTR_EL3 = 3 6 1 1 2 CONTEXT;
     MDCR_EL3 = 3 6 1 3 1 0;
@@ -144,12 +146,12 @@ plain_regs! {
     TCR_EL3 = 3 6 2 0 2 CONTEXT;
     SPSR_EL3 = 3 6 4 0 0 INLINE;
     ELR_EL3 = 3 6 4 0 1 INLINE;
-    AFSR0_EL3 = 3 6 5 1 0 0;
-    AFSR1_EL3 = 3 6 5 1 1 0;
+    AFSR0_EL3 = 3 6 5 1 0 ZERO;
+    AFSR1_EL3 = 3 6 5 1 1 ZERO;
     ESR_EL3 = 3 6 5 2 0 INLINE;
     FAR_EL3 = 3 6 6 0 0 INLINE;
     MAIR_EL3 = 3 6 10 2 0 CONTEXT;
-    AMAIR_EL3 = 3 6 10 3 0 0;
+    AMAIR_EL3 = 3 6 10 3 0 ZERO;
     VBAR_EL3 = 3 6 12 0 0 INLINE;
     TPIDR_EL3 = 3 6 13 0 2 INLINE;
     CNTFRQ_EL0 = 3 3 14 0 0 0;
@@ -176,13 +178,13 @@ plain_regs! {
     DBGWCR2_EL1 = 2 0 0 2 7 DEBUG;
     DBGWCR3_EL1 = 2 0 0 3 7 DEBUG;
     // Implementation defined: Cortex-A57 and its like, Neoverse N1.
-    CPUACTLR_EL1 = 3 1 15 2 0 OPTIONAL;
-    CPUECTLR_EL1 = 3 1 15 2 1 OPTIONAL;
-    CPUMERRSR_EL1 = 3 1 15 2 2 OPTIONAL;
-    L2MERRSR_EL1 = 3 1 15 2 3 OPTIONAL;
-    L2CTLR_EL1 = 3 1 11 0 2 OPTIONAL;
-    L2ECTLR_EL1 = 3 1 11 0 3 OPTIONAL;
-    L2ACTLR_EL1 = 3 1 15 0 0 OPTIONAL;
+    CPUACTLR_EL1 = 3 1 15 2 0 OPTIONAL | ZERO;
+    CPUECTLR_EL1 = 3 1 15 2 1 OPTIONAL | ZERO;
+    CPUMERRSR_EL1 = 3 1 15 2 2 OPTIONAL | ZERO;
+    L2MERRSR_EL1 = 3 1 15 2 3 OPTIONAL | ZERO;
+    L2CTLR_EL1 = 3 1 11 0 2 OPTIONAL | ZERO;
+    L2ECTLR_EL1 = 3 1 11 0 3 OPTIONAL | ZERO;
+    L2ACTLR_EL1 = 3 1 15 0 0 OPTIONAL | ZERO;
     CBAR_EL1 = 3 1 15 3 0 READ_ONLY;
     CPUCFR_EL1 = 3 0 15 0 0 OPTIONAL | READ_ONLY;
     N1_CPUACTLR_EL1 = 3 0 15 1 0 OPTIONAL;
@@ -198,10 +200,10 @@ plain_regs! {
     PMSELR_EL0 = 3 3 9 12 5 HIDDEN;
     PMUSERENR_EL0 = 3 3 9 14 0 HIDDEN;
     // With a feature.
-    LORSA_EL1 = 3 0 10 4 0 OPTIONAL | TRAPS;
-    LOREA_EL1 = 3 0 10 4 1 OPTIONAL | TRAPS;
-    LORN_EL1 = 3 0 10 4 2 OPTIONAL | TRAPS;
-    LORC_EL1 = 3 0 10 4 3 OPTIONAL | TRAPS;
+    LORSA_EL1 = 3 0 10 4 0 ZERO | OPTIONAL | TRAPS;
+    LOREA_EL1 = 3 0 10 4 1 ZERO | OPTIONAL | TRAPS;
+    LORN_EL1 = 3 0 10 4 2 ZERO | OPTIONAL | TRAPS;
+    LORC_EL1 = 3 0 10 4 3 ZERO | OPTIONAL | TRAPS;
     LORID_EL1 = 3 0 10 4 7 OPTIONAL | TRAPS;
     ERRIDR_EL1 = 3 0 5 3 0 OPTIONAL | READ_ONLY | TRAPS;
     DISR_EL1 = 3 0 12 1 1 OPTIONAL | TRAPS;
@@ -212,6 +214,14 @@ plain_regs! {
     SCXTNUM_EL1 = 3 0 13 0 7 OPTIONAL | TRAPS;
     SCXTNUM_EL2 = 3 4 13 0 7 OPTIONAL;
     SCXTNUM_EL3 = 3 6 13 0 7 OPTIONAL;
+}
+
+impl Reg {
+    /// Whether it is half of a pointer authentication key.
+    #[must_use]
+    pub fn is_key(self) -> bool {
+        (Reg::APIAKEYLO_EL1 as u16..=Reg::APGAKEYHI_EL1 as u16).contains(&(self as u16))
+    }
 }
 
 /// Encoding to index + 1 into [`PLAIN`]; 0 = not plain. Indexed by the encoding below op0's top bit.
@@ -251,6 +261,8 @@ pub fn exists(p: &Plain, f: &Features) -> bool {
         Reg::LORSA_EL1 | Reg::LOREA_EL1 | Reg::LORN_EL1 | Reg::LORC_EL1 | Reg::LORID_EL1 => f.lor(),
         Reg::ERRIDR_EL1 | Reg::DISR_EL1 | Reg::VDISR_EL2 | Reg::VSESR_EL2 => f.ras(),
         Reg::HCRX_EL2 => f.hcx(),
+        Reg::TTBR1_EL2 | Reg::CONTEXTIDR_EL2 => f.vhe(),
+        r if r.is_key() => f.pauth() > 0,
         Reg::SCXTNUM_EL0 | Reg::SCXTNUM_EL1 | Reg::SCXTNUM_EL2 | Reg::SCXTNUM_EL3 => f.csv2_2(),
         _ => f.impdef == Impdef::NeoverseN1,
     }
@@ -315,7 +327,7 @@ pub fn inline_slot(enc: u16, key: ModeKey, write: bool) -> Option<u32> {
         _ => 1,
     };
     let el0_write_of_ro = el == 0 && write && p.reg == Reg::TPIDRRO_EL0;
-    let trapped = key.el1_traps() && el == 1;
+    let trapped = key.el1_traps() && el == 1 || p.reg.is_key() && !key.keys();
     if p.flags & want == 0 || el < lowest || el0_write_of_ro || trapped {
         return None;
     }

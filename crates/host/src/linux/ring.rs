@@ -125,30 +125,59 @@ impl Ring {
     /// descriptor is not bothered for those.
     ///
     /// # Errors
-    /// What the system says; the requests stay in the ring.
+    /// What the system says when it takes nothing more now; the requests stay in the ring, and the
+    /// caller has to come again.
     pub fn enter(&self, done: &mut Vec<RingDone>) -> io::Result<()> {
         let mut inner = self.inner();
         inner.ring.completion().disable_eventfd();
-        let result = loop {
-            match inner.ring.submit() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => break done,
-            }
-        };
+        let result = inner.submit_all(done);
         // Before the look: what comes after it must be told.
         inner.ring.completion().enable_eventfd();
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         inner.reap(done);
-        result.map(|_| ())
+        result
     }
 
-    /// Adds what is done to `done`.
-    pub fn reap(&self, done: &mut Vec<RingDone>) {
-        self.inner().reap(done);
+    /// Adds what is done to `done`; gives the kernel what it did not take before.
+    ///
+    /// # Errors
+    /// As of [`Ring::enter`].
+    pub fn reap(&self, done: &mut Vec<RingDone>) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.reap(done);
+        let settled = inner.settled();
+        drop(inner);
+        if settled { Ok(()) } else { self.enter(done) }
     }
 }
 
 impl Inner {
+    /// Whether the kernel has all requests and all completions are in the ring.
+    fn settled(&mut self) -> bool {
+        let queue = self.ring.submission();
+        queue.is_empty() && !queue.cq_overflow()
+    }
+
+    /// One call may take only a part: the kernel stops at a request that it refuses, and keeps
+    /// completions back that found no room until it is called again.
+    fn submit_all(&mut self, done: &mut Vec<RingDone>) -> io::Result<()> {
+        loop {
+            let before = done.len();
+            let taken = match self.ring.submit() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                taken => taken,
+            };
+            self.reap(done);
+            if self.settled() {
+                return Ok(());
+            }
+            let moved = done.len() > before || matches!(taken, Ok(1..));
+            if !moved {
+                return Err(taken.err().unwrap_or_else(|| io::ErrorKind::WouldBlock.into()));
+            }
+        }
+    }
+
     fn reap(&mut self, done: &mut Vec<RingDone>) {
         let Inner { ring, kept } = self;
         for entry in ring.completion() {
@@ -165,8 +194,8 @@ impl Drop for Ring {
     fn drop(&mut self) {
         let mut done = Vec::new();
         loop {
-            self.reap(&mut done);
-            let inner = self.inner();
+            let mut inner = self.inner();
+            inner.reap(&mut done);
             if inner.kept.is_empty() {
                 return;
             }
@@ -215,11 +244,19 @@ mod tests {
         let mut done = Vec::new();
         ring.enter(&mut done).unwrap();
         while done.len() < 2 {
-            ring.reap(&mut done);
+            ring.reap(&mut done).unwrap();
         }
         done.sort_by_key(|d| d.token);
         assert!(matches!(&done[0], RingDone { token: 7, result: Ok(5) }), "{done:?}");
         assert!(done[1].token == 8 && done[1].result.is_err());
+        // More completions than the ring has room for: none is lost.
+        for n in 0..40 {
+            ring.submit(RingOp::Read, (&file, 0), vec![piece(0, 3)], owner(), n).unwrap();
+        }
+        done.clear();
+        while done.len() < 40 {
+            ring.reap(&mut done).unwrap();
+        }
         // Many more than there are entries, and some left to the drop.
         for n in 0..50 {
             ring.submit(RingOp::Read, (&file, 0), vec![piece(0, 3)], owner(), n).unwrap();

@@ -7,7 +7,7 @@ use device::FirmwareConfig;
 use firmware::{Fdt, Kernel, arm64};
 use machine::Board;
 
-use super::layout::{Plan, has_firmware};
+use super::layout::{Plan, has_firmware, is_bare};
 use super::{map, tree};
 
 /// Items of fw_cfg (QEMU's manual, "fw_cfg device"): length and bytes of each file.
@@ -143,7 +143,7 @@ pub(super) fn prepare(plan: &Plan, board: &mut Board<'_>) -> qapi::Result<()> {
     if dtb.len() as u64 > arm64::FDT_SIZE {
         return Err(qapi::Error::generic("the device tree is larger than 1 MiB"));
     }
-    let as_kernel = is_direct(plan, board);
+    let as_kernel = is_direct(plan, board) && !is_bare(board);
     if let Some(at) = layout.fdt {
         board.load(at, dtb.clone());
     }

@@ -1,5 +1,8 @@
 //! What depends on the options: which controller, how many CPUs, where high regions lie.
 
+use std::fs::File;
+use std::io::Read as _;
+
 use accel::FirmwareCalls;
 use machine::Board;
 
@@ -69,6 +72,14 @@ pub(super) fn has_firmware(props: &Props, board: &Board<'_>) -> bool {
     board.config.boot.firmware.is_some() || props.pflash0.is_some() || flash
 }
 
+/// Whether the kernel is a program for the bare machine: it starts as after a reset, at the highest
+/// exception level, where Linux starts at EL2 or EL1.
+pub(super) fn is_bare(board: &Board<'_>) -> bool {
+    let mut magic = [0; 4];
+    let file = board.config.boot.kernel.as_ref().and_then(|path| File::open(path).ok());
+    file.is_some_and(|mut f| f.read_exact(&mut magic).is_ok()) && magic == *b"\x7fELF"
+}
+
 impl Plan {
     pub(super) fn new(version: Version, props: Props, board: &Board<'_>) -> qapi::Result<Plan> {
         props.check()?;
@@ -96,7 +107,11 @@ impl Plan {
         }
         let calls = match (props.secure, props.virtualization) {
             // The guest's own firmware is in charge of EL3.
-            (true, _) if board.config.boot.kernel.is_none() || has_firmware(&props, board) => {
+            (true, _)
+                if board.config.boot.kernel.is_none()
+                    || has_firmware(&props, board)
+                    || is_bare(board) =>
+            {
                 FirmwareCalls::None
             }
             (_, true) => FirmwareCalls::Smc,
