@@ -270,16 +270,11 @@ impl Graph {
             node.as_ref().map_or_else(|| "(null)".to_owned(), |node| node.name().to_owned())
         };
         if self.why_blocked(node).is_some() && now.is_some() {
-            return refuse(match &new {
-                None => "Cannot remove frozen 'backing' link from '%' to '@'"
-                    .replace('%', node.name())
-                    .replace('@', &name(&now)),
-                Some(_) => format!(
-                    "Cannot change frozen 'backing' link from '{}' to '{}'",
-                    node.name(),
-                    name(&now)
-                ),
-            });
+            return refuse(format!(
+                "Cannot change frozen 'backing' link from '{}' to '{}'",
+                node.name(),
+                name(&now)
+            ));
         }
         if let Some(new) = &new {
             self.check_cycle(node, new, "backing")?;
