@@ -82,7 +82,7 @@ pub fn prepare(graph: &Arc<Graph>, what: Committing) -> Result<Box<dyn Work>> {
             _ = graph.set_read_only(&what.base, true);
         }
     })?;
-    let mut nodes = between(&filter.filter, &what.base);
+    let mut nodes = between(&what.top, &what.base);
     nodes.push(what.root.clone());
     let blocker = Some(graph.block(&nodes, "block device is in use by block job: commit"));
     Ok(Box::new(Commit { graph: graph.clone(), what, filter, base_was_read_only, blocker }))

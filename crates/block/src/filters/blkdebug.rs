@@ -2,7 +2,7 @@
 //!
 //! Rules come from a file (`config`) or from options (`inject-error`, `set-state`): an event arms
 //! a rule, and requests of its kinds (in its sector) fail with its error until it is used up
-//! (`once`) or the state changes. Events here are those of the filter's own requests: `read_aio`,
+//! (`once`) or another event arms. Events here are those of the filter's own requests: `read_aio`,
 //! `write_aio`, `flush_to_disk`, `pwritev`, `pwritev_zero`, `preadv`, and `none`, which always is.
 //! Not here: events inside formats (`l2_load`, `cluster_alloc`, ...: such rules never fire),
 //! suspending requests, limits (`align`, `max-transfer` and the like are accepted).
@@ -51,15 +51,14 @@ impl Rules {
     fn event(&mut self, name: &str) {
         let state = self.state;
         let now = |event: &str, wanted: u64| event == name && (wanted == 0 || wanted == state);
-        for rule in self.inject.iter_mut().filter(|rule| now(&rule.event, rule.state)) {
-            rule.armed = true;
+        // What is armed stays so in other states, until an event arms anew.
+        if self.inject.iter().any(|rule| now(&rule.event, rule.state)) {
+            for rule in &mut self.inject {
+                rule.armed = now(&rule.event, rule.state);
+            }
         }
         if let Some(rule) = self.set.iter().find(|rule| now(&rule.event, rule.state)) {
             self.state = rule.new;
-            // Errors of another state are over.
-            for rule in &mut self.inject {
-                rule.armed &= rule.state == 0 || rule.state == self.state;
-            }
         }
     }
 

@@ -341,7 +341,15 @@ impl QmpCommand for BlockCommit {
         })?;
         let chain = root.chain();
         let (top, base) = self.layers(&graph, &chain)?;
-        let mut meant = block_jobs::commit::between(&top, &base);
+        // Of what lies above only the image that names the highest of the layers, and the root.
+        let all = block_jobs::commit::between(&root, &base);
+        let from = all.iter().position(|node| Arc::ptr_eq(node, &top)).unwrap_or(0);
+        let (above, below) = all.split_at(from);
+        // A filter over the highest of the layers is passed on the way.
+        let start = above.iter().rposition(|node| !node.class().is_filter()).map_or(0, |n| n + 1);
+        let mut meant: Vec<_> = above.get(start..).unwrap_or_default().to_vec();
+        meant.extend_from_slice(below);
+        meant.extend(start.checked_sub(1).and_then(|over| above.get(over)).cloned());
         meant.push(root.clone());
         check_blocked(&graph, &meant)?;
         if Arc::ptr_eq(&top, &base) {
