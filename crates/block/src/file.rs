@@ -19,9 +19,10 @@ use parking_lot::{Mutex, RwLock};
 use qapi::{Error, Result};
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation, Resolved, unsupported};
-use crate::graph::{Flags, Opening};
+use crate::graph::Flags;
 use crate::lock::{self, Wants};
 use crate::node::Threshold;
+use crate::opening::Opening;
 use crate::options::{take, word};
 
 /// What offset, length and memory of direct I/O are multiples of.

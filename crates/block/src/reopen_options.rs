@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use qapi::{Error, Result, Source, Value};
 
-use crate::graph::{Flags, Graph, common, used_by};
+use crate::graph::{Flags, Graph, common};
 use crate::node::{Node, Use};
+use crate::opening::used_by;
 
 /// Options of drivers that change nothing that is seen and may change.
 const TUNING: &[&str] = &[

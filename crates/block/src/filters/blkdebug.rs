@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use qapi::{Error, Result, Value};
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation};
-use crate::graph::Opening;
 use crate::node::Child;
+use crate::opening::Opening;
 
 const KINDS: [&str; 6] = ["read", "write", "write-zeroes", "discard", "flush", "block-status"];
 /// Longest file of rules.

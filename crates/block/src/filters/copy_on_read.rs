@@ -12,8 +12,8 @@ use parking_lot::RwLock;
 use qapi::Result;
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation};
-use crate::graph::Opening;
 use crate::node::Child;
+use crate::opening::Opening;
 
 /// Bytes copied at once.
 const PIECE: u64 = 1 << 20;

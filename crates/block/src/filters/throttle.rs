@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 use qapi::{Error, Result};
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation};
-use crate::graph::Opening;
 use crate::node::Child;
+use crate::opening::Opening;
 
 /// One limit: units per second, the burst per second, and for how many seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
