@@ -91,7 +91,7 @@ pub(crate) fn fill(file: &File, at: u64, len: u64) -> io::Result<()> {
 impl BlockDriver for Disk {
     fn len(&self) -> u64 {
         if self.is_device {
-            return host::file_length(&self.file()).unwrap_or(0);
+            return host::file_length(self.file()).unwrap_or(0);
         }
         // Disks have whole sectors; the rest of the last one reads as zeroes.
         self.file().metadata().map_or(0, |m| m.len().next_multiple_of(512).min(1 << 62))
@@ -190,7 +190,7 @@ impl BlockDriver for Disk {
         if len == 0 {
             return Ok(());
         }
-        match host::punch_hole(&self.file(), at, len) {
+        match host::punch_hole(self.file(), at, len) {
             Err(error) if is_unsupported(&error) => Ok(()),
             done => done,
         }

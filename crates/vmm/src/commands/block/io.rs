@@ -61,7 +61,7 @@ fn size(bytes: u64) -> String {
     if rest == 0 {
         return format!("{whole} {}", unit.1);
     }
-    let thousandths = u128::from(rest) * 1000 >> (10 * (unit.0 + 1));
+    let thousandths = (u128::from(rest) * 1000) >> (10 * (unit.0 + 1));
     format!("{whole}.{thousandths:03} {}", unit.1)
 }
 

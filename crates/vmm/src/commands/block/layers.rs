@@ -172,7 +172,7 @@ impl QmpCommand for BlockStream {
         let (stays, bottom) = self.bottom(&graph, &chain)?;
         check_blocked(&graph, &block_jobs::commit::between(&root, &bottom))?;
         if let Some(below) = bottom.child("backing").filter(|b| b.class().name == "commit_top")
-            && !self.base_node.as_ref().is_some_and(|name| *name == below.name())
+            && self.base_node.as_ref().is_none_or(|name| *name != below.name())
         {
             return refuse(format!("Cannot freeze 'backing' link to '{}'", below.name()));
         }
@@ -231,7 +231,7 @@ impl QmpCommand for ChangeBackingFile {
         if !root.chain().iter().any(|layer| Arc::ptr_eq(layer, &image)) {
             return refuse(format!("'{device}' and image file are not in the same chain"));
         }
-        check_blocked(&graph, &[image.clone()])?;
+        check_blocked(&graph, std::slice::from_ref(&image))?;
         let _still = graph.drain();
         let was_read_only = image.is_read_only();
         graph.set_read_only(&image, false)?;
