@@ -15,7 +15,7 @@ use block::{Blocker, Graph, Node};
 use parking_lot::Mutex;
 use qapi::{Error, Result};
 
-use crate::commit::{Committing, blocked, failed, lengthen};
+use crate::commit::{Committing, between, failed, lengthen};
 use crate::copy::{Held, Told, copy, held, reading};
 use crate::filter::{Dirty, MIRROR, Placed, Shared};
 use crate::job::{Failure, Job, JobError, Pace, Work};
@@ -52,8 +52,8 @@ pub fn prepare(graph: &Arc<Graph>, what: Committing) -> Result<Box<dyn Work>> {
     let name = what.filter_name.as_deref();
     let filter = Placed::over(graph, &MIRROR, name, ("backing", &what.top), shared);
     let filter = filter.inspect_err(back)?;
-    let mut nodes = blocked(&what.root, &what.base);
-    nodes.push(filter.filter.clone());
+    let mut nodes = between(&filter.filter, &what.base);
+    nodes.push(what.root.clone());
     let blocker = Some(graph.block(&nodes, "block device is in use by block job: commit"));
     Ok(Box::new(Active { graph: graph.clone(), what, filter, base_was_read_only, blocker }))
 }

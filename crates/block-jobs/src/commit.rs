@@ -11,7 +11,7 @@ use std::sync::Arc;
 use block::{Blocker, Graph, Node, Preallocation};
 use qapi::{Error, Result};
 
-use crate::copy::{Held, PIECE, copy, held, reading, walk};
+use crate::copy::{Held, Ignored, PIECE, copy, held, reading, walk};
 use crate::filter::{COMMIT, Placed, Shared};
 use crate::job::{Failure, Job, Work};
 use crate::stream::as_backing;
@@ -38,9 +38,9 @@ struct Commit {
     blocker: Option<Blocker>,
 }
 
-/// Nodes from the root down to the base, with filters.
+/// Nodes from a layer down to a base, with filters.
 #[must_use]
-pub fn blocked(root: &Arc<Node>, base: &Arc<Node>) -> Vec<Arc<Node>> {
+pub fn between(root: &Arc<Node>, base: &Arc<Node>) -> Vec<Arc<Node>> {
     let (mut all, mut next) = (Vec::new(), Some(root.clone()));
     while let Some(node) = next {
         let last = Arc::ptr_eq(&node, base);
@@ -82,7 +82,8 @@ pub fn prepare(graph: &Arc<Graph>, what: Committing) -> Result<Box<dyn Work>> {
             _ = graph.set_read_only(&what.base, true);
         }
     })?;
-    let nodes = blocked(&what.root, &what.base);
+    let mut nodes = between(&what.top, &what.base);
+    nodes.push(what.root.clone());
     let blocker = Some(graph.block(&nodes, "block device is in use by block job: commit"));
     Ok(Box::new(Commit { graph: graph.clone(), what, filter, base_was_read_only, blocker }))
 }
@@ -124,7 +125,7 @@ impl Work for Commit {
             let _step = self.graph.steps.enter();
             lengthen(base, len).map_err(Failure::Failed)?;
         }
-        walk(job, &self.graph.steps, len, |at| {
+        walk(job, &self.graph.steps, len, Ignored::Again, |at| {
             let (what, run) = held(Some(top.clone()), Some(base), at, len - at).map_err(reading)?;
             let run = if what == Held::Nothing { run } else { run.min(PIECE) };
             copy(top, base, what, at, run)?;

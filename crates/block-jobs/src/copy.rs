@@ -14,6 +14,8 @@ use crate::job::{Failure, Job, JobError};
 
 /// Bytes copied at once.
 pub(crate) const PIECE: u64 = 512 << 10;
+/// Between two tries of a piece.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
 /// Bytes looked at at once.
 const LOOK: u64 = 1 << 30;
 
@@ -80,15 +82,26 @@ pub(crate) fn copy(from: &Node, to: &Node, what: Held, at: u64, len: u64) -> Res
     }
 }
 
+/// What becomes of a piece whose error is ignored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ignored {
+    /// It is tried again.
+    Again,
+    /// It is left out; at the end the job fails after all.
+    Skip,
+}
+
 /// Goes through `len` bytes in pieces. `piece` copies one at a place and tells how many bytes it
 /// went on and how many of them were copied; errors go by the job's policy.
 pub(crate) fn walk(
     job: &Job,
     steps: &block::Steps,
     len: u64,
+    ignored: Ignored,
     mut piece: impl FnMut(u64) -> Result<(u64, u64), Told>,
 ) -> Result<(), Failure> {
     let (mut at, mut copied) = (0, 0);
+    let mut first = None;
     while at < len {
         if job.breathe(copied) == crate::Pace::Cancelled {
             return Err(Failure::Cancelled);
@@ -104,7 +117,14 @@ pub(crate) fn walk(
             }
             Err((write, error)) => match job.decide(write, &error) {
                 JobError::Report => return Err(error.into()),
-                JobError::Ignore => PIECE.min(len - at),
+                JobError::Ignore if ignored == Ignored::Skip => {
+                    first = first.or(Some(error));
+                    PIECE.min(len - at)
+                }
+                JobError::Ignore => {
+                    job.idle(AGAIN);
+                    0
+                }
                 JobError::Stop => 0,
             },
         };
@@ -112,5 +132,8 @@ pub(crate) fn walk(
         job.add_progress(went);
     }
     // Cancelled in the last step: it did not end well.
-    if job.breathe(0) == crate::Pace::Cancelled { Err(Failure::Cancelled) } else { Ok(()) }
+    if job.breathe(0) == crate::Pace::Cancelled {
+        return Err(Failure::Cancelled);
+    }
+    first.map_or(Ok(()), |error| Err(error.into()))
 }

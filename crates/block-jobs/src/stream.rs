@@ -11,7 +11,7 @@ use std::sync::Arc;
 use block::{Blocker, Child, Graph, Node, Use};
 use qapi::{Error, Result};
 
-use crate::copy::{Held, PIECE, copy, held, reading, walk};
+use crate::copy::{Held, Ignored, PIECE, copy, held, reading, walk};
 use crate::filter::{Placed, STREAM, Shared};
 use crate::job::{Failure, Job, Work};
 
@@ -54,14 +54,7 @@ pub fn prepare(graph: &Arc<Graph>, what: Streaming) -> Result<Box<dyn Work>> {
             _ = graph.set_read_only(&what.top, true);
         }
     })?;
-    let mut blocked = vec![filter.filter.clone()];
-    for layer in what.top.chain() {
-        let last = Arc::ptr_eq(&layer, &what.bottom);
-        blocked.push(layer);
-        if last {
-            break;
-        }
-    }
+    let blocked = crate::commit::between(&filter.filter, &what.bottom);
     let blocker = Some(graph.block(&blocked, "block device is in use by block job: stream"));
     Ok(Box::new(Stream { graph: graph.clone(), what, base, filter, was_read_only, blocker }))
 }
@@ -118,7 +111,7 @@ impl Work for Stream {
         }
         let len = self.what.top.len();
         let steps = self.graph.steps.clone();
-        walk(job, &steps, len, |at| self.piece(at, len))
+        walk(job, &steps, len, Ignored::Skip, |at| self.piece(at, len))
     }
 
     fn finish(&mut self, _: &Job) -> Result<()> {

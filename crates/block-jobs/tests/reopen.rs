@@ -94,7 +94,7 @@ fn a_writer_keeps_a_node_writable_and_fixed_options_stay() {
     assert_eq!(fails(r#", "force-share": true"#), "Cannot change the option 'force-share'");
     let other = dir.path().join("b");
     let text = reopen(&graph, "a", &other, "").unwrap_err();
-    assert_eq!(text, "Cannot change the option 'filename'");
+    assert_eq!(text, "Cannot change the option 'file.filename'");
     let nameless = graph.reopen(vec![json(r#"{"driver": "raw"}"#)]).unwrap_err();
     assert_eq!(nameless.desc, "node-name not specified");
 }

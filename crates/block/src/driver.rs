@@ -11,8 +11,9 @@ use std::sync::Arc;
 use qapi::Value;
 
 use crate::flights::Flight;
-use crate::graph::{Flags, Opening};
+use crate::graph::Flags;
 use crate::node::Child;
+use crate::opening::Opening;
 
 /// What a range of a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -19,9 +19,10 @@ use parking_lot::{Mutex, RwLock};
 use qapi::{Error, Result};
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation, Resolved, unsupported};
-use crate::graph::{Flags, Opening};
+use crate::graph::Flags;
 use crate::lock::{self, Wants};
 use crate::node::Threshold;
+use crate::opening::Opening;
 use crate::options::{take, word};
 
 /// What offset, length and memory of direct I/O are multiples of.
@@ -156,7 +157,7 @@ pub(crate) fn fill(file: &File, at: u64, len: u64) -> io::Result<()> {
 impl BlockDriver for Disk {
     fn len(&self) -> u64 {
         if self.is_device {
-            return host::file_length(&self.file()).unwrap_or(0);
+            return host::file_length(self.file()).unwrap_or(0);
         }
         // Disks have whole sectors; the rest of the last one reads as zeroes.
         self.file().metadata().map_or(0, |m| m.len().next_multiple_of(512).min(1 << 62))
@@ -228,7 +229,7 @@ impl BlockDriver for Disk {
         if len == 0 {
             return Ok(());
         }
-        match host::punch_hole(&self.file(), at, len) {
+        match host::punch_hole(self.file(), at, len) {
             Err(error) if is_unsupported(&error) => Ok(()),
             done => done,
         }

@@ -13,8 +13,8 @@ use qapi::{Error, Result, Size};
 use crate::driver::{
     BlockClass, BlockDriver, CreateOption, Creation, Extent, Preallocation, Resolved, unsupported,
 };
-use crate::graph::Opening;
 use crate::node::{Child, Node};
+use crate::opening::Opening;
 use crate::options::take;
 
 struct Raw {

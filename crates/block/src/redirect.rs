@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use qapi::{Error, Result};
 
-use crate::graph::{Graph, used_by};
+use crate::graph::Graph;
 use crate::node::{Node, Use};
+use crate::opening::used_by;
 
 /// A layer that is going to be put over a node, or was.
 pub struct Redirect {

@@ -28,6 +28,10 @@ impl Graph {
         if node.is_read_only() == read_only {
             return Ok(());
         }
+        let asked_for = |v: qapi::Value| v.as_bool() == Some(true) || v.as_str() == Some("on");
+        if !read_only && node.given("read-only").is_some_and(asked_for) {
+            return Err(Error::generic("Block node is read-only"));
+        }
         let flags = Flags { read_only, ..node.flags() };
         self.reopen_as(node, flags, node.detect_zeroes())
     }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use qapi::{Error, Result, Source, Value};
 
-use crate::graph::{Flags, Graph, common, used_by};
+use crate::graph::{Flags, Graph, common};
 use crate::node::{Node, Use};
+use crate::opening::used_by;
 
 /// Options of drivers that change nothing that is seen and may change.
 const TUNING: &[&str] = &[
@@ -95,7 +96,7 @@ impl Graph {
         let _still = self.drain();
         let mut done: Vec<Before> = Vec::new();
         for (node, options) in nodes {
-            let result = self.reopen_one(&node, options, &mut done, 0);
+            let result = self.reopen_one(&node, options, &mut done, ("", 0));
             if let Err(error) = result {
                 for before in done.iter().rev() {
                     self.go_back(before);
@@ -128,7 +129,7 @@ impl Graph {
         node: &Arc<Node>,
         mut options: Value,
         done: &mut Vec<Before>,
-        depth: usize,
+        (within, depth): (&str, usize),
     ) -> Result<()> {
         if depth > 64 {
             return refuse("the chain of images is too long or never ends");
@@ -137,7 +138,7 @@ impl Graph {
         if backing.is_none() && node.child("backing").is_some_and(|below| self.is_named(&below)) {
             return refuse(format!("backing is missing for '{}'", node.name()));
         }
-        check_fixed(node, &options)?;
+        check_fixed(node, &options, within)?;
         let file = options.take("file");
         let forces = options.get("force-share").and_then(Value::as_bool).unwrap_or(false);
         if forces != node.flags().force_share {
@@ -151,10 +152,10 @@ impl Graph {
             links: node.children(),
         });
         if let Some(file) = file {
-            self.reopen_child(node, "file", file, done, depth)?;
+            self.reopen_child(node, "file", file, done, (within, depth))?;
         }
         if let Some(given) = backing {
-            self.reopen_backing(node, given, done, depth)?;
+            self.reopen_backing(node, given, done, (within, depth))?;
         }
         self.reopen_as(node, new.0, new.1)
     }
@@ -185,7 +186,7 @@ impl Graph {
         role: &'static str,
         given: Value,
         done: &mut Vec<Before>,
-        depth: usize,
+        (within, depth): (&str, usize),
     ) -> Result<()> {
         let Some((_, link)) = node.links().into_iter().find(|(r, _)| *r == role) else {
             return cannot(role);
@@ -212,9 +213,12 @@ impl Graph {
             value if self.is_named(&now) => {
                 let first = value.as_map().and_then(|members| members.first());
                 let key = first.map_or("driver", |(key, _)| key.as_str()).to_owned();
-                cannot(&format!("{role}.{key}"))
+                cannot(&format!("{within}{role}.{key}"))
             }
-            value => self.reopen_one(&now, value, done, depth + 1),
+            value => {
+                let within = format!("{within}{role}.");
+                self.reopen_one(&now, value, done, (&within, depth + 1))
+            }
         }
     }
 
@@ -234,7 +238,7 @@ impl Graph {
         node: &Arc<Node>,
         given: Value,
         done: &mut Vec<Before>,
-        depth: usize,
+        (within, depth): (&str, usize),
     ) -> Result<()> {
         let now = node.child("backing");
         let new = match given {
@@ -242,12 +246,13 @@ impl Graph {
             Value::Str(name) => Some(self.find(&name).ok_or_else(|| missing(&name))?),
             value => match now {
                 Some(below) if !self.is_named(&below) => {
-                    return self.reopen_one(&below, value, done, depth + 1);
+                    let within = format!("{within}backing.");
+                    return self.reopen_one(&below, value, done, (&within, depth + 1));
                 }
                 _ => {
                     let first = value.as_map().and_then(|members| members.first());
                     let key = first.map_or("driver", |(key, _)| key.as_str()).to_owned();
-                    return cannot(&format!("backing.{key}"));
+                    return cannot(&format!("{within}backing.{key}"));
                 }
             },
         };
@@ -270,16 +275,11 @@ impl Graph {
             node.as_ref().map_or_else(|| "(null)".to_owned(), |node| node.name().to_owned())
         };
         if self.why_blocked(node).is_some() && now.is_some() {
-            return refuse(match &new {
-                None => "Cannot remove frozen 'backing' link from '%' to '@'"
-                    .replace('%', node.name())
-                    .replace('@', &name(&now)),
-                Some(_) => format!(
-                    "Cannot change frozen 'backing' link from '{}' to '{}'",
-                    node.name(),
-                    name(&now)
-                ),
-            });
+            return refuse(format!(
+                "Cannot change frozen 'backing' link from '{}' to '{}'",
+                node.name(),
+                name(&now)
+            ));
         }
         if let Some(new) = &new {
             self.check_cycle(node, new, "backing")?;
@@ -326,12 +326,12 @@ fn check_known(node: &Node, options: &Value, at: usize) -> Result<()> {
 }
 
 /// Options that must stay as they were given.
-fn check_fixed(node: &Node, options: &Value) -> Result<()> {
+fn check_fixed(node: &Node, options: &Value, within: &str) -> Result<()> {
     for (key, value) in options.as_map().unwrap_or(&[]) {
         let name = key.as_str();
         if name == "driver" {
             if value.as_str().is_some_and(|driver| driver != node.class().name) {
-                return cannot("driver");
+                return cannot(&format!("{within}driver"));
             }
             continue;
         }
@@ -345,7 +345,7 @@ fn check_fixed(node: &Node, options: &Value) -> Result<()> {
             return refuse(format!("Parameter 'overlap-check' does not accept value '{word}'"));
         }
         if !TUNING.contains(&name) && node.given(name).as_ref() != Some(value) {
-            return cannot(name);
+            return cannot(&format!("{within}{name}"));
         }
     }
     Ok(())

@@ -370,6 +370,18 @@ pub(crate) fn snapshot(vm: &Arc<Vm>, words: &str) -> String {
     answer(execute(vm, "blockdev-snapshot-sync", args))
 }
 
+/// `qemu-io [-d] device "command"`.
+pub(crate) fn io(vm: &Arc<Vm>, words: &str) -> String {
+    let words = words.trim();
+    let words = words.strip_prefix("-d ").unwrap_or(words).trim_start();
+    let (device, line) = words.split_once(' ').unwrap_or((words, ""));
+    let line = line.trim().trim_matches('"');
+    match vmm::commands::io_command(vm, device, line) {
+        Ok(text) => text,
+        Err(error) => format!("Error: {}\n", error.desc),
+    }
+}
+
 /// `snapshot_blkdev_internal device name`.
 pub(crate) fn snapshot_internal(vm: &Arc<Vm>, words: &str) -> String {
     let mut words = words.split_whitespace();

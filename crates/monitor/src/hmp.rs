@@ -196,6 +196,12 @@ pub static COMMANDS: &[HumanCommand] = &[
         |vm, text| objects::save_memory(vm, "pmemsave", text)
     ),
     command!("print|p", "/fmt expr", "print expression value (no registers)", objects::print),
+    command!(
+        "qemu-io",
+        "[-d] [device] \"[command]\"",
+        "run a qemu-io command on a block device\n\t\t\t-d: [device] is a device ID rather than a drive ID or node name",
+        crate::block::io
+    ),
     command!("qom-get", "path property", "print QOM property", objects::qom_get),
     command!("qom-list", "[path]", "list QOM properties", objects::qom_list),
     command!("qom-set", "path property value", "set QOM property", objects::qom_set),

@@ -321,6 +321,7 @@ fn temporary() -> Result<File> {
 /// Makes the graph, opens all nodes and drives.
 pub(crate) fn open_all(vm: &Vm, settings: &Settings) -> Step<Drives> {
     let graph = Graph::new(catalog_block::BLOCK);
+    graph.set_keys(block::Keys::of(vm.objects.clone()));
     let fds = vm.fds.clone();
     graph.set_descriptors(Box::new(move |path, write| fds.open(path, write)));
     vm.services.add(graph.clone());

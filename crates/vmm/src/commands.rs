@@ -90,6 +90,7 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<block::layers::BlockCommit>(),
     Command::of::<block::layers::BlockStream>(),
     Command::of::<block::change::BlockdevReopen>(),
+    Command::of::<block::layers::ChangeBackingFile>(),
     Command::of::<block::internal::BlockdevSnapshotDeleteInternalSync>(),
     Command::of::<block::internal::BlockdevSnapshotInternalSync>(),
     Command::of::<block::limits::BlockSetIoThrottle>(),
@@ -184,6 +185,7 @@ pub use self::pci::{pci_buses, pci_class_name};
 pub use ::pci::FunctionInfo;
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
+pub use block::io::io_command;
 pub(crate) use block::jobs::{
     BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, jobs, serve as serve_jobs,
 };

@@ -19,8 +19,8 @@ use qapi::{Error, Result};
 
 use super::pass::{Access, Filter, Passing, Rest};
 use crate::driver::{BlockClass, BlockDriver};
-use crate::graph::Opening;
 use crate::node::{Child, Node};
+use crate::opening::Opening;
 
 /// One limit: units per second, the burst per second, and for how many seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

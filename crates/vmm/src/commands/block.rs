@@ -10,6 +10,7 @@ pub(super) mod change;
 pub(super) mod create;
 pub(super) mod info;
 pub(super) mod internal;
+pub(super) mod io;
 pub(super) mod jobs;
 pub(super) mod layers;
 pub(super) mod limits;

@@ -89,17 +89,15 @@ pub(crate) enum BlockDeviceIoStatus {
 /// What `JOB_STATUS_CHANGE` says.
 #[derive(Qapi)]
 pub(crate) struct JobStatusChange {
-    /// The job.
-    id: String,
     /// Its state.
     status: JobStatus,
+    /// The job.
+    id: String,
 }
 
 /// What `BLOCK_JOB_COMPLETED`, `_CANCELLED` and `_READY` say.
 #[derive(Qapi)]
 pub(crate) struct BlockJobEnd {
-    /// What the job does.
-    r#type: JobType,
     /// The job.
     device: String,
     /// To do.
@@ -108,6 +106,8 @@ pub(crate) struct BlockJobEnd {
     offset: u64,
     /// Bytes per second; 0: no limit.
     speed: u64,
+    /// What the job does.
+    r#type: JobType,
     /// Why it failed.
     error: Option<String>,
 }

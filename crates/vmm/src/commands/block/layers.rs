@@ -40,17 +40,22 @@ fn named(graph: &Graph, name: &str) -> Result<Arc<Node>> {
 /// The layer below the first of a chain that a file's name means: as it was opened, as the image
 /// above stores it, or another name of the same file.
 fn layer_of_file(chain: &[Arc<Node>], name: &str) -> Option<Arc<Node>> {
-    let same = |a: &str| {
-        let path = |name: &str| std::fs::canonicalize(name).ok();
-        a == name || path(a).is_some_and(|a| Some(a) == path(name))
-    };
+    let same = |a: &str| same_file(a, name);
     let mut pairs = chain.iter().zip(chain.iter().skip(1));
     pairs
         .find(|(over, layer)| {
             same(layer.filename())
-                || over.driver().format_info().backing_file.is_some_and(|stored| stored == name)
+                || over.driver().format_info().backing_file.is_some_and(|stored| {
+                    let path = block::relative_to(over.filename(), &stored);
+                    stored == name && same_file(&path, layer.filename())
+                })
         })
         .map(|(_, layer)| layer.clone())
+}
+
+fn same_file(a: &str, b: &str) -> bool {
+    let path = |name: &str| std::fs::canonicalize(name).ok();
+    a == b || path(a).is_some_and(|a| Some(a) == path(b))
 }
 
 fn check_blocked(graph: &Graph, nodes: &[Arc<Node>]) -> Result<()> {
@@ -165,14 +170,12 @@ impl QmpCommand for BlockStream {
         let root = node(vm, Some(&self.device), Some(&self.device))?;
         let chain = root.chain();
         let (stays, bottom) = self.bottom(&graph, &chain)?;
-        let mut meant = vec![root.clone()];
-        for layer in &chain {
-            meant.push(layer.clone());
-            if Arc::ptr_eq(layer, &bottom) {
-                break;
-            }
+        check_blocked(&graph, &block_jobs::commit::between(&root, &bottom))?;
+        if let Some(below) = bottom.child("backing").filter(|b| b.class().name == "commit_top")
+            && self.base_node.as_ref().is_none_or(|name| *name != below.name())
+        {
+            return refuse(format!("Cannot freeze 'backing' link to '{}'", below.name()));
         }
-        check_blocked(&graph, &meant)?;
         if self.backing_file.is_some() && !stays {
             return refuse("backing file specified, but streaming the entire chain");
         }
@@ -198,6 +201,50 @@ impl QmpCommand for BlockStream {
         };
         let work = block_jobs::stream::prepare(&graph, what)?;
         jobs.start(spec, || Ok(work))
+    }
+}
+
+/// Change the backing file's name that an image stores, and nothing else.
+#[derive(Qapi)]
+pub(crate) struct ChangeBackingFile {
+    /// The drive or root node.
+    device: String,
+    /// The image's node.
+    image_node_name: String,
+    /// The name.
+    backing_file: String,
+}
+
+impl QmpCommand for ChangeBackingFile {
+    const NAME: &'static str = "change-backing-file";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        let graph = graph(vm)?;
+        let device = &self.device;
+        let root = root_of(&graph, device).unwrap_or_else(|| {
+            Err(Error::new(Class::DeviceNotFound, format!("Device '{device}' not found")))
+        })?;
+        let image = named(&graph, &self.image_node_name)?;
+        let Some(below) = image.child("backing") else {
+            return refuse("not allowing backing file change on an image without a backing file");
+        };
+        if !root.chain().iter().any(|layer| Arc::ptr_eq(layer, &image)) {
+            return refuse(format!("'{device}' and image file are not in the same chain"));
+        }
+        check_blocked(&graph, std::slice::from_ref(&image))?;
+        let _still = graph.drain();
+        let was_read_only = image.is_read_only();
+        graph.set_read_only(&image, false)?;
+        let format = below.skip_filters().class().name;
+        let done = image.driver().change_backing(Some(&self.backing_file), Some(format));
+        if was_read_only {
+            _ = graph.set_read_only(&image, true);
+        }
+        done.map_err(|error| {
+            let why = host::reason(&error);
+            let file = &self.backing_file;
+            Error::generic(format!("Could not change backing file to '{file}': {why}"))
+        })
     }
 }
 
@@ -246,7 +293,7 @@ pub(super) fn root_of(graph: &Graph, name: &str) -> Option<Result<Arc<Node>>> {
 impl BlockCommit {
     /// The layers that are meant: top and base.
     fn layers(&self, graph: &Graph, chain: &[Arc<Node>]) -> Result<(Arc<Node>, Arc<Node>)> {
-        let inside = |name: &str| {
+        let inside = |chain: &[Arc<Node>], name: &str| {
             let found = named(graph, name)?;
             let image = found.skip_filters();
             if chain.iter().any(|layer| Arc::ptr_eq(layer, &image)) {
@@ -257,7 +304,7 @@ impl BlockCommit {
         };
         let active = || chain.first().cloned().ok_or_else(|| Error::generic("there is no layer"));
         let top = match (&self.top_node, &self.top) {
-            (Some(name), _) => inside(name)?,
+            (Some(name), _) => inside(chain, name)?,
             (None, Some(file)) if active()?.filename() == file => active()?,
             (None, Some(file)) => layer_of_file(chain, file)
                 .ok_or_else(|| Error::generic(format!("Top image file {file} not found")))?,
@@ -266,7 +313,7 @@ impl BlockCommit {
         let at = chain.iter().position(|layer| Arc::ptr_eq(layer, &top)).unwrap_or(0);
         let below = chain.get(at..).unwrap_or_default();
         let base = match (&self.base_node, &self.base) {
-            (Some(name), _) => inside(name)?,
+            (Some(name), _) => inside(below, name)?,
             (None, Some(file)) => layer_of_file(below, file).ok_or_else(|| {
                 Error::generic(format!("Can't find '{file}' in the backing chain"))
             })?,
@@ -294,7 +341,17 @@ impl QmpCommand for BlockCommit {
         })?;
         let chain = root.chain();
         let (top, base) = self.layers(&graph, &chain)?;
-        check_blocked(&graph, &block_jobs::commit::blocked(&root, &base))?;
+        // Of what lies above only the image that names the highest of the layers, and the root.
+        let all = block_jobs::commit::between(&root, &base);
+        let from = all.iter().position(|node| Arc::ptr_eq(node, &top)).unwrap_or(0);
+        let (above, below) = all.split_at(from);
+        // A filter over the highest of the layers is passed on the way.
+        let start = above.iter().rposition(|node| !node.class().is_filter()).map_or(0, |n| n + 1);
+        let mut meant: Vec<_> = above.get(start..).unwrap_or_default().to_vec();
+        meant.extend_from_slice(below);
+        meant.extend(start.checked_sub(1).and_then(|over| above.get(over)).cloned());
+        meant.push(root.clone());
+        check_blocked(&graph, &meant)?;
         if Arc::ptr_eq(&top, &base) {
             return refuse("cannot commit an image into itself");
         }
