@@ -6,6 +6,7 @@
 //! Not here: anything the product needs at run time.
 
 mod bench;
+mod bench_storage;
 mod cross;
 mod demo;
 mod guests;
@@ -48,7 +49,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        about: "boot time and CPU kernels against an installed QEMU, paired",
+        about: "boot time against an installed QEMU, paired; bench storage: the image tool against its",
         run: bench::run,
     },
     Task {

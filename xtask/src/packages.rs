@@ -10,6 +10,7 @@ pub(crate) const TEST: &[(&str, &str)] = &[
     ("/usr/lib/u-boot/qemu_arm64/u-boot.bin", "u-boot-qemu"),
     ("/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64"),
     ("qemu-nbd", "qemu-utils"),
+    ("nbdkit", "nbdkit"),
     ("dtc", "device-tree-compiler"),
     ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     ("cc", "gcc"),

@@ -106,3 +106,81 @@ fn requests_wait_for_a_server_that_comes_back() {
         assert_eq!(waiting.join().unwrap().unwrap(), 9);
     });
 }
+
+/// A server of nbdkit with these arguments.
+fn nbdkit(dir: &Path, args: &[&str]) -> Option<(Server, String)> {
+    let socket = dir.join("k");
+    let mut command = Command::new("nbdkit");
+    // It ends with the test, and must not write a banner.
+    command.args(["--foreground", "--exit-with-parent", "--unix"]).arg(&socket).args(args);
+    let Ok(child) = command.spawn() else {
+        eprintln!("nbdkit is not installed: not compared");
+        return None;
+    };
+    let server = Server(child);
+    wait_for(&socket);
+    Some((server, format!("nbd:unix:{}", socket.display())))
+}
+
+#[test]
+fn a_disk_of_nbdkit_is_read_written_and_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((_server, name)) = nbdkit(dir.path(), &["memory", "4M"]) else { return };
+    let node = Graph::new(CLASSES).open_image(&name, Some("raw"), Flags::default()).unwrap();
+    assert_eq!(node.len(), 4 << 20);
+    let all = node.extent(0, 4 << 20).unwrap();
+    assert!(all.zero && !all.data && all.len == 4 << 20, "{all:?}");
+    node.write(1 << 20, &[5; 100_000]).unwrap();
+    node.write_zeroes((1 << 20) + 50_000, 10, true).unwrap();
+    node.flush().unwrap();
+    let mut back = vec![0; 100_000];
+    node.read(1 << 20, &mut back).unwrap();
+    assert!(back.iter().enumerate().all(|(n, b)| (*b == 0) == (50_000..50_010).contains(&n)));
+    let data = node.extent(1 << 20, 3 << 20).unwrap();
+    assert!(data.data && !data.zero && data.len < 200_000, "{data:?}");
+}
+
+#[test]
+fn errors_of_nbdkit_are_errors_of_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--filter=error", "memory", "1M", "error-pwrite=ENOSPC", "error-pwrite-rate=100%"];
+    let Some((_server, name)) = nbdkit(dir.path(), &args) else { return };
+    let node = Graph::new(CLASSES).open_image(&name, Some("raw"), Flags::default()).unwrap();
+    let error = node.write(0, &[1; 512]).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(28));
+    let mut back = [1; 512];
+    node.read(0, &mut back).unwrap();
+    assert_eq!(back, [0; 512], "the connection goes on");
+}
+
+#[test]
+fn requests_wait_for_nbdkit_to_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("disk.raw");
+    std::fs::write(&image, vec![3u8; 1 << 20]).unwrap();
+    let args = ["file", image.to_str().unwrap()];
+    let Some((server, name)) = nbdkit(dir.path(), &args) else { return };
+    let (_, path) = name.split_once("unix:").unwrap();
+    let text = format!(
+        r#"{{"driver": "nbd", "reconnect-delay": 20, "server": {{"type": "unix", "path": "{path}"}}}}"#
+    );
+    let options = qapi::json::from_str(&text).unwrap();
+    let node = Graph::new(CLASSES).open(options, qapi::Source::Json, Flags::default()).unwrap();
+    let mut back = [0; 512];
+    node.read(0, &mut back).unwrap();
+    drop(server);
+    _ = std::fs::remove_file(path);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let mut back = [0; 512];
+            node.read(4096, &mut back).map(|()| back)
+        });
+        // A request is under way, or begins, while nobody listens.
+        let again = nbdkit(dir.path(), &args);
+        assert_eq!(asked.join().unwrap().unwrap(), [3; 512]);
+        node.write(0, &[9; 512]).unwrap();
+        node.flush().unwrap();
+        drop(again);
+    });
+    assert_eq!(std::fs::read(&image).unwrap()[..512], [9; 512]);
+}

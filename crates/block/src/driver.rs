@@ -306,6 +306,11 @@ pub trait BlockDriver: Send + Sync {
         _ = (at, len, write);
         None
     }
+    /// Something happens in the format above that rules of errors may wait for (`l2_load`,
+    /// `cluster_alloc`, ...); nothing but `blkdebug` listens.
+    fn event(&self, name: &str) {
+        _ = name;
+    }
     /// Goes on in other ways (for reading only, past the page cache, ...); nothing is under way.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
-//! `file` and `host_device`: a file or block device of the host.
+//! `file`, `host_device` and `host_cdrom`: a file, block device or CD drive of the host.
 //!
 //! Requests are the system's positioned reads and writes on the thread that asks. Bytes behind the
 //! end of a file read as zeroes. Discards punch holes; holes are found with lseek(2). The file is
 //! locked (`locking=off` does not). With `cache.direct` whole blocks of 4 KiB go past the page
 //! cache, through a copy where memory is not aligned; parts of blocks go through it. `aio=threads`
 //! keeps requests off the ring; `native` and `io_uring` (the default) are the same.
-//! Not here: `x-check-cache-dropped`, `drop-cache`, `pr-manager`.
+//! Reading a drive that has no medium says so. Not here: the tray of such a drive; `x-check-cache-dropped`, `drop-cache`, `pr-manager`.
 //! Source: QEMU's manual, `file` and `host_device`; fallocate(2), lseek(2).
 
 use std::fs::File;
@@ -27,6 +27,8 @@ use crate::options::{take, word};
 
 /// What offset, length and memory of direct I/O are multiples of.
 const BLOCK: u64 = 4096;
+/// ENOMEDIUM of Linux.
+const NO_MEDIUM: i32 = 123;
 /// Bytes of the aligned buffer.
 const BOUNCE: usize = 1 << 20;
 
@@ -46,6 +48,8 @@ struct Disk {
     threshold: Arc<Threshold>,
     ring: bool,
     is_device: bool,
+    /// It may have no medium.
+    is_cdrom: bool,
     /// The file system cannot tell or make holes.
     plain: AtomicBool,
     no_flush: AtomicBool,
@@ -76,6 +80,68 @@ fn whole_blocks(at: u64, len: usize) -> usize {
     if at.is_multiple_of(BLOCK) { len - len % usize::try_from(BLOCK).unwrap_or(1) } else { 0 }
 }
 
+/// Whether memory can be used for direct I/O as it is.
+fn is_aligned(memory: &[u8]) -> bool {
+    memory.as_ptr().align_offset(usize::try_from(BLOCK).unwrap_or(1)) == 0
+}
+
+/// Reads until the end of the file or of the memory, in multiples of `unit`; how much that was.
+fn read_all(file: &File, at: u64, into: &mut [u8], unit: usize) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at.saturating_add(done as u64)) {
+            Ok(n) if n < unit || n % unit != 0 => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Reads whole blocks past the page cache; how much that was. The end of the file is the other
+/// way's affair.
+fn read_direct(direct: &File, at: u64, into: &mut [u8]) -> io::Result<usize> {
+    let block = usize::try_from(BLOCK).unwrap_or(1);
+    let whole = whole_blocks(at, into.len());
+    let into = into.get_mut(..whole).unwrap_or_default();
+    if is_aligned(into) {
+        return read_all(direct, at, into, block);
+    }
+    let (mut memory, start) = aligned(whole.min(BOUNCE));
+    let mut done = 0;
+    for piece in into.chunks_mut(BOUNCE) {
+        let bounce = memory.get_mut(start..start + piece.len()).unwrap_or_default();
+        let n = read_all(direct, at.saturating_add(done as u64), bounce, block)?;
+        if let (Some(to), Some(from)) = (piece.get_mut(..n), bounce.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        done += n;
+        if n < piece.len() {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// Writes whole blocks past the page cache; how much that was.
+fn write_direct(direct: &File, at: u64, data: &[u8]) -> io::Result<usize> {
+    let whole = whole_blocks(at, data.len());
+    let data = data.get(..whole).unwrap_or_default();
+    if is_aligned(data) {
+        return direct.write_all_at(data, at).map(|()| whole);
+    }
+    let (mut memory, start) = aligned(whole.min(BOUNCE));
+    let mut place = at;
+    for piece in data.chunks(BOUNCE) {
+        let bounce = memory.get_mut(start..start + piece.len()).unwrap_or_default();
+        bounce.copy_from_slice(piece);
+        direct.write_all_at(bounce, place)?;
+        place = place.saturating_add(piece.len() as u64);
+    }
+    Ok(whole)
+}
+
 /// Writes zeroes.
 pub(crate) fn fill(file: &File, at: u64, len: u64) -> io::Result<()> {
     let zeroes = vec![0; 1 << 20];
@@ -98,59 +164,32 @@ impl BlockDriver for Disk {
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let mut done = 0;
+        if self.is_cdrom && self.is_empty() {
+            return Err(io::Error::from_raw_os_error(NO_MEDIUM));
+        }
         let Doors { file, direct } = self.doors.read().clone();
-        if let Some(direct) = &direct {
-            let whole = whole_blocks(at, into.len());
-            let (mut memory, start) = aligned(whole.min(BOUNCE));
-            while done < whole {
-                let n = (whole - done).min(BOUNCE);
-                let piece = memory.get_mut(start..start + n).unwrap_or_default();
-                let n = match direct.read_at(piece, at.saturating_add(done as u64)) {
-                    // The end of the file is the other way's affair.
-                    Ok(n) if n == 0 || whole_blocks(0, n) != n => break,
-                    Ok(n) => n,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(error),
-                };
-                if let (Some(to), Some(from)) = (into.get_mut(done..done + n), piece.get(..n)) {
-                    to.copy_from_slice(from);
-                }
-                done += n;
-            }
-        }
-        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, at.saturating_add(done as u64)) {
-                Ok(0) => {
-                    rest.fill(0);
-                    return Ok(());
-                }
-                Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let done = match &direct {
+            Some(direct) => read_direct(direct, at, into)?,
+            None => 0,
+        };
+        let rest = into.get_mut(done..).unwrap_or_default();
+        let done = read_all(&file, at.saturating_add(done as u64), rest, 1)?;
+        // Behind the end of the file are zeroes.
+        rest.get_mut(done..).unwrap_or_default().fill(0);
         Ok(())
     }
 
     fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
         self.threshold.check(at, data.len() as u64);
-        let mut done = 0;
         let Doors { file, direct } = self.doors.read().clone();
-        if let Some(direct) = &direct {
-            let whole = whole_blocks(at, data.len());
-            let (mut memory, start) = aligned(whole.min(BOUNCE));
-            while done < whole {
-                let n = (whole - done).min(BOUNCE);
-                let piece = memory.get_mut(start..start + n).unwrap_or_default();
-                if let Some(from) = data.get(done..done + n) {
-                    piece.copy_from_slice(from);
-                }
-                direct.write_all_at(piece, at.saturating_add(done as u64))?;
-                done += n;
-            }
-        }
+        let done = match &direct {
+            Some(direct) => write_direct(direct, at, data)?,
+            None => 0,
+        };
         let rest = data.get(done..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
         file.write_all_at(rest, at.saturating_add(done as u64))
     }
 
@@ -327,10 +366,11 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
             "'file' driver requires '{path}' to be a regular file"
         )));
     }
-    if at.class.name == "host_device" && !is_device && !kind.is_char_device() {
-        let text = format!(
-            "'host_device' driver requires '{path}' to be either a character or block device"
-        );
+    let is_cdrom = at.class.name == "host_cdrom";
+    if at.class.name != "file" && !is_device && !kind.is_char_device() {
+        let name = at.class.name;
+        let text =
+            format!("'{name}' driver requires '{path}' to be either a character or block device");
         return Err(Error::generic(text));
     }
     let wants = Wants::of(writable, at.force_share);
@@ -352,7 +392,8 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         path,
         threshold: at.threshold.clone(),
         ring,
-        is_device,
+        is_device: is_device || is_cdrom,
+        is_cdrom,
         plain: AtomicBool::new(false),
         no_flush: at.no_flush.into(),
     }))
@@ -373,3 +414,4 @@ const fn class(name: &'static str) -> BlockClass {
 
 pub(crate) const FILE: BlockClass = class("file");
 pub(crate) const HOST_DEVICE: BlockClass = class("host_device");
+pub(crate) const HOST_CDROM: BlockClass = class("host_cdrom");

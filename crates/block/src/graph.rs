@@ -120,6 +120,9 @@ pub struct Graph {
 /// A backing file's name as seen from the image that names it.
 #[must_use]
 pub fn relative_to(image: &str, file: &str) -> String {
+    // `blkdebug:RULES:FILE` lies where its file does.
+    let below = image.strip_prefix("blkdebug:").and_then(|rest| rest.split_once(':'));
+    let image = below.map_or(image, |(_, file)| file);
     let has_protocol = file.find(':').is_some_and(|at| !file.get(..at).unwrap_or("").contains('/'));
     match image.rfind('/') {
         Some(end) if !file.starts_with('/') && !has_protocol => {

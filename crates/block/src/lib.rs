@@ -60,6 +60,8 @@ pub static FILE: BlockClass = file::FILE;
 /// See [`FILE`].
 pub static HOST_DEVICE: BlockClass = file::HOST_DEVICE;
 /// See [`FILE`].
+pub static HOST_CDROM: BlockClass = file::HOST_CDROM;
+/// See [`FILE`].
 pub static NULL_CO: BlockClass = null::CO;
 /// See [`FILE`].
 pub static NULL_AIO: BlockClass = null::AIO;

@@ -34,9 +34,11 @@ impl BlockDriver for Raw {
         self.size.unwrap_or_else(|| self.below().len().saturating_sub(self.offset))
     }
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.below().driver().event("read_aio");
         self.below().driver().read(self.offset + at, into)
     }
     fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        self.below().driver().event("write_aio");
         self.below().driver().write(self.offset + at, data)
     }
     fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {

@@ -12,6 +12,7 @@ pub static BLOCK: &[&BlockClass] = &[
     &block::BLKDEBUG,
     &block::COPY_ON_READ,
     &block::FILE,
+    &block::HOST_CDROM,
     &block::HOST_DEVICE,
     &block::NULL_AIO,
     &block::NULL_CO,

@@ -223,6 +223,11 @@ impl Features {
     pub fn pauth(&self) -> u64 {
         (self.id.isar1 >> 4 & 15).max(self.id.isar1 >> 8 & 15).max(self.id.isar2 >> 12 & 15)
     }
+    /// Stage 2 has execute permissions of its own for EL0 (FEAT_XNX).
+    #[must_use]
+    pub fn xnx(&self) -> bool {
+        self.id.mmfr1 >> 28 & 15 != 0
+    }
     /// A performance monitors unit is there.
     #[must_use]
     pub fn pmu(&self) -> bool {

@@ -7,6 +7,7 @@
 //! Sources: Arm Architecture Reference Manual for A-profile (DDI 0487), observed behaviour of QEMU.
 
 pub mod arch;
+pub mod attributes;
 pub mod cpu;
 pub mod debug;
 pub mod decode;
@@ -26,6 +27,7 @@ mod props;
 pub mod qarma;
 pub mod saved;
 pub mod state;
+pub mod syndrome;
 pub mod sysreg;
 pub mod system;
 pub mod translate;

@@ -315,16 +315,13 @@ impl ArmCpu {
             0x8400_0006 => 2,
             0x8400_0008 => self.request(Request::Shutdown(Cause::GuestShutdown)),
             0x8400_0009 => self.request(Request::Reset(Cause::GuestReset)),
-            0x8400_0012 | 0xc400_0012 => self.request(Request::Reset(Cause::GuestReset)),
             0x8400_000a => match a1 as u32 {
                 0x8400_0000..=0x8400_0004
                 | 0xc400_0001
                 | 0xc400_0003
                 | 0xc400_0004
                 | 0x8400_0006
-                | 0x8400_0008..=0x8400_000a
-                | 0x8400_0012
-                | 0xc400_0012 => PSCI_SUCCESS,
+                | 0x8400_0008..=0x8400_000a => PSCI_SUCCESS,
                 _ => PSCI_NOT_SUPPORTED,
             },
             _ => PSCI_NOT_SUPPORTED,

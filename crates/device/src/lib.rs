@@ -25,7 +25,7 @@ mod reset;
 mod run;
 mod services;
 
-pub use abilities::{Balloon, BalloonStats, Entropy, RamSize, SecretBytes};
+pub use abilities::{Balloon, BalloonStats, CpuCount, Entropy, RamSize, SecretBytes};
 pub use boot_order::BootEntry;
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
@@ -40,7 +40,7 @@ pub use memory::{
     Size, TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, ThreadId};
-pub use plug::{Devices, Numbers, PlugBus, Unplug};
+pub use plug::{Departure, Devices, Numbers, PlugBus, Unplug};
 pub use reset::ResetTree;
 pub use run::{Cause, Request, RunControl};
 pub use services::{Services, Storage, StorageSource};

@@ -19,8 +19,8 @@ pub mod wide_atomic;
 
 pub use error::reason;
 pub use system::disk::{
-    O_DIRECT, allocate, file_length, is_byte_locked, lock_byte, next_data, next_hole, punch_hole,
-    unlock_byte, zero_range,
+    O_DIRECT, allocate, copy_range, file_length, is_byte_locked, lock_byte, next_data, next_hole,
+    punch_hole, unlock_byte, zero_range,
 };
 pub use system::event::EventFd;
 pub use system::fd::{duplicate_number, is_hung_up, is_writable, open_pipe, open_pty, write_fd};

@@ -27,8 +27,8 @@ pub(crate) fn run(args: &[String]) -> Done {
     let graph = given.graph()?;
     let wants_help = given.values("options").any(crate::create::asks_for_help);
     let name = given.name()?;
-    let no_flush = cache(given.value("cache"), "")?;
-    let flags = block::Flags { no_flush, ..given.flags(false) };
+    let mode = cache(given.value("cache"), "")?;
+    let flags = mode.flags(given.flags(false));
     let node = given.open(&graph, name, given.value("format"), flags)?;
     let class = node.class();
     let known = node.driver().amend_options();

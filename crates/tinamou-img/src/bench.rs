@@ -1,22 +1,27 @@
 //! `bench`: sends requests one behind another and says how long they took.
 //!
 //! As many requests as `-d` says are under way at once, each from a thread of its own (at most
-//! [`THREADS`], more depth than that changes nothing). `-i` and `-n` are accepted.
+//! [`THREADS`], more depth than that changes nothing). `-i` and `-n` are accepted and change nothing.
+//! As with the peer all requests share one piece of memory, at a page's begin.
 //! Source: QEMU's manual, `qemu-img bench`.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark times itself")]
 
+use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, OnceLock};
 use std::time::Instant;
 
-use block::{Flags, Node};
+use block::Node;
+use guest_ram::{RamBlock, RamOptions, RamSlice};
 use parking_lot::Mutex;
 
-use crate::options::{Given, Opt, cache, size};
+use crate::options::{Cache, Given, Opt, cache, size};
 use crate::{Done, Fail, fail, say};
 
 /// Most threads.
-const THREADS: u64 = 16;
+const THREADS: u64 = 64;
 
 const OPTIONS: &[Opt] = &[
     ('f', "format", "FMT"),
@@ -43,6 +48,8 @@ struct Plan {
     writes: bool,
     pattern: u8,
     flush_every: u64,
+    /// Every write is on the disk when it ends.
+    through: bool,
 }
 
 fn number(
@@ -62,7 +69,7 @@ fn number(
     found.ok_or_else(|| Fail(text(), 1))
 }
 
-fn plan(given: &Given) -> Result<Plan, Fail> {
+fn plan(given: &Given, mode: Cache) -> Result<Plan, Fail> {
     let most = i32::MAX as u64;
     let bytes = |name: &str, what: &str, other: u64| match given.value(name) {
         None => Ok(other),
@@ -82,6 +89,7 @@ fn plan(given: &Given) -> Result<Plan, Fail> {
         writes: given.has("write"),
         pattern: u8::try_from(number(given, "pattern", "", 0, (0, 255))?).unwrap_or(0),
         flush_every: number(given, "flush-interval", "flush interval", 0, (0, most))?,
+        through: mode.through,
     };
     if plan.buffer == 0 {
         return Err(Fail("Invalid buffer size specified".into(), 1));
@@ -98,9 +106,82 @@ fn plan(given: &Given) -> Result<Plan, Fail> {
     Ok(plan)
 }
 
-fn work(node: &Node, plan: &Plan, next: &AtomicU64, wrong: &Mutex<Option<std::io::Error>>) {
-    let mut buffer = vec![plan.pattern; usize::try_from(plan.buffer).unwrap_or(0)];
+/// What the threads share.
+struct Shared {
+    next: AtomicU64,
+    wrong: Mutex<Option<io::Error>>,
+    /// When the first request began: all threads have their memory then.
+    begin: OnceLock<Instant>,
+    ready: Barrier,
+    memory: RamSlice,
+}
+
+/// The memory of all requests, with the pattern in it.
+fn memory(plan: &Plan) -> Result<RamSlice, Fail> {
+    let wrong = || Fail("Could not allocate memory".into(), 1);
+    let block = RamBlock::new("bench", plan.buffer, RamOptions::default()).map_err(|_| wrong())?;
+    block.fill(0, plan.buffer, plan.pattern).map_err(|_| wrong())?;
+    RamSlice::new(block, 0, usize::try_from(plan.buffer).unwrap_or(0)).map_err(|_| wrong())
+}
+
+/// A part of a request straight between the host's file and the memory, where its bytes lie there
+/// as they are; `false`: it must go through the drivers.
+fn direct(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<bool> {
+    let len = memory.len() as u64;
+    let Some(found) = node.driver().resolve(at, len, plan.writes) else { return Ok(false) };
+    let align = u64::from(found.align.max(1));
+    if !(found.at.is_multiple_of(align) && len.is_multiple_of(align))
+        || !guest_ram::is_aligned(std::slice::from_ref(memory), found.align as usize)
+    {
+        return Ok(false);
+    }
+    let (file, mut done) = (found.file.as_fd(), 0);
+    while done < memory.len() {
+        let (left, place) = ([memory.part(done, usize::MAX)], found.at + done as u64);
+        let moved = if plan.writes {
+            guest_ram::write_to(file, &left, Some(place))
+        } else {
+            guest_ram::read_from(file, &left, Some(place))
+        };
+        match moved {
+            // The end of the file is the drivers' affair.
+            Ok(0) => return Ok(false),
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// A request, in as many parts as it has places in the host's file.
+fn once(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<()> {
+    if direct(node, plan, at, memory)? {
+        return Ok(());
+    }
+    let mut done = 0;
+    while done < memory.len() {
+        let pos = at + done as u64;
+        let run = node.extent(pos, (memory.len() - done) as u64)?.len;
+        let part = memory.part(done, usize::try_from(run).unwrap_or(usize::MAX));
+        if !direct(node, plan, pos, &part)? {
+            let mut own = vec![plan.pattern; part.len()];
+            if plan.writes {
+                node.write(pos, &own)?;
+            } else {
+                node.read(pos, &mut own)?;
+            }
+        }
+        done += part.len();
+    }
+    Ok(())
+}
+
+fn work(node: &Node, plan: &Plan, shared: &Shared) {
+    let Shared { next, wrong, memory, .. } = shared;
     let len = node.len();
+    shared.ready.wait();
+    shared.begin.get_or_init(Instant::now);
     loop {
         let n = next.fetch_add(1, Ordering::Relaxed);
         if n >= plan.count || wrong.lock().is_some() {
@@ -111,9 +192,10 @@ fn work(node: &Node, plan: &Plan, next: &AtomicU64, wrong: &Mutex<Option<std::io
         let at = (u128::from(plan.offset) + u128::from(n) * u128::from(plan.step))
             % u128::from(room.max(len));
         let at = u64::try_from(at).unwrap_or(0).min(room - 1);
-        let done = if plan.writes { node.write(at, &buffer) } else { node.read(at, &mut buffer) };
-        let is_flush = plan.flush_every > 0 && (n + 1).is_multiple_of(plan.flush_every);
-        let done = done.and_then(|()| if is_flush { node.flush() } else { Ok(()) });
+        let is_flush = plan.writes && plan.through
+            || plan.flush_every > 0 && (n + 1).is_multiple_of(plan.flush_every);
+        let done = once(node, plan, at, memory)
+            .and_then(|()| if is_flush { node.flush() } else { Ok(()) });
         if let Err(error) = done {
             wrong.lock().get_or_insert(error);
             return;
@@ -124,9 +206,9 @@ fn work(node: &Node, plan: &Plan, next: &AtomicU64, wrong: &Mutex<Option<std::io
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("bench", args, OPTIONS)? else { return Ok(0) };
     let name = given.name()?;
-    let plan = plan(&given)?;
-    let no_flush = cache(given.value("cache"), "")?;
-    let flags = Flags { no_flush, ..given.flags(!plan.writes) };
+    let mode = cache(given.value("cache"), "")?;
+    let plan = plan(&given, mode)?;
+    let flags = mode.flags(given.flags(!plan.writes));
     let node = given.open(&*given.graph()?, name, given.value("format"), flags)?;
     if node.len() < plan.buffer {
         return Err(Fail("Image is too small for the buffer size".into(), 1));
@@ -146,23 +228,26 @@ pub(crate) fn run(args: &[String]) -> Done {
             say(&format!("Sending flush every {} {kind}requests\n", plan.flush_every));
         }
     }
-    let (next, wrong) = (AtomicU64::new(0), Mutex::new(None));
-    let begin = Instant::now();
     let threads = plan.depth.min(THREADS).min(plan.count);
-    if threads == 1 {
-        work(&node, &plan, &next, &wrong);
-    } else {
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| work(&node, &plan, &next, &wrong));
-            }
-        });
-    }
-    if let Some(error) = wrong.into_inner() {
+    let shared = Shared {
+        next: AtomicU64::new(0),
+        wrong: Mutex::new(None),
+        begin: OnceLock::new(),
+        ready: Barrier::new(usize::try_from(threads).unwrap_or(1)),
+        memory: memory(&plan)?,
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| work(&node, &plan, &shared));
+        }
+        work(&node, &plan, &shared);
+    });
+    let took = shared.begin.get().map_or(0.0, |begin| begin.elapsed().as_secs_f64());
+    if let Some(error) = shared.wrong.into_inner() {
         return fail("Failed request", &error);
     }
     if !given.has("quiet") {
-        say(&format!("Run completed in {:.3} seconds.\n", begin.elapsed().as_secs_f64()));
+        say(&format!("Run completed in {:.3} seconds.\n", took));
     }
     Ok(0)
 }

@@ -94,8 +94,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     };
     let is_json = given.is_json()?;
     let name = given.name()?;
-    let no_flush = cache(given.value("cache"), "source ")?;
-    let flags = Flags { check: true, no_backing: true, no_flush, ..given.flags(fix == Fix::None) };
+    let mode = cache(given.value("cache"), "source ")?;
+    let flags =
+        mode.flags(Flags { check: true, no_backing: true, ..given.flags(fix == Fix::None) });
     let graph = given.graph()?;
     let node = given.open(&graph, name, given.value("format"), flags)?;
     if node.class().name == "raw" || node.class().protocol {

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use block::{Flags, Node, Preallocation};
+use block::{Flags, Graph, Node, Preallocation};
+use qapi::Value;
 
 use crate::options::{Given, Opt, cache};
 use crate::progress::Progress;
@@ -46,8 +47,11 @@ fn layers(
                 None => Fail("Image does not have a backing file".into(), 1),
             });
         };
-        let found =
-            base.is_none_or(|base| stored.as_deref() == Some(base) || same(below.filename(), base));
+        let found = base.is_none_or(|base| {
+            // Names are meant as the top image's own backing file's is.
+            stored.as_deref() == Some(base)
+                || same(below.filename(), &block::relative_to(name, base))
+        });
         if found {
             return Ok((above, below));
         }
@@ -83,23 +87,58 @@ fn copy(above: &[Arc<Node>], base: &Node, progress: &Progress) -> Result<(), Fai
     Ok(())
 }
 
+/// Where the base is.
+enum At {
+    Options(Value),
+    Name(String, &'static str),
+}
+
+/// How the base is opened again: by the options of the chain, else by the name that the layer above
+/// has for it.
+fn description(
+    given: &Given,
+    graph: &Graph,
+    above: &[Arc<Node>],
+    below: &Node,
+    name: &str,
+) -> Result<At, Fail> {
+    if given.has("image-opts") {
+        let flags = given.flags(true);
+        let mut value = qapi::keyval::Dialect::flat(None).parse(name)?.value;
+        value = graph.complete(value, flags)?;
+        let found = (0..above.len()).try_fold(value, |mut value, _| value.take("backing"));
+        if let Some(value @ Value::Map(_)) = found {
+            return Ok(At::Options(value));
+        }
+    }
+    let direct = above.last().map(|layer| (layer, layer.driver().format_info().backing_file));
+    let path = match direct {
+        Some((layer, Some(stored))) => block::relative_to(layer.filename(), &stored),
+        _ => below.filename().to_owned(),
+    };
+    Ok(At::Name(path, below.class().name))
+}
+
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("commit", args, OPTIONS)? else { return Ok(0) };
     let name = given.name()?;
-    let no_flush = cache(given.value("cache"), "")?;
-    let flags = Flags { no_flush, ..given.flags(false) };
+    let mode = cache(given.value("cache"), "")?;
+    let flags = mode.flags(given.flags(false));
     let graph = given.graph()?;
     let (format, base_name) = (given.value("format"), given.value("base"));
     // The chain is looked at first; the base is then opened anew, to be written.
     let chain = given.open(&graph, name, format, Flags { read_only: true, ..flags })?;
     let (above, below) = layers(&chain, base_name, name)?;
-    let (base_file, base_format) = (below.filename().to_owned(), below.class().name);
     let count = above.len();
+    let base_at = description(&given, &graph, &above, &below, name)?;
     let size = chain.len();
     drop((above, below, chain));
     let share = Flags { force_share: true, read_only: true, ..flags };
     let base_flags = Flags { read_only: false, ..flags };
-    let base = crate::options::open(&graph, &base_file, Some(base_format), base_flags)?;
+    let base = match base_at {
+        At::Options(value) => graph.open(value, qapi::Source::KeyVal, base_flags)?,
+        At::Name(path, format) => crate::options::open(&graph, &path, Some(format), base_flags)?,
+    };
     let chain = given.open(&graph, name, format, share)?;
     if base.len() < size
         && let Err(error) = base.driver().truncate(size, Preallocation::Off)
@@ -119,7 +158,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         let done = top.driver().make_empty().and_then(|()| top.flush());
         match done {
             Err(error) if error.kind() != std::io::ErrorKind::Unsupported => {
-                return fail(&format!("Could not empty {name}"), &error);
+                return fail(&format!("Failed to empty {name}"), &error);
             }
             _ => {}
         }

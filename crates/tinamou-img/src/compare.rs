@@ -5,7 +5,7 @@
 //! image could not be opened; 3 and 4: it could not be looked at or read.
 //! Source: QEMU's manual, `qemu-img compare`.
 
-use block::{Flags, Node};
+use block::Node;
 
 use crate::options::{Given, Opt, cache};
 use crate::progress::Progress;
@@ -71,8 +71,8 @@ pub(crate) fn run(args: &[String]) -> Done {
         return Err(Fail(text, 1));
     };
     let status = |Fail(text, _)| Fail(text, 2);
-    let no_flush = cache(given.value("cache"), "source ").map_err(status)?;
-    let flags = Flags { no_flush, ..given.flags(true) };
+    let mode = cache(given.value("cache"), "source ").map_err(status)?;
+    let flags = mode.flags(given.flags(true));
     let graph = given.graph().map_err(status)?;
     let open = |name: &str, format| given.open(&graph, name, format, flags).map_err(status);
     let (a, b) = (open(one, given.value("a-format"))?, open(two, given.value("b-format"))?);

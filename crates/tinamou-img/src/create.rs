@@ -92,7 +92,8 @@ pub(crate) fn open_new(
     let Some(secret) = secret else { return open(graph, &new.filename, Some(format), flags) };
     let mut options = graph.image_options(&new.filename, Some(format), flags)?;
     if format == "qcow2" {
-        let kind = new.option("encrypt.format").unwrap_or("luks");
+        let old = new.option("encryption").is_some();
+        let kind = new.option("encrypt.format").unwrap_or(if old { "aes" } else { "luks" });
         let members = [("format", Value::from(kind)), ("key-secret", Value::from(secret))];
         options.set("encrypt", Value::map(members));
     } else {

@@ -3,8 +3,7 @@
 //! Commands, options, output and exit statuses are those of QEMU's tool. Each command reads its
 //! options, opens images through the catalog of block drivers and prints. The program looks at no
 //! name of its own: a link `qemu-img` to it is all that is needed (`cargo xtask install` makes it).
-//! Not here: `--trace` has no events; `convert -C` and `-r` are accepted, ranges are copied all the
-//! same and no rate is kept; cache modes only say whether flushes reach the disk.
+//! Not here: `--trace` has no events.
 //! Source: QEMU's manual, `qemu-img`, and what the tool of QEMU 10.0 prints.
 
 mod amend;

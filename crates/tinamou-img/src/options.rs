@@ -243,13 +243,35 @@ fn add_object(objects: &device::Objects, text: &str) -> Result<(), Fail> {
     Ok(objects.add(class, &id, value, source)?)
 }
 
-/// Whether a cache mode lets flushes out.
-pub(crate) fn cache(word: Option<&str>, what: &str) -> Result<bool, Fail> {
-    match word {
-        Some("unsafe") => Ok(true),
-        None | Some("none" | "off" | "writeback" | "writethrough" | "directsync") => Ok(false),
-        Some(other) => Err(Fail(format!("Invalid {what}cache option: {other}"), 1)),
+/// A cache mode.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cache {
+    /// Past the host's page cache.
+    pub(crate) direct: bool,
+    /// Flushes do nothing.
+    pub(crate) no_flush: bool,
+    /// Every write is on the disk when it ends.
+    pub(crate) through: bool,
+}
+
+impl Cache {
+    /// Flags with this mode.
+    pub(crate) fn flags(self, flags: Flags) -> Flags {
+        Flags { direct: self.direct, no_flush: self.no_flush, ..flags }
     }
+}
+
+/// The mode of a word.
+pub(crate) fn cache(word: Option<&str>, what: &str) -> Result<Cache, Fail> {
+    let mode = Cache::default();
+    Ok(match word {
+        Some("unsafe") => Cache { no_flush: true, ..mode },
+        None | Some("writeback") => mode,
+        Some("writethrough") => Cache { through: true, ..mode },
+        Some("none" | "off") => Cache { direct: true, ..mode },
+        Some("directsync") => Cache { direct: true, through: true, ..mode },
+        Some(other) => return Err(Fail(format!("Invalid {what}cache option: {other}"), 1)),
+    })
 }
 
 /// Opens an image by a description.

@@ -132,10 +132,10 @@ pub(crate) fn run(args: &[String]) -> Done {
     if !name_only && backing.is_none() {
         return Err(given.usage("Must specify backing file (-b) or use unsafe mode (-u)"));
     }
-    let no_flush = cache(given.value("cache"), "")?;
+    let mode = cache(given.value("cache"), "")?;
     cache(given.value("backing-cache"), "source ")?;
     let graph = given.graph()?;
-    let flags = Flags { no_flush, no_backing: name_only, ..given.flags(false) };
+    let flags = mode.flags(Flags { no_backing: name_only, ..given.flags(false) });
     let image = given.open(&graph, name, given.value("format"), flags)?;
     let backing_format = given.value("backing-format");
     if let Some(format) = backing_format

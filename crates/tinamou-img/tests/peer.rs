@@ -242,3 +242,47 @@ fn damage_gets_the_peers_verdict() {
         assert_eq!(all[0], all[1], "{what}");
     }
 }
+
+#[test]
+fn convert_keeps_a_rate_and_lets_the_system_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    source(dir);
+    for args in [&["-C"][..], &["-C", "-W", "-O", "raw"], &["-C", "-O", "qcow2"]] {
+        let all = [&["convert", "-f", "raw"][..], args, &["source.raw", "out"]].concat();
+        fine(OURS, dir, &all);
+        let compare = fine(OURS, dir, &["compare", "source.raw", "out"]);
+        assert_eq!(compare, "Images are identical.\n", "{args:?}");
+    }
+    let begin = std::time::Instant::now();
+    fine(OURS, dir, &["convert", "-f", "raw", "-r", "2M", "source.raw", "out"]);
+    // There are 1.75 MiB of data; a tenth of a second's worth may go at once.
+    assert!(begin.elapsed().as_secs_f64() > 0.5, "{:?}", begin.elapsed());
+    for (rate, text) in [
+        ("xyz", "qemu-img: Invalid rate limit specified: 'xyz'.\n"),
+        (
+            "-1",
+            "qemu-img: Invalid rate limit specified. Must be between 0 and 9223372036854775807.\n",
+        ),
+    ] {
+        let out = run(OURS, dir, &["convert", "-r", rate, "source.raw", "out"]);
+        assert_eq!(String::from_utf8_lossy(&out.stderr), text);
+    }
+}
+
+#[test]
+fn drives_of_the_host_say_what_the_peer_says() {
+    if !has_peer() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a"), [0; 512]).unwrap();
+    for options in ["host_cdrom,filename=a", "host_device,filename=a", "host_cdrom,filename=none"] {
+        let args = ["info", "--image-opts", &format!("driver={options}")];
+        let both = ["qemu-img", OURS].map(|program| {
+            let out = run(program, dir.path(), &args);
+            (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+        });
+        assert_eq!(both[0], both[1], "{options}");
+    }
+}

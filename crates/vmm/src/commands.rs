@@ -181,6 +181,8 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<run::WatchdogSetAction>(),
 ];
 
+pub use self::pci::{pci_buses, pci_class_name};
+pub use ::pci::FunctionInfo;
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use block::io::io_command;
@@ -189,10 +191,9 @@ pub(crate) use block::jobs::{
 };
 pub(crate) use block::limits::BlockWriteThreshold;
 pub use control::{Version, VersionInfo, version};
-pub(crate) use devices::DeviceDeleted;
+pub(crate) use devices::{DeviceDeleted, tell_deleted};
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
-pub use pci::{pci_class_name, pci_functions};
 pub use qom::add_object;
 
 /// Carries out a command by name.

@@ -101,6 +101,8 @@ impl Vm {
             config,
         });
         requests.serve(&vm);
+        let departure: Arc<dyn device::Departure> = requests;
+        vm.services.add(departure);
         vm
     }
 
@@ -108,6 +110,15 @@ impl Vm {
     pub fn set_machine(&self, machine: Machine, execution: Arc<dyn Execution>) {
         _ = self.machine.set(machine);
         _ = self.execution.set(execution);
+    }
+
+    /// A device is off its bus, or the guest let it go: it ends, and with it those on its buses.
+    pub(crate) fn device_left(&self, id: &str) {
+        let Some(machine) = self.machine() else { return };
+        let Some(record) = machine.devices.find(id) else { return };
+        for gone in machine.devices.remove(&record) {
+            crate::commands::tell_deleted(self, &gone);
+        }
     }
 
     /// The machine.

@@ -10,6 +10,7 @@
 pub mod bare;
 pub mod initrd;
 mod qmp;
+pub mod tables;
 mod vm;
 
 pub use qmp::{Listener, Qmp};

@@ -92,8 +92,8 @@ pub(crate) fn read_sectors(
     into: &mut [u8],
 ) -> io::Result<()> {
     let sector = SECTOR as u64;
-    let skip = (place - zero) % sector;
-    let number = (place - zero) / sector;
+    let skip = place.wrapping_sub(zero) % sector;
+    let number = place.wrapping_sub(zero) / sector;
     if skip == 0 && into.len().is_multiple_of(SECTOR) {
         file.read(place, into)?;
         cipher.run(false, number, into);
@@ -117,8 +117,8 @@ pub(crate) fn write_sectors(
     data: &[u8],
 ) -> io::Result<()> {
     let sector = SECTOR as u64;
-    let skip = (place - zero) % sector;
-    let number = (place - zero) / sector;
+    let skip = place.wrapping_sub(zero) % sector;
+    let number = place.wrapping_sub(zero) / sector;
     let skip_len = usize::try_from(skip).unwrap_or(0);
     let mut whole = vec![0; (skip_len + data.len()).next_multiple_of(SECTOR)];
     if whole.len() != data.len() {

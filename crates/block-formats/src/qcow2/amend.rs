@@ -5,6 +5,7 @@
 //! widths of reference counts, adding or taking away a data file; they are refused by name.
 //! Source: QEMU's manual, `qemu-img amend`; qcow2 specification, "Header".
 
+use std::collections::BTreeMap;
 use std::io;
 
 use block::{BlockDriver, CreateOption, Creation, Preallocation};
@@ -12,7 +13,7 @@ use qapi::{Error, Result};
 
 use super::header::{Header, feature};
 use super::tables::{COMPRESSED, COPIED, Meta, PLACE, ZERO};
-use super::{Qcow2, create};
+use super::{Qcow2, create, snapshot};
 use crate::luks;
 
 const fn option(name: &'static str, kind: &'static str, help: &'static str) -> CreateOption {
@@ -51,28 +52,47 @@ fn refuse<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::generic(text))
 }
 
-/// Version 2 knows no zero clusters: they become data, or nothing where nothing lies behind.
+/// All L2 tables, of snapshots too, and how often each is named.
+fn all_tables(meta: &Meta) -> io::Result<BTreeMap<u64, u32>> {
+    let mut all = BTreeMap::new();
+    let mut note = |l1: &[u64]| -> io::Result<()> {
+        for word in l1.iter().filter(|word| **word & PLACE != 0) {
+            *all.entry(meta.place(*word)?).or_insert(0) += 1;
+        }
+        Ok(())
+    };
+    note(&meta.l1)?;
+    for stored in &meta.snapshots {
+        note(&snapshot::read_l1(meta, stored)?)?;
+    }
+    Ok(all)
+}
+
+/// Version 2 knows no zero clusters: they become data, or nothing where nothing lies behind. What a
+/// table names is counted as often as the table.
 fn expand_zeroes(meta: &mut Meta) -> io::Result<()> {
     let has_backing = meta.header.backing.is_some();
-    for (index, word) in meta.l1.clone().into_iter().enumerate() {
-        if word & PLACE == 0 {
-            continue;
+    for (table, times) in all_tables(meta)? {
+        let mut entries = meta.l2(table)?.entries.clone();
+        let old = entries.clone();
+        for entry in entries.iter_mut().filter(|e| **e & COMPRESSED == 0 && **e & ZERO != 0) {
+            if meta.has_place(*entry) {
+                let place = meta.place(*entry)?;
+                for _ in 0..times {
+                    meta.free(place);
+                }
+            }
+            *entry = 0;
+            if has_backing {
+                let new = meta.take(1)?;
+                meta.file.driver().write_zeroes(new, meta.cluster(), false)?;
+                meta.refcounts.set(new >> meta.bits(), times.into())?;
+                *entry = if times == 1 { new | COPIED } else { new };
+            }
         }
-        let place = meta.place(word)?;
-        let entries = meta.l2(place)?.entries.clone();
-        let per_table = entries.len() as u64;
-        for (n, entry) in (0u64..).zip(entries) {
-            if entry & COMPRESSED != 0 || entry & ZERO == 0 {
-                continue;
-            }
-            let at = (index as u64 * per_table + n) << meta.bits();
-            if !has_backing {
-                meta.set_entry(at, 0, false)?;
-                continue;
-            }
-            let new = meta.take(1)?;
-            meta.file.driver().write_zeroes(new, meta.cluster(), false)?;
-            meta.set_entry(at, new | COPIED, false)?;
+        if entries != old {
+            let l2 = meta.l2(table)?;
+            (l2.entries, l2.dirty) = (entries, true);
         }
     }
     meta.commit(false)
@@ -91,7 +111,7 @@ fn downgrade(meta: &mut Meta) -> Result<()> {
     }
     if header.incompatible & !feature::DIRTY != 0 {
         return refuse(format!(
-            "Cannot downgrade an image with incompatible features set: 0x{:x}",
+            "Cannot downgrade an image with incompatible features 0x{:x} set",
             header.incompatible
         ));
     }

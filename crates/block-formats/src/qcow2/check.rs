@@ -386,12 +386,14 @@ fn store(meta: &mut Meta, wrong: &Wrong) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the counts anew elsewhere; the old tables are given up.
-fn rebuild(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
+/// Writes the counts anew elsewhere; the old tables are given up. So many of the corruptions are
+/// not of counts and stay.
+fn rebuild(meta: &mut Meta, walk: &mut Walk, staying: u64) -> io::Result<()> {
     walk.say("Rebuilding refcount structure".into());
     let (header, refcounts) = (&mut meta.header, &mut meta.refcounts);
     refcounts.rebuild(header, &walk.counts)?;
-    walk.report.corruptions_fixed += std::mem::take(&mut walk.report.corruptions);
+    let found = std::mem::replace(&mut walk.report.corruptions, staying);
+    walk.report.corruptions_fixed += found.saturating_sub(staying);
     walk.report.leaks_fixed += std::mem::take(&mut walk.report.leaks);
     // The old table and its blocks are counted and not used any more.
     let mut again = Walk::new(meta);
@@ -412,13 +414,14 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
     }
     let mut walk = Walk::new(meta);
     walk_all(meta, &mut walk)?;
+    let staying = walk.report.corruptions;
     let wrong = compare(meta, &mut walk, Fix::None)?;
     if wrong.rebuild && fix == Fix::Leaks {
         // Clusters in use count as free: giving others up is not safe.
         return Err(io::Error::from_raw_os_error(5));
     }
     if wrong.rebuild && fix == Fix::All {
-        rebuild(meta, &mut walk)?;
+        rebuild(meta, &mut walk, staying)?;
     } else if fix != Fix::None && !wrong.clusters.is_empty() {
         let (leaks, corruptions) = (walk.report.leaks, walk.report.corruptions);
         let wrong = compare(meta, &mut walk, fix)?;

@@ -32,12 +32,17 @@ pub(super) const OPTIONS: &[CreateOption] = &[
     ),
     option("encrypt.cipher-alg", "str", "Name of encryption cipher algorithm"),
     option("encrypt.cipher-mode", "str", "Name of encryption cipher mode"),
-    option("encrypt.format", "str", "Encrypt the image, format choices: 'luks'"),
+    option("encrypt.format", "str", "Encrypt the image, format choices: 'aes', 'luks'"),
     option("encrypt.hash-alg", "str", "Name of encryption hash algorithm"),
     option("encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"),
     option("encrypt.ivgen-alg", "str", "Name of IV generator algorithm"),
     option("encrypt.ivgen-hash-alg", "str", "Name of IV generator hash algorithm"),
     option("encrypt.key-secret", "str", "ID of secret providing qcow AES key or LUKS passphrase"),
+    option(
+        "encryption",
+        "bool (on/off)",
+        "Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)",
+    ),
     option("extended_l2", "bool (on/off)", "Extended L2 tables"),
     option("lazy_refcounts", "bool (on/off)", "Postpone refcount updates"),
     option(
@@ -63,11 +68,11 @@ pub(super) fn describe(new: &Creation) -> String {
     let mut show = |names: &[&str]| {
         for name in names {
             if let Some(value) = new.option(name) {
-                text.push_str(&format!(" {name}={value}"));
+                text.push_str(&format!(" {name}={}", value.replace(',', ",,")));
             }
         }
     };
-    show(&["compat", "encrypt.format", "encrypt.key-secret", "encrypt.cipher-alg"]);
+    show(&["compat", "encryption", "encrypt.format", "encrypt.key-secret", "encrypt.cipher-alg"]);
     show(&["encrypt.cipher-mode", "encrypt.ivgen-alg", "encrypt.ivgen-hash-alg"]);
     show(&["encrypt.hash-alg", "encrypt.iter-time"]);
     text.push_str(&format!(" cluster_size={cluster}"));
@@ -79,7 +84,7 @@ pub(super) fn describe(new: &Creation) -> String {
     text.push_str(&format!(" size={}", new.size));
     for name in ["backing_file", "backing_fmt", "data_file", "data_file_raw"] {
         if let Some(value) = new.option(name) {
-            text.push_str(&format!(" {name}={value}"));
+            text.push_str(&format!(" {name}={}", value.replace(',', ",,")));
         }
     }
     text.push_str(&format!(
@@ -209,6 +214,33 @@ fn preallocation(new: &Creation) -> Result<Preallocation> {
     Ok(how)
 }
 
+/// The header of an encrypted image; the old AES has a number only.
+fn encryption(new: &Creation, header: &mut Header) -> Result<Option<Vec<u8>>> {
+    let old = new.option("encryption").is_some();
+    let format = match new.option("encrypt.format") {
+        Some(_) if old => {
+            return refuse(
+                "'encrypt.format' and its alias 'encryption' can't be used at the same time",
+            );
+        }
+        None if is_on(new, "encryption")? => Some("aes"),
+        format => format,
+    };
+    match format {
+        None => Ok(None),
+        Some("luks") => Ok(Some(crate::luks::make_header(new, "encrypt.")?.0)),
+        Some("aes") => {
+            let Some(id) = new.option("encrypt.key-secret") else {
+                return refuse("Parameter 'encrypt.key-secret' is required for cipher");
+            };
+            new.keys.secret(id)?;
+            header.crypt = 1;
+            Ok(None)
+        }
+        Some(other) => Err(Error::not_accepted("encrypt.format", other, ["aes", "luks"])),
+    }
+}
+
 /// Makes an image.
 pub(super) fn create(new: &Creation) -> Result<()> {
     let mut header = shape(new)?;
@@ -217,13 +249,7 @@ pub(super) fn create(new: &Creation) -> Result<()> {
         // A reader of the data file alone and one of the tables must see the same.
         how = Preallocation::Metadata;
     }
-    let crypt = match new.option("encrypt.format") {
-        None => None,
-        Some("luks") => Some(crate::luks::make_header(new, "encrypt.")?.0),
-        Some(other) => {
-            return Err(Error::not_accepted("encrypt.format", other, ["luks"]));
-        }
-    };
+    let crypt = encryption(new, &mut header)?;
     let size = new.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
     let Some(need) = header.l1_entries_for(size) else {
         return refuse(

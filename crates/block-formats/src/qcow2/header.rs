@@ -165,6 +165,10 @@ impl Header {
         if u64::from(self.l1_size) * 8 > MAX_L1 {
             return refuse("Active L1 table too large");
         }
+        let entries = self.size.checked_shr(self.cluster_bits + self.l2_bits()).unwrap_or(0);
+        if entries > i32::MAX as u64 - 1 {
+            return refuse("Image is too big");
+        }
         if self.l1_entries_for(self.size).is_none_or(|need| need > u64::from(self.l1_size)) {
             return refuse("L1 table is too small");
         }

@@ -49,6 +49,7 @@ impl Qcow2 {
         let len = backing.len().saturating_sub(at).min(into.len() as u64);
         let (there, behind) = into.split_at_mut(usize::try_from(len).unwrap_or(0));
         behind.fill(0);
+        self.file.node().driver().event("read_backing_aio");
         if there.is_empty() { Ok(()) } else { backing.driver().read(at, there) }
     }
 
@@ -58,6 +59,7 @@ impl Qcow2 {
         }
         // At most two clusters and a sector, from the entry's width.
         let mut packed = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.file.node().driver().event("read_compressed");
         self.file.node().driver().read(place, &mut packed)?;
         let size = usize::try_from(self.cluster_size()).unwrap_or(0);
         let data = Arc::new(unpack(&packed, size, self.zstd)?);
@@ -82,7 +84,7 @@ impl Qcow2 {
             match found {
                 Mapped::Nothing => self.read_backing(pos, piece)?,
                 Mapped::Zero | Mapped::ZeroAt(_) => piece.fill(0),
-                Mapped::Data(place) => self.data_read(place + within, piece)?,
+                Mapped::Data(place) => self.data_read(place + within, pos, piece)?,
                 Mapped::Packed(entry) => {
                     let data = self.unpacked(entry, packed.0, packed.1)?;
                     let from = usize::try_from(within).unwrap_or(0);
@@ -111,16 +113,26 @@ impl Qcow2 {
         self.data_file.as_ref().unwrap_or(&self.file).node()
     }
 
-    /// Reads data of a place, deciphered.
-    fn data_read(&self, place: u64, into: &mut [u8]) -> io::Result<()> {
+    /// Where sectors are counted from for the cipher, seen from a place: the file's begin, or with
+    /// the old AES the disk's.
+    fn zero(&self, place: u64, guest: u64) -> u64 {
+        if self.method == 1 { place.wrapping_sub(guest) } else { 0 }
+    }
+
+    /// Reads data of a place, deciphered; it is at `guest` on the disk.
+    fn data_read(&self, place: u64, guest: u64, into: &mut [u8]) -> io::Result<()> {
+        self.data().driver().event("read_aio");
         let Some(cipher) = &self.cipher else { return self.data().driver().read(place, into) };
-        crate::luks::read_sectors(&**self.data().driver(), cipher, place, 0, into)
+        let zero = self.zero(place, guest);
+        crate::luks::read_sectors(&**self.data().driver(), cipher, place, zero, into)
     }
 
     /// Writes data to a place, enciphered.
-    fn data_write(&self, place: u64, data: &[u8]) -> io::Result<()> {
+    fn data_write(&self, place: u64, guest: u64, data: &[u8]) -> io::Result<()> {
+        self.data().driver().event("write_aio");
         let Some(cipher) = &self.cipher else { return self.data().driver().write(place, data) };
-        crate::luks::write_sectors(&**self.data().driver(), cipher, place, 0, data)
+        let zero = self.zero(place, guest);
+        crate::luks::write_sectors(&**self.data().driver(), cipher, place, zero, data)
     }
 
     /// The place that may be written for the cluster at `at` though it has no data there yet.
@@ -164,7 +176,7 @@ impl Qcow2 {
                 meta.mark_written(at, len);
                 drop(meta);
                 let n = usize::try_from(len).unwrap_or(0);
-                self.data_write(place + within, data.get(..n).unwrap_or_default())?;
+                self.data_write(place + within, at, data.get(..n).unwrap_or_default())?;
                 return Ok(n);
             }
             let count = (within + len).div_ceil(cluster).min(BATCH);
@@ -230,15 +242,17 @@ impl Qcow2 {
         let (within, end) = (at - start, at - start + data.len() as u64);
         let all = end.next_multiple_of(unit);
         if within == 0 && end == all {
-            return self.data_write(place, data);
+            return self.data_write(place, start, data);
         }
         let (head, tail) =
             (usize::try_from(within).unwrap_or(0), usize::try_from(all - end).unwrap_or(0));
         let mut filled = vec![0; head + data.len() + tail];
+        self.data().driver().event("cow_read");
         self.read_range(start, part(&mut filled, 0, within)?)?;
         part(&mut filled, head, data.len() as u64)?.copy_from_slice(data);
         self.read_range(start + end, part(&mut filled, head + data.len(), all - end)?)?;
-        self.data_write(place, &filled)
+        self.data().driver().event("cow_write");
+        self.data_write(place, start, &filled)
     }
 
     /// Splits a range into what lies before, in and behind whole units.

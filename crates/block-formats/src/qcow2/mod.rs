@@ -9,8 +9,8 @@
 //!
 //! Sub-clusters, an external data file, LUKS encryption, zstd and persistent bitmaps are there.
 //!
-//! Not modelled: the old AES encryption (such images are refused by name); lazy reference counts
-//! are kept up to date all the same and only marked; cache sizes change nothing.
+//! The old AES encryption is there as well. Not modelled: lazy reference counts are kept up to date
+//! all the same and only marked; cache sizes change nothing.
 //! Source: the qcow2 specification in QEMU's documentation (interop/qcow2).
 
 mod amend;
@@ -63,8 +63,10 @@ pub(crate) struct Qcow2 {
     file: Child,
     data_file: Option<Child>,
     crypt: Option<Crypt>,
-    /// Enciphers data clusters by their place.
+    /// Enciphers data clusters by their place, or with the old AES by their place on the disk.
     cipher: Option<Cipher>,
+    /// The number of the encryption method: 0 none, 1 the old AES, 2 LUKS.
+    method: u32,
     backing: block::Slot,
     /// Requests that go to the file by themselves.
     flights: block::Flights,
@@ -134,13 +136,17 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         return Err(Error::generic(text));
     }
     let data_file = data_file(at, &header)?;
-    let (crypt, cipher) = match open_crypt(at, &header, &file, encrypt)? {
-        Some((crypt, cipher)) => (Some(crypt), cipher),
-        None => (None, None),
+    let (crypt, cipher) = if header.crypt == 1 {
+        (None, open_aes(at, encrypt)?)
+    } else {
+        match open_crypt(at, &header, &file, encrypt)? {
+            Some((crypt, cipher)) => (Some(crypt), cipher),
+            None => (None, None),
+        }
     };
     let backing =
         at.backing(header.backing.clone().map(|name| (name, header.backing_format.clone())))?;
-    let (cluster_bits, version) = (header.cluster_bits, header.version);
+    let (cluster_bits, version, method) = (header.cluster_bits, header.version, header.crypt);
     let dirty = header.incompatible & feature::DIRTY != 0;
     let zstd = header.compression == 1;
     let data = data_file.as_ref().map(|child| child.node().clone());
@@ -150,6 +156,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         data_file,
         crypt,
         cipher,
+        method,
         backing: block::Slot::new(backing),
         flights: block::Flights::default(),
         meta: Mutex::new(meta),
@@ -163,6 +170,9 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         unmap: at.is_unmap().into(),
         zstd,
     };
+    if !at.read_only {
+        image.meta.lock().clear_unknown().map_err(|e| failed(&e))?;
+    }
     if dirty && !at.read_only && !at.is_check() {
         // Lazy reference counts were not written: count anew.
         image.check(Fix::All).map_err(|e| failed(&e).prefixed("Could not repair dirty image: "))?;
@@ -191,6 +201,35 @@ fn data_file(at: &mut Opening<'_>, header: &Header) -> Result<Option<Child>> {
     at.child_if_given("data-file")
 }
 
+/// The secret that options of encryption name; `None`: it is not needed.
+fn secret(at: &Opening<'_>, encrypt: Option<Value>, kind: &str) -> Result<Option<Arc<[u8]>>> {
+    let mut encrypt = encrypt.unwrap_or(Value::Null);
+    let mut word = |name: &str| match encrypt.take(name) {
+        Some(Value::Str(text)) => Some(text),
+        _ => None,
+    };
+    if let Some(format) = word("format").filter(|format| format != kind) {
+        return Err(Error::generic(format!(
+            "Header reported '{kind}' encryption format but options specify '{format}'"
+        )));
+    }
+    match word("key-secret") {
+        Some(id) => at.keys().secret(&id).map(Some),
+        None if at.is_header_only() => Ok(None),
+        None => Err(Error::generic("Parameter 'encrypt.key-secret' is required for cipher")),
+    }
+}
+
+/// The cipher of the old encryption: the first 16 bytes of the secret are the key.
+fn open_aes(at: &Opening<'_>, encrypt: Option<Value>) -> Result<Option<Cipher>> {
+    let Some(pass) = secret(at, encrypt, "aes")? else { return Ok(None) };
+    let mut key = [0; 16];
+    for (slot, byte) in key.iter_mut().zip(pass.iter()) {
+        *slot = *byte;
+    }
+    Ok(Cipher::new("aes", "cbc-plain64", &key))
+}
+
 /// The LUKS header of an encrypted image, and the cipher where a secret opens it.
 fn open_crypt(
     at: &Opening<'_>,
@@ -202,9 +241,6 @@ fn open_crypt(
         // Options for a cipher that is not needed are no mistake.
         return Ok(None);
     }
-    if header.crypt == 1 {
-        return Err(Error::generic("qcow2 with AES encryption is not built yet in Tinamou"));
-    }
     let place = header.extension(CRYPT_HEADER).map(|data| (be64(data, 0), data.len()));
     let Some((place, 16)) = place else {
         return Err(Error::generic("Missing CRYPTO header for crypt method 2"));
@@ -215,27 +251,12 @@ fn open_crypt(
     }
     let driver = file.node().driver().clone();
     let found = luks::read_header(&*driver, place)?;
-    let mut encrypt = encrypt.unwrap_or(Value::Null);
-    let word = |value: &mut Value, name: &str| match value.take(name) {
-        Some(Value::Str(text)) => Some(text),
-        _ => None,
-    };
-    if word(&mut encrypt, "format").is_some_and(|format| format != "luks") {
-        return Err(Error::generic(
-            "Header reported 'luks' encryption format but options specify another",
-        ));
-    }
-    let (cipher, key) = match word(&mut encrypt, "key-secret") {
-        Some(id) => {
-            let pass = at.keys().secret(&id)?;
+    let (cipher, key) = match secret(at, encrypt, "luks")? {
+        Some(pass) => {
             let (cipher, key) = luks::unlock(&found, &*driver, place, &pass)?;
             (Some(cipher), Some(key))
         }
-        None if at.is_header_only() => (None, None),
-        None => {
-            let text = "Parameter 'encrypt.key-secret' is required for cipher";
-            return Err(Error::generic(text));
-        }
+        None => (None, None),
     };
     Ok(Some((Crypt { header: Mutex::new(found), at: place, key }, cipher)))
 }
@@ -329,7 +350,7 @@ impl BlockDriver for Qcow2 {
         let (mapped, _, len) = meta.map(at, len)?;
         let within = at & (self.cluster_size() - 1);
         let found = Extent { len, allocated: true, ..Extent::default() };
-        let place = |place: u64| (self.crypt.is_none()).then_some(place + within);
+        let place = |place: u64| (self.method == 0).then_some(place + within);
         Ok(match mapped {
             Mapped::Nothing => Extent { allocated: false, ..found },
             Mapped::Zero => Extent { zero: true, ..found },
@@ -347,7 +368,7 @@ impl BlockDriver for Qcow2 {
             return None;
         }
         // What is enciphered or recorded does not go past this driver.
-        if self.cipher.is_some() || (write && !meta.is_unrecorded()) {
+        if self.method != 0 || (write && !meta.is_unrecorded()) {
             return None;
         }
         let (Mapped::Data(place), copied, run) = meta.map(at, len).ok()? else { return None };
@@ -393,7 +414,7 @@ impl BlockDriver for Qcow2 {
     }
 
     fn pack(&self, data: &[u8]) -> stdio::Result<Option<Vec<u8>>> {
-        if self.data_file.is_some() || self.crypt.is_some() {
+        if self.data_file.is_some() || self.method != 0 {
             return Err(unsupported("compression is not possible in this image"));
         }
         packing::pack(data, self.cluster_size(), self.zstd)
@@ -538,6 +559,8 @@ impl Qcow2 {
         }
         if let Some(crypt) = &self.crypt {
             out.set("encrypt", crypt.header.lock().info(true));
+        } else if self.method == 1 {
+            out.set("encrypt", Value::map([("format", Value::from("aes"))]));
         }
         if new {
             let corrupt = header.incompatible & feature::CORRUPT != 0;
@@ -571,6 +594,15 @@ impl Qcow2 {
         meta.commit(self.is_unmap())?;
         meta.header.size = len;
         meta.header.write(&self.file.node().clone())?;
+        let start = old & !(self.cluster_size() - 1);
+        if how != Preallocation::Off && len > old && start < old && self.backing.is_some() {
+            // The last cluster gets a place: what is read there now must be there as well.
+            drop(meta);
+            let mut head = vec![0; usize::try_from(old - start).unwrap_or(0)];
+            self.read_range(start, &mut head)?;
+            self.write_range(start, &head)?;
+            meta = self.meta.lock();
+        }
         if how != Preallocation::Off && len > old {
             meta.preallocate(old, len, how)?;
             meta.commit(self.is_unmap())?;

@@ -10,10 +10,45 @@ use std::io;
 use block::invalid;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
+/// What compresses, and where to.
+#[derive(Default)]
+struct Packer {
+    deflate: Option<Compress>,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    out: Vec<u8>,
+}
+
 thread_local! {
     /// Tables of the compressors are large: they are made once for a thread.
-    static PACKER: std::cell::RefCell<Compress> =
-        std::cell::RefCell::new(Compress::new_with_window_bits(Compression::default(), false, 12));
+    static PACKER: std::cell::RefCell<Packer> = std::cell::RefCell::default();
+}
+
+impl Packer {
+    /// How long it gets in `out`, if it fits in there.
+    fn run(&mut self, data: &[u8], zstd: bool) -> io::Result<Option<usize>> {
+        // Room for all of what does not shrink: then nothing is left in a compressor at the end.
+        let room = data.len() + data.len() / 8 + 256;
+        if self.out.len() < room {
+            self.out.resize(room, 0);
+        }
+        let out = self.out.get_mut(..room).unwrap_or_default();
+        if zstd {
+            let packer = match self.zstd.take() {
+                Some(packer) => packer,
+                None => zstd::bulk::Compressor::new(0)?,
+            };
+            return Ok(self.zstd.insert(packer).compress_to_buffer(data, out).ok());
+        }
+        let new = || Compress::new_with_window_bits(Compression::default(), false, 12);
+        let packer = self.deflate.get_or_insert_with(new);
+        packer.reset();
+        let status = packer.compress(data, out, FlushCompress::Finish);
+        if !matches!(status, Ok(Status::StreamEnd)) {
+            self.deflate = None;
+            return Ok(None);
+        }
+        Ok(usize::try_from(packer.total_out()).ok())
+    }
 }
 
 /// Compresses a cluster; `None` when it does not get smaller. Short data is filled with zeroes.
@@ -30,22 +65,9 @@ pub(super) fn pack(data: &[u8], cluster: u64, zstd: bool) -> io::Result<Option<V
     if data.len() != size {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut out = vec![0; size - 1];
-    if zstd {
-        let Ok(len) = zstd::bulk::compress_to_buffer(data, &mut out, 0) else { return Ok(None) };
-        out.truncate(len);
-        return Ok(Some(out));
-    }
     PACKER.with_borrow_mut(|packer| {
-        packer.reset();
-        let status = packer.compress(data, &mut out, FlushCompress::Finish);
-        if !matches!(status, Ok(Status::StreamEnd)) {
-            // What did not fit is still in it: it cannot be used again.
-            *packer = Compress::new_with_window_bits(Compression::default(), false, 12);
-            return Ok(None);
-        }
-        out.truncate(usize::try_from(packer.total_out()).unwrap_or(0));
-        Ok(Some(out))
+        let len = packer.run(data, zstd)?.filter(|len| *len < size);
+        Ok(len.and_then(|len| packer.out.get(..len)).map(<[u8]>::to_vec))
     })
 }
 

@@ -45,6 +45,7 @@ impl Refcounts {
     pub(super) fn read(header: &Header, file: Arc<Node>) -> io::Result<Refcounts> {
         let len = (header.table_clusters as usize) << header.cluster_bits;
         let mut bytes = vec![0; len];
+        file.driver().event("reftable_load");
         file.driver().read(header.table_offset, &mut bytes)?;
         let table = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_be_bytes(*b)).collect();
         Ok(Refcounts {
@@ -90,6 +91,7 @@ impl Refcounts {
                 self.blocks.clear();
             }
             let mut bytes = vec![0; 1 << self.bits];
+            self.file.driver().event("refblock_load");
             self.file.driver().read(offset, &mut bytes)?;
             self.blocks.insert(index, Block { bytes, dirty: false });
         }
@@ -194,6 +196,7 @@ impl Refcounts {
         if self.table.get(index).is_some_and(|offset| offset & OFFSET != 0) {
             return Ok(false);
         }
+        self.file.driver().event("refblock_alloc");
         let place = self.find(1)?;
         let (home, within) = self.split(place);
         if home >= self.table.len() {
@@ -217,6 +220,7 @@ impl Refcounts {
     }
 
     fn grow(&mut self, index: usize) -> io::Result<()> {
+        self.file.driver().event("reftable_grow");
         let per_cluster = 1usize << (self.bits - 3);
         let old = (self.table.len() / per_cluster) as u64;
         let old_at = self.table_offset >> self.bits;
@@ -298,6 +302,7 @@ impl Refcounts {
     fn write_blocks(&mut self) -> io::Result<()> {
         for (index, block) in self.blocks.iter_mut().filter(|(_, block)| block.dirty) {
             let offset = self.table.get(*index).copied().unwrap_or(0) & OFFSET;
+            self.file.driver().event("refblock_update_part");
             self.file.driver().write(offset, &block.bytes)?;
             block.dirty = false;
         }
@@ -317,6 +322,7 @@ impl Refcounts {
         }
         self.file.driver().flush()?;
         let bytes: Vec<u8> = self.table.iter().flat_map(|offset| offset.to_be_bytes()).collect();
+        self.file.driver().event("reftable_update");
         self.file.driver().write(self.table_offset, &bytes)?;
         self.table_dirty = false;
         if self.moved {

@@ -57,7 +57,8 @@ pub(super) struct Meta {
     /// The external data file; guest clusters lie in it where they are on the disk.
     pub(super) data: Option<Arc<Node>>,
     pub(super) l1: Vec<u64>,
-    l1_dirty: bool,
+    /// Entries of the L1 table that are not in the file yet.
+    l1_dirty: std::ops::Range<usize>,
     /// L2 tables by their place in the file.
     cache: HashMap<u64, L2>,
     tick: u64,
@@ -91,7 +92,7 @@ impl Meta {
             file,
             data,
             l1,
-            l1_dirty: false,
+            l1_dirty: 0..0,
             cache: HashMap::new(),
             tick: 0,
             refcounts,
@@ -165,6 +166,7 @@ impl Meta {
         if !self.cache.contains_key(&place) {
             self.make_room()?;
             let mut bytes = vec![0; 1 << self.bits()];
+            self.file.driver().event("l2_load");
             self.file.driver().read(place, &mut bytes)?;
             let entries = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_be_bytes(*b)).collect();
             self.cache.insert(place, L2 { entries, dirty: false, used: 0 });
@@ -177,6 +179,7 @@ impl Meta {
     fn write_l2(&mut self, place: u64) -> io::Result<()> {
         if let Some(l2) = self.cache.get_mut(&place) {
             let bytes: Vec<u8> = l2.entries.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            self.file.driver().event("l2_update");
             self.file.driver().write(place, &bytes)?;
             l2.dirty = false;
         }
@@ -201,16 +204,21 @@ impl Meta {
         for place in &dirty {
             self.write_l2(*place)?;
         }
-        if self.l1_dirty {
+        if !self.l1_dirty.is_empty() {
             self.file.driver().flush()?;
-            let bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-            self.file.driver().write(self.header.l1_offset, &bytes)?;
-            self.l1_dirty = false;
+            // In whole sectors, as the table lies in the file.
+            let (from, end) = (self.l1_dirty.start & !63, self.l1_dirty.end.next_multiple_of(64));
+            let part = self.l1.get(from..end.min(self.l1.len())).unwrap_or_default();
+            let bytes: Vec<u8> = part.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            self.file.driver().event("l1_update");
+            self.file.driver().write(self.header.l1_offset + from as u64 * 8, &bytes)?;
+            self.l1_dirty = 0..0;
         }
         if self.frees.is_empty() {
             return Ok(());
         }
         self.file.driver().flush()?;
+        self.file.driver().event("cluster_free");
         for cluster in std::mem::take(&mut self.frees) {
             // A count that is zero already is damage that check finds; nothing is made worse.
             if self.refcounts.count(cluster)? == 0 {
@@ -357,6 +365,7 @@ impl Meta {
 
     /// Takes host clusters in a row; the first one's place.
     pub(super) fn take(&mut self, clusters: u64) -> io::Result<u64> {
+        self.file.driver().event("cluster_alloc");
         let place = self.refcounts.take(clusters)? << self.bits();
         self.guard(place, clusters << self.bits())?;
         Ok(place)
@@ -424,7 +433,12 @@ impl Meta {
         if let Some(slot) = self.l1.get_mut(index) {
             *slot = place | COPIED;
         }
-        self.l1_dirty = true;
+        let dirty = &mut self.l1_dirty;
+        *dirty = if dirty.start >= dirty.end {
+            index..index + 1
+        } else {
+            dirty.start.min(index)..dirty.end.max(index + 1)
+        };
         Ok(place)
     }
 
@@ -478,6 +492,7 @@ impl Meta {
         let end = (place + len).next_multiple_of(512) - place;
         let mut bytes = packed.to_vec();
         bytes.resize(usize::try_from(end).unwrap_or(packed.len()), 0);
+        self.file.driver().event("write_compressed");
         self.file.driver().write(place, &bytes)?;
         let next = place + len;
         self.packed_at = (next & (cluster - 1) != 0).then_some(next);
@@ -537,13 +552,15 @@ impl Meta {
         self.l1.resize(usize::try_from(need).unwrap_or(0), 0);
         self.write_counts()?;
         let bytes: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        self.file.driver().event("l1_grow_write_table");
         self.file.driver().write(place, &bytes)?;
         self.file.driver().flush()?;
+        self.file.driver().event("l1_grow_activate_table");
         self.header.l1_offset = place;
         self.header.l1_size = u32::try_from(need).unwrap_or(0);
         let file = self.file.clone();
         self.header.write(&file)?;
-        self.l1_dirty = true;
+        self.l1_dirty = 0..self.l1.len();
         if old.0 != 0 {
             for n in 0..old.1 {
                 self.free(old.0 + (n << self.bits()));
@@ -554,8 +571,8 @@ impl Meta {
 
     /// Replaces the active L1 table, as going back to a snapshot does.
     pub(super) fn set_l1(&mut self, l1: Vec<u64>) {
+        self.l1_dirty = 0..l1.len();
         self.l1 = l1;
-        self.l1_dirty = true;
     }
 
     /// Marks the image as damaged or whole, as clean or not.
@@ -581,6 +598,14 @@ impl Meta {
         while at < to {
             let (mapped, _, len) = self.map(at, to - at)?;
             if mapped != Mapped::Nothing {
+                let real = matches!(how, Preallocation::Falloc | Preallocation::Full);
+                if let (Mapped::Data(place), true) = (mapped, real && at < from) {
+                    // The rest of the cluster in which the disk ended was never written.
+                    let node = self.data.clone().unwrap_or_else(|| self.file.clone());
+                    if self.header.crypt == 0 && node.len() >= place + cluster {
+                        block::fill_zeroes(&node, place + (from - at), cluster - (from - at))?;
+                    }
+                }
                 at += len.next_multiple_of(cluster);
                 continue;
             }
@@ -613,6 +638,18 @@ impl Meta {
     /// Whether the data file alone is a raw image of the disk.
     pub(super) fn is_raw_data(&self) -> bool {
         self.data.is_some() && self.header.autoclear & feature::RAW_DATA != 0
+    }
+
+    /// Features that this program does not know and that any writer clears, if there are some.
+    pub(super) fn clear_unknown(&mut self) -> io::Result<()> {
+        let known = feature::BITMAPS | feature::RAW_DATA;
+        if self.header.autoclear & !known == 0 {
+            return Ok(());
+        }
+        self.header.autoclear &= known;
+        let file = self.file.clone();
+        self.header.write(&file)?;
+        file.driver().flush()
     }
 
     /// Before anything changes: features that know nothing of the change are cleared, late counts

@@ -2,20 +2,22 @@
 //!
 //! Rules come from a file (`config`) or from options (`inject-error`, `set-state`): an event arms
 //! a rule, and requests of its kinds (in its sector) fail with its error until it is used up
-//! (`once`) or another event arms. Events here are those of the filter's own requests: `read_aio`,
-//! `write_aio`, `flush_to_disk`, `pwritev`, `pwritev_zero`, `preadv`, and `none`, which always is.
-//! Not here: events inside formats (`l2_load`, `cluster_alloc`, ...: such rules never fire),
-//! suspending requests, limits (`align`, `max-transfer` and the like are accepted).
+//! (`once`) or another event arms. Events come from the filter's own requests (`flush_to_os`,
+//! `flush_to_disk`, `pwritev`, `pwritev_zero`, `pwritev_rmw_*`, `pwritev_done`), from the format above
+//! ([`BlockDriver::event`]: `read_aio`, `write_aio`, `l2_load`, `cluster_alloc`, ...), and `none` always
+//! is. Limits cut requests into pieces, each of which is asked for; with `align` whole blocks are.
+//! Not here: suspending requests; events of formats that this program's formats do not have.
 //! Source: QEMU's documentation, "Block I/O error injection using blkdebug".
 
 use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use qapi::{Error, Result, Value};
+use qapi::{Error, Result, Source, Value};
 
-use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation};
-use crate::node::Child;
+use super::pass::{Access, Filter, Passing, Rest};
+use crate::driver::{BlockClass, BlockDriver, Extent};
+use crate::node::{Child, Node};
 use crate::opening::Opening;
 
 const KINDS: [&str; 6] = ["read", "write", "write-zeroes", "discard", "flush", "block-status"];
@@ -49,6 +51,9 @@ struct Rules {
 
 impl Rules {
     fn event(&mut self, name: &str) {
+        if name.is_empty() {
+            return;
+        }
         let state = self.state;
         let now = |event: &str, wanted: u64| event == name && (wanted == 0 || wanted == state);
         // What is armed stays so in other states, until an event arms anew.
@@ -178,73 +183,151 @@ fn from_options(kind: &str, given: &Value, rules: &mut Rules) -> Result<()> {
     Ok(())
 }
 
+/// Limits of requests, in bytes; 0: none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    align: u64,
+    max_transfer: u64,
+    opt_write_zero: u64,
+    max_write_zero: u64,
+    opt_discard: u64,
+    max_discard: u64,
+}
+
+impl Limits {
+    fn take(options: &mut Value, source: Source) -> Result<Limits> {
+        let mut one = |name: &str, unit: u64| {
+            let size = crate::options::take::<qapi::Size>(options, name, source)?;
+            let size = size.map_or(0, |size| size.0);
+            let fits = size < 1 << 31
+                && if name == "align" {
+                    size < 2 || size.is_power_of_two()
+                } else {
+                    size % unit == 0
+                };
+            if fits {
+                return Ok(size);
+            }
+            Err(Error::generic(format!("Cannot meet constraints with {name} {size}")))
+        };
+        let align = one("align", 1)?;
+        let unit = align.max(1);
+        Ok(Limits {
+            align,
+            max_transfer: one("max-transfer", unit)?,
+            opt_write_zero: one("opt-write-zero", unit)?,
+            max_write_zero: one("max-write-zero", unit)?,
+            opt_discard: one("opt-discard", unit)?,
+            max_discard: one("max-discard", unit)?,
+        })
+    }
+
+    /// The most bytes of a piece, and the unit whose parts at the ends are pieces of their own.
+    fn of(&self, access: Access) -> (u64, u64) {
+        match access {
+            Access::Read | Access::Write => (self.max_transfer, 0),
+            Access::WriteZeroes => (self.max_write_zero, self.opt_write_zero),
+            Access::Discard => (self.max_discard, self.opt_discard),
+            Access::Flush => (0, 0),
+        }
+    }
+
+    /// How much of a range is the next piece.
+    fn piece(&self, access: Access, at: u64, left: u64) -> u64 {
+        let (most, unit) = self.of(access);
+        let most = if most == 0 { left } else { left.min(most) };
+        if unit == 0 || left == 0 {
+            return most;
+        }
+        match at % unit {
+            0 if most >= unit => most - most % unit,
+            0 => most,
+            within => most.min(unit - within),
+        }
+    }
+}
+
 struct Blkdebug {
     image: Child,
     rules: Mutex<Rules>,
+    limits: Limits,
 }
 
 impl Blkdebug {
-    fn below(&self) -> Arc<dyn BlockDriver> {
-        self.image.node().driver().clone()
-    }
-    fn ask(&self, events: &[&str], kind: &str, at: u64, len: u64) -> io::Result<()> {
+    fn ask(&self, event: &str, kind: &str, at: u64, len: u64) -> io::Result<()> {
         let mut rules = self.rules.lock();
-        for event in events {
-            rules.event(event);
-        }
+        rules.event(event);
         rules.check(kind, at, len)
+    }
+
+    /// Asks for the whole blocks of a piece; the blocks that a write changes in part are read.
+    fn ask_aligned(&self, access: Access, at: u64, len: u64) -> io::Result<()> {
+        let (kind, event) = match access {
+            Access::Read => ("read", ""),
+            Access::Write => ("write", "pwritev"),
+            Access::WriteZeroes => ("write-zeroes", "pwritev_zero"),
+            Access::Discard => ("discard", ""),
+            Access::Flush => {
+                self.rules.lock().event("flush_to_os");
+                return self.ask("flush_to_disk", "flush", 0, 0);
+            }
+        };
+        let align = self.limits.align.max(1);
+        let (first, end) = (at - at % align, (at + len).next_multiple_of(align));
+        if matches!(access, Access::Write | Access::WriteZeroes) {
+            if first < at {
+                self.ask("pwritev_rmw_head", "read", first, align)?;
+                self.rules.lock().event("pwritev_rmw_after_head");
+            }
+            if end > at + len && (end - align > first || first == at) {
+                self.ask("pwritev_rmw_tail", "read", end - align, align)?;
+                self.rules.lock().event("pwritev_rmw_after_tail");
+            }
+        }
+        self.ask(event, kind, first, end - first)
     }
 }
 
-impl BlockDriver for Blkdebug {
-    fn len(&self) -> u64 {
-        self.below().len()
+impl Filter for Blkdebug {
+    fn below(&self) -> Arc<Node> {
+        self.image.node()
     }
-    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.ask(&["read_aio", "preadv"], "read", at, into.len() as u64)?;
-        self.below().read(at, into)
-    }
-    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        self.ask(&["write_aio", "pwritev"], "write", at, data.len() as u64)?;
-        self.below().write(at, data)
-    }
-    fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.ask(&["pwritev_zero"], "write-zeroes", at, len)?;
-        self.below().write_zeroes(at, len, unmap)
-    }
-    fn discard(&self, at: u64, len: u64) -> io::Result<()> {
-        self.ask(&[], "discard", at, len)?;
-        self.below().discard(at, len)
-    }
-    fn flush(&self) -> io::Result<()> {
-        self.ask(&["flush_to_os", "flush_to_disk"], "flush", 0, 0)?;
-        self.below().flush()
-    }
-    fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
-        self.below().truncate(len, how)
+    fn pass(&self, access: Access, at: u64, len: u64, rest: &mut Rest<'_>) -> io::Result<()> {
+        let mut done = 0;
+        loop {
+            let n = self.limits.piece(access, at + done, len - done);
+            self.ask_aligned(access, at + done, n)?;
+            rest(at + done, n)?;
+            done += n;
+            if access == Access::Write {
+                self.rules.lock().event("pwritev_done");
+            }
+            if done >= len {
+                return Ok(());
+            }
+        }
     }
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
-        self.ask(&[], "block-status", at, len)?;
-        let found = self.below().extent(at, len)?;
+        self.ask("", "block-status", at, len)?;
+        let found = self.below().driver().extent(at, len)?;
         Ok(Extent { offset: Some(at), ..found })
     }
-    fn allocated_size(&self) -> Option<u64> {
-        self.below().allocated_size()
+    fn event(&self, name: &str) {
+        self.rules.lock().event(name);
     }
 }
 
 fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let source = at.source;
     let mut rules = Rules { state: 1, ..Rules::default() };
-    if let Some(path) = crate::options::take::<String>(&mut at.options, "config", source)?
-        && !path.is_empty()
-    {
+    let config = crate::options::take::<String>(&mut at.options, "config", source)?;
+    if let Some(path) = config.as_ref().filter(|path| !path.is_empty()) {
         use std::io::Read as _;
         let failed = |error: io::Error| {
             Error::generic(format!("Could not read blkdebug config file: {}", host::reason(&error)))
         };
         let mut config = String::new();
-        let file = std::fs::File::open(&path).map_err(failed)?;
+        let file = std::fs::File::open(path).map_err(failed)?;
         file.take(CONFIG).read_to_string(&mut config).map_err(failed)?;
         parse(&config, &mut rules)?;
     }
@@ -253,14 +336,13 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
             from_options(kind, &given, &mut rules)?;
         }
     }
-    let limits =
-        ["align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard"];
-    for name in limits {
-        crate::options::take::<qapi::Size>(&mut at.options, name, source)?;
-    }
+    let limits = Limits::take(&mut at.options, source)?;
     let image = at.child("image")?;
-    at.filename = image.node().filename().to_owned();
-    Ok(Arc::new(Blkdebug { image, rules: Mutex::new(rules) }))
+    at.filename = match config {
+        Some(path) => format!("blkdebug:{path}:{}", image.node().filename()),
+        None => image.node().filename().to_owned(),
+    };
+    Ok(Arc::new(Passing(Blkdebug { image, rules: Mutex::new(rules), limits })))
 }
 
 pub(crate) const CLASS: BlockClass = BlockClass {
@@ -277,6 +359,35 @@ pub(crate) const CLASS: BlockClass = BlockClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_cut_requests() {
+        let limits = Limits {
+            max_transfer: 1000,
+            opt_discard: 4096,
+            max_discard: 8192,
+            ..Limits::default()
+        };
+        assert_eq!(limits.piece(Access::Read, 5, 2500), 1000);
+        assert_eq!(limits.piece(Access::WriteZeroes, 5, 2500), 2500);
+        let cut = |mut at: u64, end: u64| {
+            let mut all = Vec::new();
+            while at < end {
+                let n = limits.piece(Access::Discard, at, end - at);
+                all.push(n);
+                at += n;
+            }
+            all
+        };
+        assert_eq!(cut(4000, 20_000), [96, 8192, 4096, 3616]);
+        let refused = |text: &str| {
+            let mut value = qapi::json::from_str(text).unwrap();
+            Limits::take(&mut value, Source::Json).unwrap_err().desc
+        };
+        assert_eq!(refused(r#"{"align": 511}"#), "Cannot meet constraints with align 511");
+        let text = r#"{"align": 4096, "max-transfer": 6144}"#;
+        assert_eq!(refused(text), "Cannot meet constraints with max-transfer 6144");
+    }
 
     #[test]
     fn rules_fire_by_event_state_and_sector() {

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use qapi::Result;
 
-use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation};
-use crate::node::Child;
+use super::pass::{Access, Filter, Passing, Rest};
+use crate::driver::{BlockClass, BlockDriver};
+use crate::node::{Child, Node};
 use crate::opening::Opening;
 
 /// Bytes copied at once.
@@ -25,26 +26,23 @@ struct CopyOnRead {
 }
 
 impl CopyOnRead {
-    fn below(&self) -> Arc<dyn BlockDriver> {
-        self.file.node().driver().clone()
-    }
-
     /// Copies what of a range the top layer does not hold.
     fn copy(&self, at: u64, len: u64) -> io::Result<()> {
-        let mut done = 0;
+        let (mut done, node) = (0, self.file.node());
+        let below = node.driver();
         while done < len {
             let pos = at + done;
-            let found = self.below().extent(pos, (len - done).min(PIECE))?;
+            let found = below.extent(pos, (len - done).min(PIECE))?;
             let n = found.len.clamp(1, len - done);
             if !found.allocated {
                 let _all = self.gate.write();
                 // Looked at again: a write may have come in between.
-                let now = self.below().extent(pos, n)?;
+                let now = below.extent(pos, n)?;
                 let n = now.len.clamp(1, n);
                 if !now.allocated {
                     let mut data = vec![0; usize::try_from(n).unwrap_or(0)];
-                    self.below().read(pos, &mut data)?;
-                    self.below().write(pos, &data)?;
+                    below.read(pos, &mut data)?;
+                    below.write(pos, &data)?;
                 }
                 done += n;
             } else {
@@ -55,42 +53,27 @@ impl CopyOnRead {
     }
 }
 
-impl BlockDriver for CopyOnRead {
-    fn len(&self) -> u64 {
-        self.below().len()
+impl Filter for CopyOnRead {
+    fn below(&self) -> Arc<Node> {
+        self.file.node()
     }
-    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.copy(at, into.len() as u64)?;
-        self.below().read(at, into)
-    }
-    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        let _shared = self.gate.read();
-        self.below().write(at, data)
-    }
-    fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
-        let _shared = self.gate.read();
-        self.below().write_zeroes(at, len, unmap)
-    }
-    fn discard(&self, at: u64, len: u64) -> io::Result<()> {
-        let _shared = self.gate.read();
-        self.below().discard(at, len)
-    }
-    fn flush(&self) -> io::Result<()> {
-        self.below().flush()
-    }
-    fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
-        self.below().truncate(len, how)
-    }
-    fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
-        let (found, _) = self.file.node().extent_of_chain(at, len)?;
-        Ok(Extent { allocated: true, ..found })
+    fn pass(&self, access: Access, at: u64, len: u64, rest: &mut Rest<'_>) -> io::Result<()> {
+        let _shared = match access {
+            Access::Read => {
+                self.copy(at, len)?;
+                None
+            }
+            Access::Flush => None,
+            _ => Some(self.gate.read()),
+        };
+        rest(at, len)
     }
 }
 
 fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let file = at.writable_child("file")?;
     at.filename = file.node().filename().to_owned();
-    Ok(Arc::new(CopyOnRead { file, gate: RwLock::new(()) }))
+    Ok(Arc::new(Passing(CopyOnRead { file, gate: RwLock::new(()) })))
 }
 
 pub(crate) const CLASS: BlockClass = BlockClass {

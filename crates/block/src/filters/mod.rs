@@ -7,4 +7,5 @@
 
 pub(crate) mod blkdebug;
 pub(crate) mod copy_on_read;
+mod pass;
 pub(crate) mod throttle;

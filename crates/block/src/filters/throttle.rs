@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use qapi::{Error, Result};
 
-use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation};
-use crate::node::Child;
+use super::pass::{Access, Filter, Passing, Rest};
+use crate::driver::{BlockClass, BlockDriver};
+use crate::node::{Child, Node};
 use crate::opening::Opening;
 
 /// One limit: units per second, the burst per second, and for how many seconds.
@@ -171,41 +172,15 @@ struct Throttle {
     limits: Arc<Limits>,
 }
 
-impl Throttle {
-    fn below(&self) -> Arc<dyn BlockDriver> {
-        self.file.node().driver().clone()
+impl Filter for Throttle {
+    fn below(&self) -> Arc<Node> {
+        self.file.node()
     }
-}
-
-impl BlockDriver for Throttle {
-    fn len(&self) -> u64 {
-        self.below().len()
-    }
-    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        self.limits.wait(false, into.len() as u64);
-        self.below().read(at, into)
-    }
-    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        self.limits.wait(true, data.len() as u64);
-        self.below().write(at, data)
-    }
-    fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
-        self.limits.wait(true, len);
-        self.below().write_zeroes(at, len, unmap)
-    }
-    fn discard(&self, at: u64, len: u64) -> io::Result<()> {
-        self.limits.wait(true, len);
-        self.below().discard(at, len)
-    }
-    fn flush(&self) -> io::Result<()> {
-        self.below().flush()
-    }
-    fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
-        self.below().truncate(len, how)
-    }
-    fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
-        let (found, _) = self.file.node().extent_of_chain(at, len)?;
-        Ok(Extent { allocated: true, ..found })
+    fn pass(&self, access: Access, at: u64, len: u64, rest: &mut Rest<'_>) -> io::Result<()> {
+        if access != Access::Flush {
+            self.limits.wait(access != Access::Read, len);
+        }
+        rest(at, len)
     }
 }
 
@@ -221,7 +196,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         return Err(Error::generic(format!("Throttle group '{group}' does not exist")));
     };
     at.filename = file.node().filename().to_owned();
-    Ok(Arc::new(Throttle { file, limits }))
+    Ok(Arc::new(Passing(Throttle { file, limits })))
 }
 
 pub(crate) const CLASS: BlockClass = BlockClass {

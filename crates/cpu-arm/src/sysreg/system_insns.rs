@@ -7,6 +7,7 @@ use cpu::encoding;
 use jit_ir::{AccessKind, HelperCx, TlbFlush};
 
 use super::{Reg, Trap};
+use crate::attributes::shown_share;
 use crate::mmu::{Regime, Request};
 use crate::state::ArmCpu;
 
@@ -115,14 +116,16 @@ fn at(cx: &mut HelperCx<'_, ArmCpu>, op1: u16, crm: u16, op2: u16, va: u64) {
     };
     let pan = crm == 9 && cpu.pstate.pan;
     let stage2 = both || (op1 == 0 && !vhe);
-    let req = Request { va, kind, regime, user, pan, stage2_enabled: stage2 };
+    let req = Request { va, kind, regime, user, pan, stage2_enabled: stage2, stage1_only: !both };
     let par = match cpu.walk(&req, cx.services.phys()) {
         Ok(m) => {
             m.pa & 0x000f_ffff_ffff_f000
                 | 1 << 11
                 | u64::from(m.attr) << 56
+                | u64::from(shown_share(m.attr, m.share)) << 7
                 | u64::from(!m.secure) << 9
         }
+        Err(f) if cpu.take_at_abort(f) => return,
         Err(f) => {
             1 | 1 << 11 | (f.code & 0x3f) << 1 | (f.code >> 7 & 1) << 8 | (f.code >> 8 & 1) << 9
         }

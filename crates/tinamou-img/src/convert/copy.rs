@@ -34,6 +34,10 @@ pub(super) struct Copy<'a> {
     pub(super) salvage: bool,
     pub(super) threads: usize,
     pub(super) in_order: bool,
+    /// The system copies where both sides are files.
+    pub(super) offload: bool,
+    /// Keeps writing slow.
+    pub(super) rate: Option<block::Limits>,
 }
 
 /// A range that is alike.
@@ -287,6 +291,17 @@ impl Copy<'_> {
 
     fn one(&self, shared: &Shared, piece: Piece, data: &mut Vec<u8>) -> Result<(), Fail> {
         let size = usize::try_from(piece.len).unwrap_or(0);
+        if self.offload && !piece.zero {
+            if !self.wait(shared, piece.turn) {
+                return Ok(());
+            }
+            if self.copy_range(piece.at, size).or_else(|error| {
+                fail(&format!("error while copying at byte {}", piece.at), &error)
+            })? {
+                self.written(shared, piece);
+                return Ok(());
+            }
+        }
         let mut packed = Vec::new();
         if !piece.zero {
             if data.len() < size {
@@ -308,11 +323,50 @@ impl Copy<'_> {
             (_, Some(cluster)) => self.write_packed(piece.at, data, packed, cluster),
             _ => self.write(piece.at, data),
         };
+        self.written(shared, piece);
+        done.or_else(|error| fail(&format!("error while writing at byte {}", piece.at), &error))
+    }
+
+    /// A piece is done: the next one's turn, not before the rate allows it.
+    fn written(&self, shared: &Shared, piece: Piece) {
+        if let Some(rate) = self.rate.as_ref().filter(|_| !piece.zero) {
+            rate.wait(true, piece.len);
+        }
         if self.in_order {
             *shared.turn.lock() = piece.turn + 1;
             shared.moved.notify_all();
         }
-        done.or_else(|error| fail(&format!("error while writing at byte {}", piece.at), &error))
+    }
+
+    /// Lets the system copy; `false`: it cannot, or the bytes do not lie in files as they are.
+    fn copy_range(&self, at: u64, size: usize) -> io::Result<bool> {
+        let Some((node, within, left)) = self.source(at) else { return Ok(false) };
+        let len = size as u64;
+        if left < len {
+            return Ok(false);
+        }
+        let from = node.driver().resolve(within, len, false);
+        let to = self.to.driver().resolve(at, len, true);
+        let (Some(from), Some(to)) = (from, to) else { return Ok(false) };
+        if from.align > 1 || to.align > 1 {
+            return Ok(false);
+        }
+        let mut done = 0;
+        while done < size {
+            let back = done as u64;
+            let (a, b) = (from.at + back, to.at + back);
+            match host::copy_range(&*from.file, a, &*to.file, b, size - done) {
+                // The end of the source, or a system that cannot: the other way begins anew.
+                Ok(0) => return Ok(false),
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.raw_os_error(), Some(18 | 22 | 38 | 95)) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     fn write_zero(&self, at: u64, len: u64) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! `convert`: copies one or several images to a new one.
 //!
 //! Here options are read and images opened and made; `copy.rs` moves the bytes. What reads as
-//! zeroes is not written to a new image. Not here: `-C` copies as without it, `-r` keeps no rate.
+//! zeroes is not written to a new image. `-C` lets the system copy between files and falls back to
+//! copying where it cannot.
 //! Source: QEMU's manual, `qemu-img convert`.
 
 mod copy;
@@ -98,6 +99,27 @@ fn parallel(given: &Given) -> Result<usize, Fail> {
     found.ok_or_else(|| Fail(text.into(), 1))
 }
 
+/// The limit of `-r`, in bytes per second.
+fn rate(given: &Given) -> Result<Option<block::Limits>, Fail> {
+    let Some(text) = given.value("rate") else { return Ok(None) };
+    if text.starts_with('-') {
+        let text = "Invalid rate limit specified. Must be between 0 and 9223372036854775807.";
+        return Err(Fail(text.into(), 1));
+    }
+    let bytes =
+        size(text).map_err(|_| Fail(format!("Invalid rate limit specified: '{text}'."), 1))?;
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let mut rules = block::Rules::default();
+    #[expect(clippy::cast_precision_loss, reason = "bytes per second")]
+    let average = bytes as f64;
+    if let Some(writes) = rules.get_mut(2) {
+        writes.average = average;
+    }
+    Ok(Some(block::Limits::new(&rules)?))
+}
+
 /// The word of `-l`: `snapshot.id=`, `snapshot.name=` or either.
 pub(crate) fn snapshot_word(text: &str) -> Result<String, Fail> {
     if !text.starts_with("snapshot.") {
@@ -111,8 +133,8 @@ pub(crate) fn snapshot_word(text: &str) -> Result<String, Fail> {
 }
 
 fn sources(given: &Given, graph: &Graph, names: &[String]) -> Result<Vec<Arc<Node>>, Fail> {
-    let no_flush = cache(given.value("source-cache"), "source ")?;
-    let flags = Flags { no_flush, ..given.flags(true) };
+    let mode = cache(given.value("source-cache"), "source ")?;
+    let flags = mode.flags(given.flags(true));
     let mut all = Vec::new();
     for name in names {
         let node = if given.has("source-image-opts") {
@@ -217,8 +239,8 @@ fn target(
     size: u64,
 ) -> Result<Arc<Node>, Fail> {
     // Nothing is lost when the copying ends early: it is begun anew then.
-    let no_flush = cache(given.value("target-cache").or(Some("unsafe")), "")?;
-    let flags = Flags { no_flush, unmap: true, ..Flags::default() };
+    let mode = cache(given.value("target-cache").or(Some("unsafe")), "")?;
+    let flags = mode.flags(Flags { unmap: true, ..Flags::default() });
     if given.has("target-image-opts") {
         return open_described(graph, name, flags);
     }
@@ -257,6 +279,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     }
     let (sparse, threads) = (sparse(&given)?, parallel(&given)?);
     conflicts(&given)?;
+    let rate = rate(&given)?;
     cache(given.value("target-cache"), "")?;
     let Some((target_name, names)) =
         given.names.split_last().filter(|(_, names)| !names.is_empty())
@@ -284,7 +307,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     let len = from.iter().map(|node| node.len().next_multiple_of(512)).sum();
     let to = target(&given, &graph, target_name, format, len)?;
     if to.len() < len {
-        if to.class().name != "raw" {
+        if to.class().name != "raw" || given.has("no-create") {
             return Err(Fail("output file is smaller than input file".into(), 1));
         }
         if let Err(error) = to.driver().truncate(len, Preallocation::Off) {
@@ -309,8 +332,11 @@ pub(crate) fn run(args: &[String]) -> Done {
         has_backing,
         compress: about.cluster_size.filter(|_| compress),
         salvage: given.has("salvage"),
-        threads: threads.min(cpus + 1),
+        // Compressing is all work; copying waits for the disk.
+        threads: threads.min(if compress { cpus * 2 } else { cpus + 1 }),
         in_order: !given.has("oob-writes"),
+        offload: given.has("copy-range-offloading"),
+        rate,
     };
     copy.run()?;
     store_bitmaps(&to, bitmaps)?;

@@ -6,6 +6,7 @@
 use jit_ir::cpu::TlbTag;
 use jit_ir::{AccessKind, MemFault, PageMap, PhysMem};
 
+use crate::features::Features;
 use crate::state::{ArmCpu, mmu_index};
 use crate::sysreg::Reg;
 
@@ -22,6 +23,8 @@ pub enum Regime {
     El3,
 }
 
+mod stage2;
+
 /// One translation to make.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -37,6 +40,8 @@ pub struct Request {
     pub pan: bool,
     /// Go on to stage 2 where it is enabled.
     pub stage2_enabled: bool,
+    /// Stage 2 is for the walk alone, the result is an intermediate address.
+    pub stage1_only: bool,
 }
 
 /// Result of a walk.
@@ -52,10 +57,14 @@ pub struct Mapped {
     pub exec: bool,
     /// log2 of the block size.
     pub size_log2: u8,
+    /// Level of the descriptor.
+    pub level: u32,
     /// Not bound to an ASID.
     pub global: bool,
     /// MAIR attribute byte.
     pub attr: u8,
+    /// Shareability as descriptors have it: 0 none, 2 outer, 3 inner.
+    pub share: u8,
     /// Guarded page.
     pub guarded: bool,
     /// Secure physical address space.
@@ -76,6 +85,10 @@ mod status {
 const S1PTW: u64 = 1 << 7;
 /// In `MemFault::code`: reported by stage 2, so taken to EL2.
 const STAGE2: u64 = 1 << 8;
+/// In `MemFault::code`: from here on the instruction syndrome.
+const SYNDROME: u32 = 32;
+/// In `MemFault::code`: of an address translation instruction (ISS.CM).
+const MAINTENANCE: u64 = 1 << 9;
 
 /// What a TCR half says.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +122,17 @@ fn granule1(v: u64) -> u32 {
     }
 }
 
+/// A granule of the ID register's choice where the CPU has not the wanted one (Arm ARM, TCR_EL1.TG0).
+fn available(f: &Features, wanted: u32) -> u32 {
+    let mmfr0 = f.id.mmfr0;
+    let has = |granule: u32| match granule {
+        12 => bits(mmfr0, 28, 4) != 15,
+        14 => bits(mmfr0, 20, 4) != 0,
+        _ => bits(mmfr0, 24, 4) != 15,
+    };
+    [wanted, 12, 16].into_iter().find(|granule| has(*granule)).unwrap_or(14)
+}
+
 fn bits(v: u64, at: u32, n: u32) -> u64 {
     v >> at & ((1 << n) - 1)
 }
@@ -122,6 +146,14 @@ fn size_limits(txsz: u64, granule: u32, ttst: bool) -> u32 {
         (true, _) => 48,
     };
     64 - txsz.clamp(16, smallest) as u32
+}
+
+fn permits(kind: AccessKind, (read, write, exec): (bool, bool, bool)) -> bool {
+    match kind {
+        AccessKind::Read => read,
+        AccessKind::Write => write,
+        AccessKind::Exec => exec,
+    }
 }
 
 /// A descriptor walk in progress.
@@ -142,6 +174,13 @@ struct Leaf {
     pa: u64,
     size_log2: u8,
     table_attrs: u64,
+}
+
+impl Leaf {
+    /// The access flag is set, or the walk may set it.
+    fn marked(&self, ha: bool) -> bool {
+        ha || self.desc >> 10 & 1 != 0
+    }
 }
 
 enum Step {
@@ -168,7 +207,7 @@ impl ArmCpu {
         let f = &self.features;
         if matches!(r, Regime::El2 | Regime::El3) {
             let base = if r == Regime::El2 { Reg::TTBR0_EL2 } else { Reg::TTBR0_EL3 };
-            let granule = granule0(tcr >> 14);
+            let granule = available(f, granule0(tcr >> 14));
             return Half {
                 size: size_limits(bits(tcr, 0, 6), granule, f.ttst()),
                 granule,
@@ -189,6 +228,7 @@ impl ArmCpu {
             (Reg::TTBR0_EL2, Reg::TTBR1_EL2)
         };
         let granule = if high { granule1(tcr >> 30) } else { granule0(tcr >> 14) };
+        let granule = available(f, granule);
         let n = u32::from(high);
         Half {
             size: size_limits(bits(tcr, 16 * n, 6), granule, f.ttst()),
@@ -258,6 +298,7 @@ impl ArmCpu {
         let (tcr, single) = self.current_tcr();
         let n = u32::from(high && !single);
         let granule = if n == 1 { granule1(tcr >> 30) } else { granule0(tcr >> 14) };
+        let granule = available(&self.features, granule);
         let size = size_limits(bits(tcr, 16 * n, 6), granule, self.features.ttst());
         (self.top_byte_ignored(tcr, single, n, data), size)
     }
@@ -333,6 +374,13 @@ impl ArmCpu {
                 kind: req.kind,
                 ..f
             })?;
+            // HCR_EL2.PTW: a walk must not touch what stage 2 calls Device memory.
+            let device =
+                if self.hcr() >> 46 & 1 != 0 { m.attr & 4 == 0 } else { m.attr & 0xf0 == 0 };
+            if device && self.hcr() >> 2 & 1 != 0 {
+                let code = fault_at(status::PERMISSION, m.level) | STAGE2 | S1PTW;
+                return Err(Self::fault(req, code, at));
+            }
             pa = m.pa;
         }
         let secure = self.is_secure();
@@ -424,8 +472,10 @@ impl ArmCpu {
             write: true,
             exec: true,
             size_log2: 12,
+            level: 0,
             global: true,
             attr: if req.kind == AccessKind::Exec { 0xff } else { 0 },
+            share: 2,
             guarded: false,
             secure: self.is_secure(),
         })
@@ -441,7 +491,7 @@ impl ArmCpu {
         let tbi = half.tbi && !(req.kind == AccessKind::Exec && half.tbid);
         if sctlr & 1 == 0 || (req.regime == Regime::El10 && self.hcr() >> 27 & 1 != 0) {
             let m = self.flat(req, tbi)?;
-            return if stage2 { self.combine(req, m, mem) } else { Ok(m) };
+            return self.go_on(req, m, stage2, mem);
         }
         self.stage1(req, &half, tbi, stage2, mem)
     }
@@ -482,26 +532,24 @@ impl ArmCpu {
                 Step::Leaf(l) => l,
                 Step::Fault(code) => return Err(Self::fault(req, code, 0)),
             };
-            let perms = self.stage1_permissions(req, &leaf, leaf.desc, half.hd);
-            let wants_dirty = req.kind == AccessKind::Write && perms.1;
-            let kind = if wants_dirty { AccessKind::Write } else { AccessKind::Read };
+            let denied = || Self::fault(req, fault_at(status::PERMISSION, leaf.level), 0);
+            let allowed = self.stage1_permissions(req, &leaf, leaf.desc, half.hd);
+            // An access that is refused leaves no mark, but a missing mark refuses it first.
+            if leaf.marked(half.ha) && !permits(req.kind, allowed) {
+                return Err(denied());
+            }
             let desc = self
-                .update_flags(&leaf, kind, (half.ha, half.hd), 1 << 7, mem)
+                .update_flags(&leaf, req.kind, (half.ha, half.hd), 1 << 7, mem)
                 .map_err(|code| Self::fault(req, code, 0))?;
             if desc == 0 {
                 continue;
             }
             let (read, write, exec) = self.stage1_permissions(req, &leaf, desc, false);
             let m = self.stage1_result(req, &leaf, desc, (read, write, exec));
-            let ok = match req.kind {
-                AccessKind::Read => read,
-                AccessKind::Write => write,
-                AccessKind::Exec => exec,
-            };
-            if !ok {
-                return Err(Self::fault(req, fault_at(status::PERMISSION, leaf.level), 0));
+            if !permits(req.kind, (read, write, exec)) {
+                return Err(denied());
             }
-            return if stage2 { self.combine(req, m, mem) } else { Ok(m) };
+            return self.go_on(req, m, stage2, mem);
         }
         Err(Self::fault(req, fault_at(status::TRANSLATION, 3), 0))
     }
@@ -520,8 +568,10 @@ impl ArmCpu {
             write: p.1,
             exec: p.2,
             size_log2: l.size_log2,
+            level: l.level,
             global: !two_ranges || desc >> 11 & 1 == 0,
             attr: (mair >> (8 * (desc >> 2 & 7))) as u8,
+            share: bits(desc, 8, 2) as u8,
             guarded: desc >> 50 & 1 != 0,
             secure: self.is_secure() && !ns,
         }
@@ -561,103 +611,6 @@ impl ArmCpu {
         (true, !read_only, exec)
     }
 
-    fn combine(
-        &mut self,
-        req: &Request,
-        s1: Mapped,
-        mem: &mut dyn PhysMem,
-    ) -> Result<Mapped, MemFault> {
-        let s2 = self.stage2(req, s1.pa, mem)?;
-        // The weaker memory type wins: Device if either is.
-        let attr = if s1.attr & 0xf0 == 0 || s2.attr == 0 { 0 } else { s1.attr };
-        Ok(Mapped {
-            pa: s2.pa,
-            read: s1.read && s2.read,
-            write: s1.write && s2.write,
-            exec: s1.exec && s2.exec,
-            size_log2: s1.size_log2.min(s2.size_log2),
-            attr,
-            ..s1
-        })
-    }
-
-    fn stage2(
-        &mut self,
-        req: &Request,
-        ipa: u64,
-        mem: &mut dyn PhysMem,
-    ) -> Result<Mapped, MemFault> {
-        let vtcr = self.sys(Reg::VTCR_EL2);
-        let granule = granule0(vtcr >> 14);
-        let size = size_limits(bits(vtcr, 0, 6), granule, self.features.ttst());
-        let sl0 = bits(vtcr, 6, 2) as u32;
-        let level = match (granule, sl0) {
-            // FEAT_TTST: SL0 = 3 starts at level 3.
-            (12, 3) if self.features.ttst() => Some(3),
-            (12, _) => 2u32.checked_sub(sl0),
-            _ => 3u32.checked_sub(sl0),
-        };
-        let fail = |code: u64| Self::fault(req, code | STAGE2, ipa);
-        let stride = granule - 3;
-        let sl0_ok = sl0 < 3 || (granule == 12 && self.features.ttst());
-        let Some(level) = level.filter(|_| sl0_ok && size > granule) else {
-            return Err(fail(status::TRANSLATION));
-        };
-        let shift = granule + stride * (3 - level);
-        // At most 16 concatenated tables at the start.
-        if ipa >> size != 0 || size > shift + stride + 4 {
-            return Err(fail(status::TRANSLATION));
-        }
-        let table_bits = size.saturating_sub(shift) + 3;
-        let base = self.sys(Reg::VTTBR_EL2) & 0x0000_ffff_ffff_fffe & !((1u64 << table_bits) - 1);
-        let pa_bits = self.output_bits(bits(vtcr, 16, 3));
-        for _ in 0..4 {
-            let w = Walk { level, granule, base, size, input: ipa, pa_bits };
-            let leaf = match self.descend(req, w, false, true, mem)? {
-                Step::Leaf(l) => l,
-                Step::Fault(code) => return Err(fail(code)),
-            };
-            let (ha, hd) = (
-                self.features.hw_af() && vtcr >> 21 & 1 != 0,
-                self.features.hw_dbm() && vtcr >> 22 & 1 != 0,
-            );
-            let desc = self.update_flags(&leaf, req.kind, (ha, hd), 0, mem).map_err(fail)?;
-            if desc == 0 {
-                continue;
-            }
-            let (read, write) = (desc >> 6 & 1 != 0, desc >> 7 & 1 != 0);
-            let exec = read
-                && match bits(desc, 53, 2) {
-                    0 => true,
-                    1 => req.user,
-                    3 => !req.user,
-                    _ => false,
-                };
-            let ok = match req.kind {
-                AccessKind::Read => read,
-                AccessKind::Write => write,
-                AccessKind::Exec => exec,
-            };
-            if !ok {
-                return Err(fail(fault_at(status::PERMISSION, leaf.level)));
-            }
-            let fwb = self.hcr() >> 46 & 1 != 0;
-            let device = if fwb { bits(desc, 4, 1) == 0 } else { bits(desc, 4, 2) == 0 };
-            return Ok(Mapped {
-                pa: leaf.pa,
-                read,
-                write,
-                exec,
-                size_log2: leaf.size_log2,
-                global: true,
-                attr: if device { 0 } else { 0xff },
-                guarded: false,
-                secure: false,
-            });
-        }
-        Err(fail(fault_at(status::TRANSLATION, 3)))
-    }
-
     /// Page map for the engine's TLB.
     pub fn translate_page(
         &mut self,
@@ -667,8 +620,15 @@ impl ArmCpu {
         mem: &mut dyn PhysMem,
     ) -> Result<PageMap, MemFault> {
         let (regime, user, pan) = Self::index_meaning(mmu);
-        let req = Request { va, kind, regime, user, pan, stage2_enabled: true };
-        let m = self.walk(&req, mem)?;
+        let req = Request { va, kind, regime, user, pan, stage2_enabled: true, stage1_only: false };
+        let m = match self.walk(&req, mem) {
+            Ok(m) => m,
+            Err(f) if f.code & (STAGE2 | S1PTW) == STAGE2 && kind != AccessKind::Exec => {
+                let code = f.code | self.access_syndrome(mem) << SYNDROME;
+                return Err(MemFault { code, ..f });
+            }
+            Err(f) => return Err(f),
+        };
         Ok(PageMap {
             pa: m.pa & !0xfff,
             read: m.read,
@@ -683,6 +643,24 @@ impl ArmCpu {
         })
     }
 
+    /// Physical address of an instruction, if it is mapped.
+    pub(crate) fn code_address(&mut self, pc: u64, mem: &mut dyn PhysMem) -> Option<u64> {
+        let (regime, user, pan) = Self::index_meaning(self.data_mmu());
+        let (kind, stage1_only) = (AccessKind::Exec, false);
+        let req = Request { va: pc, kind, regime, user, pan, stage2_enabled: true, stage1_only };
+        self.walk(&req, mem).ok().map(|m| m.pa)
+    }
+
+    /// Whether a fault of an AT instruction is EL2's affair: stage 2 refused the walk of EL1. Then it
+    /// is taken (Arm ARM, "AT S1E1R", synchronous faults).
+    pub fn take_at_abort(&mut self, f: MemFault) -> bool {
+        let taken = f.code & STAGE2 != 0 && self.pstate.el == 1;
+        if taken {
+            self.take_abort(MemFault { code: f.code | MAINTENANCE, kind: AccessKind::Write, ..f });
+        }
+        taken
+    }
+
     /// Takes the exception for a fault at PC.
     pub fn take_abort(&mut self, f: MemFault) {
         if f.code & crate::debug::WATCHPOINT != 0 {
@@ -693,6 +671,12 @@ impl ArmCpu {
         let tge_el0 = self.pstate.el == 0 && self.hcr() >> 27 & 1 != 0;
         let target = if stage2 || tge_el0 { 2 } else { self.sync_target() };
         let mut iss = f.code & 0x3f | f.code & S1PTW;
+        if f.code & MAINTENANCE != 0 {
+            iss |= 1 << 8;
+        }
+        if stage2 && f.kind != AccessKind::Exec {
+            iss |= f.code >> SYNDROME;
+        }
         if f.kind == AccessKind::Write {
             iss |= 1 << 6;
         }
