@@ -31,7 +31,7 @@ pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
-pub use firmware::{FirmwareConfig, LoadRequest};
+pub use firmware::{FirmwareConfig, LateFiles, LoadRequest, PciAddress};
 pub use global::{Global, Globals};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use lpi::{LpiSource, Lpis};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use derive::Qapi;
 use device::{Build, Departure, Migration, Saved};
 use parking_lot::Mutex;
-use pci::{Bridge, Function, SlotTraits};
+use pci::{Bridge, Function, SlotParts, SlotTraits};
 use qapi::{Error, Result};
 
 /// Properties of every bridge.
@@ -167,11 +167,9 @@ impl SlotProps {
 }
 
 /// A slot with what it needs of the machine.
-pub(crate) fn slot_of(
-    traits: SlotTraits,
-    at: &Build<'_>,
-) -> (SlotTraits, device::Clock, Option<Arc<dyn Departure>>) {
-    (traits, at.clock(), at.service::<Arc<dyn Departure>>())
+pub(crate) fn slot_of(traits: SlotTraits, at: &Build<'_>) -> SlotParts {
+    let departure = at.service::<Arc<dyn Departure>>();
+    SlotParts { traits, clock: at.clock(), departure }
 }
 
 /// The bus of a bridge is named as the device, or by its kind and a number.

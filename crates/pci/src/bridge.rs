@@ -61,6 +61,16 @@ pub struct Header {
     pub closed: bool,
 }
 
+/// What a slot is made of.
+pub struct SlotParts {
+    /// What it is like.
+    pub traits: SlotTraits,
+    /// The guest's clock.
+    pub clock: Clock,
+    /// Who lets devices end.
+    pub departure: Option<Arc<dyn Departure>>,
+}
+
 /// What is mapped now, where, and through which alias.
 type Window = Option<(Range, Region)>;
 
@@ -81,7 +91,7 @@ impl Bridge {
         (name, site): (&str, Site),
         parent: &PciBus,
         header: Header,
-        slot: Option<(SlotTraits, Clock, Option<Arc<dyn Departure>>)>,
+        slot: Option<SlotParts>,
     ) -> Arc<Bridge> {
         lay_out(&function, header);
         let inside = Host {
@@ -90,7 +100,7 @@ impl Bridge {
             memory: parent.host().memory.clone(),
         };
         let bus = parent.below(name, site, inside.clone());
-        let slot = slot.map(|(traits, clock, departure)| Slot::new(traits, clock, departure));
+        let slot = slot.map(Slot::new);
         let bridge = Arc::new(Bridge {
             function: function.clone(),
             bus: OnceLock::new(),

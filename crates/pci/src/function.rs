@@ -267,6 +267,13 @@ impl Function {
         *self.place.lock() = None;
     }
 
+    /// Bus number, and device and function number, once it is on a bus.
+    #[must_use]
+    pub fn address(&self) -> Option<(u8, u8)> {
+        let [devfn, bus] = self.place()?.pin.requester().id().to_le_bytes();
+        Some((bus, devfn))
+    }
+
     /// The bus behind a bridge.
     pub(crate) fn bus_behind(&self) -> Option<Arc<PciBus>> {
         self.behind.get()?.upgrade()?.bus()

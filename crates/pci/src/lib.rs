@@ -18,7 +18,7 @@ mod msix;
 mod props;
 mod slot;
 
-pub use bridge::{Bridge, Header};
+pub use bridge::{Bridge, Header, SlotParts};
 pub use bus::{Host, PciBus, Site};
 pub use express::{Express, Link, Role, SlotTraits};
 pub use function::{Bar, ConfigHook, Function, Identity};

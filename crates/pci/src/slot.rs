@@ -15,7 +15,7 @@ use qapi::Error;
 
 use crate::bridge::Bridge;
 use crate::express::{LINK_STATUS, SLOT_CONTROL, SLOT_STATUS};
-use crate::{Function, SlotTraits};
+use crate::{Function, SlotParts, SlotTraits};
 
 // Slot control (7.5.3.10).
 const INTERRUPTS: u16 = 1 << 5;
@@ -62,11 +62,8 @@ fn half(value: u32) -> u16 {
 }
 
 impl Slot {
-    pub(crate) fn new(
-        traits: SlotTraits,
-        clock: Clock,
-        departure: Option<Arc<dyn Departure>>,
-    ) -> Slot {
+    pub(crate) fn new(parts: SlotParts) -> Slot {
+        let SlotParts { traits, clock, departure } = parts;
         Slot { traits, clock, departure, seen: Mutex::default() }
     }
 

@@ -92,7 +92,7 @@ impl Nvme {
         if !(2..=self.most_entries()).contains(&entries) {
             return Err(status::QUEUE_SIZE);
         }
-        if c.prp1 % self.page(state.cc) != 0 {
+        if !c.prp1.is_multiple_of(self.page(state.cc)) {
             return Err(status::OFFSET);
         }
         if vector > self.most_vector() {
@@ -126,7 +126,7 @@ impl Nvme {
         if !(2..=self.most_entries()).contains(&entries) {
             return Err(status::QUEUE_SIZE);
         }
-        if c.prp1 % self.page(state.cc) != 0 {
+        if !c.prp1.is_multiple_of(self.page(state.cc)) {
             return Err(status::OFFSET);
         }
         if c.dw[1] & 1 == 0 {
@@ -326,7 +326,7 @@ impl Nvme {
         let numbers = u64::from(c.dw[0] >> 16) | u64::from(c.dw[1] & 0xffff) << 16;
         let len = usize::try_from((numbers + 1) * 4).unwrap_or(MOST).min(MOST);
         let offset = u64::from(c.dw[2]) | u64::from(c.dw[3]) << 32;
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             return Err(status::FIELD);
         }
         let page = match c.dw[0] & 0xff {

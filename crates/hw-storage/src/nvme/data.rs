@@ -64,12 +64,12 @@ fn regions(
         return Ok(());
     }
     if rest <= page {
-        if second % page != 0 {
+        if !second.is_multiple_of(page) {
             return Err(status::OFFSET);
         }
         return map(view, second, rest);
     }
-    if second % 8 != 0 {
+    if !second.is_multiple_of(8) {
         return Err(status::OFFSET);
     }
     let mut place = second;
@@ -81,7 +81,7 @@ fn regions(
         let whole = if needed > room { room - 1 } else { needed };
         for index in 0..whole {
             let at = word(&entries, usize::try_from(index * 8).unwrap_or(0));
-            if at % page != 0 {
+            if !at.is_multiple_of(page) {
                 return Err(status::OFFSET);
             }
             let n = rest.min(page);
@@ -90,7 +90,7 @@ fn regions(
         }
         if rest > 0 {
             let next = word(&entries, usize::try_from(whole * 8).unwrap_or(0));
-            if next % page != 0 || room < 2 && next == place {
+            if !next.is_multiple_of(page) {
                 return Err(status::OFFSET);
             }
             place = next;
@@ -147,7 +147,7 @@ fn list(
             }
         }
         let Some(d) = next.filter(|_| rest > 0) else { break };
-        if d.len == 0 || d.len % 16 != 0 || d.len > MOST as u64 * 16 {
+        if d.len == 0 || !d.len.is_multiple_of(16) || d.len > MOST as u64 * 16 {
             return Err(status::SGL_SEGMENT);
         }
         let bytes = load(view, d.at, usize::try_from(d.len).unwrap_or(0))?;

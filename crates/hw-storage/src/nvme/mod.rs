@@ -462,8 +462,8 @@ impl Nvme {
             && state.cc >> 7 & 15 <= PAGE_SIZES
             && sizes.0 > 0
             && sizes.1 > 0
-            && state.asq % page == 0
-            && state.acq % page == 0;
+            && state.asq.is_multiple_of(page)
+            && state.acq.is_multiple_of(page);
         if !fits {
             trace::guest_error!("nvme: the controller cannot be enabled: {:#x}", state.cc);
             state.csts = FATAL;
@@ -521,7 +521,7 @@ impl Nvme {
         }
         // Errors: a register of no queue, and a value that is not in the queue.
         let (unknown, wrong) = (0, 1);
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let known = state.submission(id).map(|q| {
                 let fits = value < q.entries;
                 if fits {

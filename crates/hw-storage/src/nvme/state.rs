@@ -96,7 +96,7 @@ pub(super) struct State {
 
 impl State {
     fn check(&self) -> Result<(), vmstate::LoadError> {
-        let fits = |entries: u32, place: u32| entries >= 2 && entries <= 65536 && place < entries;
+        let fits = |entries: u32, place: u32| (2..=65536).contains(&entries) && place < entries;
         let submissions = self.submissions.iter().all(|q| {
             fits(q.entries, q.head) && fits(q.entries, q.tail) && q.open <= q.entries && !q.busy
         });
