@@ -3,8 +3,10 @@
 //! Debian's source package of QEMU carries them. The archive is fetched through apt into the build
 //! folder and only the tests and their Python modules are unpacked; none of it is kept in the
 //! repository. The peer's `qemu-io`, `qemu-nbd` and `qemu-storage-daemon` serve as the tests' tools.
-//! Run are the tests that need only the tool; with `--emulator` those as well that start one.
-//! Tests that fail with the peer's own tool on this machine are run and named apart.
+//! Run are the tests that need only the tool; with `--emulator` those as well that start one. Kinds
+//! are qcow2 and raw, and with `--all` also qcow2 with other options and raw through a server of NBD,
+//! and LUKS. Tests that fail with the peer's own tool on this machine are run and named apart; what
+//! the peer does is kept in the build folder. `TINAMOU_IMG` names another build of the tool.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -124,10 +126,23 @@ struct Found {
     not_run: BTreeSet<String>,
 }
 
-fn run_format(tests: &Path, bin: &Path, format: &str, which: &[String]) -> Result<Found> {
-    let scratch = std::env::temp_dir().join(format!("iotests-{}-{format}", std::process::id()));
+/// A kind of image: its name here, and how `check` is told.
+type Kind = (&'static str, &'static [&'static str]);
+
+const KINDS: [Kind; 2] = [("qcow2", &["-qcow2"]), ("raw", &["-raw"])];
+const MORE: [Kind; 5] = [
+    ("qcow2-v2", &["-qcow2", "-o", "compat=0.10"]),
+    ("qcow2-data-file", &["-qcow2", "-o", "data_file=$TEST_IMG.ext_data_file"]),
+    ("qcow2-extended", &["-qcow2", "-o", "extended_l2=on"]),
+    ("luks", &["-luks"]),
+    ("raw-nbd", &["-raw", "-nbd"]),
+];
+
+fn run_kind(tests: &Path, bin: &Path, kind: Kind, which: &[String]) -> Result<Found> {
+    let (name, args) = kind;
+    let scratch = std::env::temp_dir().join(format!("iotests-{}-{name}", std::process::id()));
     let mut check = Command::new("./check");
-    check.current_dir(tests).arg(format!("-{format}")).args(which);
+    check.current_dir(tests).args(args).args(which);
     for (key, name) in [
         ("QEMU_PROG", "qemu-system-aarch64"),
         ("QEMU_IMG_PROG", "qemu-img"),
@@ -157,6 +172,23 @@ fn run_format(tests: &Path, bin: &Path, format: &str, which: &[String]) -> Resul
     Ok(found)
 }
 
+/// What the peer's tool does, from the build folder or by running it.
+fn peer_found(dir: &Path, tests: &Path, bin: &Path, kind: Kind, which: &[String]) -> Result<Found> {
+    let kept = dir.join(format!("peer-{}-{}.txt", kind.0, which.len()));
+    let set = |text: Option<&str>| {
+        text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    };
+    if let Ok(text) = fs::read_to_string(&kept) {
+        let mut lines = text.lines();
+        let (passed, failed) = (set(lines.next()), set(lines.next()));
+        return Ok(Found { passed, failed, not_run: set(lines.next()) });
+    }
+    let found = run_kind(tests, bin, kind, which)?;
+    let text = [&found.passed, &found.failed, &found.not_run].map(join).join("\n");
+    fs::write(&kept, text).map_err(say(&kept))?;
+    Ok(found)
+}
+
 fn join(set: &BTreeSet<String>) -> String {
     set.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
 }
@@ -166,18 +198,24 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     packages::need(NEEDS)?;
     let dir = steps::target_dir().join("iotests");
     let tests = fetch(&dir)?;
-    let mut build = Command::new("cargo");
-    done("cargo build", build.args(["build", "--release", "-p", "tinamou-img", "-p", "tinamou"]))?;
-    let release = steps::target_dir().join("release");
+    let tool = match std::env::var_os("TINAMOU_IMG") {
+        Some(tool) => PathBuf::from(tool),
+        None => {
+            steps::build_release()?;
+            steps::target_dir().join("release/tinamou-img")
+        }
+    };
     let (ours, peer) = (dir.join("ours"), dir.join("peer"));
-    programs(&ours, &release.join("tinamou-img"), &release.join("tinamou"))?;
+    programs(&ours, &tool, &tool.with_file_name("tinamou"))?;
     let installed = Path::new("/usr/bin");
     programs(&peer, &installed.join("qemu-img"), &installed.join("qemu-system-aarch64"))?;
     let which = names(&tests, args.iter().any(|a| a == "--emulator"));
     let mut failures = 0;
-    for format in ["qcow2", "raw"] {
-        let base = run_format(&tests, &peer, format, &which)?;
-        let found = run_format(&tests, &ours, format, &which)?;
+    let more = args.iter().any(|a| a == "--all");
+    for kind in KINDS.into_iter().chain(MORE.into_iter().filter(|_| more)) {
+        let base = peer_found(&dir, &tests, &peer, kind, &which)?;
+        let found = run_kind(&tests, &ours, kind, &which)?;
+        let format = kind.0;
         let both: BTreeSet<String> = found.failed.intersection(&base.failed).cloned().collect();
         let own: BTreeSet<String> = found.failed.difference(&base.failed).cloned().collect();
         failures += own.len();

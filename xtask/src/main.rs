@@ -69,7 +69,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "iotests",
-        about: "iotests [--emulator]: QEMU's own image tests with our tool (fetches its source package)",
+        about: "iotests [--emulator] [--all]: QEMU's own image tests with our tool (fetches its source package)",
         run: iotests::run,
     },
     Task {

@@ -29,9 +29,8 @@ static INFOS: &[Info] = &[
         "show info of one block device or all block devices (-n: show named nodes; -v: show details)",
         crate::block::info_block
     ),
-    info!("block-jobs", "", "show progress of ongoing block device operations", |_, _| {
-        // There are no jobs.
-        "No active jobs\n".to_owned()
+    info!("block-jobs", "", "show progress of ongoing block device operations", |vm, _| {
+        crate::block::info_jobs(vm)
     }),
     info!("blockstats", "", "show block device statistics", |vm, _| {
         crate::block::info_blockstats(vm)

@@ -149,6 +149,11 @@ impl Vm {
         self.ready.store(true, Ordering::Release);
     }
 
+    /// This machine, for calls that come later.
+    pub(crate) fn weak(&self) -> Weak<Vm> {
+        self.this.clone()
+    }
+
     /// Whether everything of the command line exists.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
@@ -261,6 +266,9 @@ impl Vm {
     /// Hears of errors of disks: tells them, and stops where the policy says so.
     fn watch_disks(&self) {
         let Some(graph) = self.services.find::<Arc<block::Graph>>() else { return };
+        if let Some(vm) = self.this.upgrade() {
+            crate::commands::serve_jobs(&vm);
+        }
         let (vm, handle) = (self.this.clone(), self.handle.clone());
         graph.on_trouble(Arc::new(move |trouble| {
             let vm = vm.clone();
@@ -322,6 +330,9 @@ impl Vm {
         }
         *self.exit.lock() = Some(Exit { cause, status: 0 });
         self.execution().stop();
+        if let Ok(jobs) = crate::commands::jobs(self) {
+            jobs.cancel_all();
+        }
         self.handle.quit();
     }
 

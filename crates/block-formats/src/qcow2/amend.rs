@@ -11,14 +11,11 @@ use std::io;
 use block::{BlockDriver, CreateOption, Creation, Preallocation};
 use qapi::{Error, Result};
 
+use super::create::option;
 use super::header::{Header, feature};
 use super::tables::{COMPRESSED, COPIED, Meta, PLACE, ZERO};
 use super::{Qcow2, create, snapshot};
 use crate::luks;
-
-const fn option(name: &'static str, kind: &'static str, help: &'static str) -> CreateOption {
-    CreateOption { name, kind, help }
-}
 
 pub(super) const OPTIONS: &[CreateOption] = &[
     option("backing_file", "str", "File name of a base image"),

@@ -14,7 +14,12 @@ use qapi::{Error, Result, parse_size};
 use super::header::{CRYPT_HEADER, DATA_FILE_NAME, Header, feature};
 use super::tables::Meta;
 
-const fn option(name: &'static str, kind: &'static str, help: &'static str) -> CreateOption {
+/// A line of a table of options.
+pub(super) const fn option(
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+) -> CreateOption {
     CreateOption { name, kind, help }
 }
 
