@@ -244,6 +244,7 @@ fn damage_gets_the_peers_verdict() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a rate is kept in the host's time")]
 fn convert_keeps_a_rate_and_lets_the_system_copy() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
