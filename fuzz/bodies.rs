@@ -209,6 +209,50 @@ pub fn pflash(data: &[u8]) {
     }
 }
 
+/// An NVMe controller: the input is what its queues hold, commands and data alike.
+pub fn nvme(data: &[u8]) {
+    const ADMIN: u64 = testbench::RAM_BASE;
+    let bench = testbench::Bench::of(&hw_storage::nvme::CLASS, "");
+    let slot = testbench::PciSlot::of(&bench);
+    let at = testbench::PCI_MMIO + 0x100_0000;
+    slot.set_config(0x10, 4, 0x100_0000);
+    slot.set_config(4, 2, 6);
+    // A completion and a submission queue first, then what comes.
+    let queue = |opcode: u8, base: u64, flags: u32| {
+        let mut bytes = vec![0; 64];
+        let mut put = |at: usize, value: &[u8]| {
+            for (to, from) in bytes.iter_mut().skip(at).zip(value) {
+                *to = *from;
+            }
+        };
+        put(0, &[opcode]);
+        put(24, &base.to_le_bytes());
+        put(40, &(15u32 << 16 | 1).to_le_bytes());
+        put(44, &flags.to_le_bytes());
+        bytes
+    };
+    bench.put_ram(0, &queue(5, ADMIN + 0x2000, 3));
+    bench.put_ram(64, &queue(1, ADMIN + 0x3000, 1 << 16 | 1));
+    let (admin, rest) = data.split_at(data.len().min(14 * 64));
+    bench.put_ram(128, admin);
+    bench.put_ram(0x3000, rest.get(..rest.len().min(0x5000)).unwrap_or_default());
+    bench.write32(at + 0x24, 15 << 16 | 15);
+    bench.write32(at + 0x28, u32::try_from(ADMIN & 0xffff_ffff).unwrap_or(0));
+    bench.write32(at + 0x2c, u32::try_from(ADMIN >> 32).unwrap_or(0));
+    bench.write32(at + 0x30, u32::try_from(ADMIN & 0xffff_ffff).unwrap_or(0) + 0x1000);
+    bench.write32(at + 0x34, u32::try_from(ADMIN >> 32).unwrap_or(0));
+    bench.write32(at + 0x14, 1 | 6 << 16 | 4 << 20);
+    bench.write32(at + 0x1000, 2);
+    bench.write32(at + 0x1008, 15);
+    bench.write32(at + 0x1000, 15);
+    for bell in data.chunks(2).take(32) {
+        if let [which, value] = *bell {
+            bench.write32(at + 0x1000 + u64::from(which % 8) * 4, value.into());
+        }
+    }
+    bench.reset();
+}
+
 /// A virtio device behind MMIO transport with its ring, as the driver wrote it: RAM is filled
 /// with the input, then the queue is switched on and notified.
 fn virtqueue(data: &[u8], features: u32) {

@@ -41,6 +41,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("objects", 3, "objects"),
     ("net-user", 3, "net"),
     ("block", 2, ""),
+    ("block-jobs", 2, ""),
     ("scsi", 2, ""),
     ("block-formats", 3, "block"),
     ("block-net", 3, "block"),

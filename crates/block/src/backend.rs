@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use qapi::{Error, Result};
 
 use crate::engine::{Done, Lane, Op, Request};
+use crate::io_limits::Queue;
 use crate::node::{Hold, Node, Use};
 
 /// What is done about an error.
@@ -134,7 +135,15 @@ pub struct Backend {
     parked: Mutex<Vec<(Arc<Lane>, Request)>>,
     /// Nothing is parked: the device is being reset.
     giving_up: AtomicBool,
+    /// Requests that wait because of limits.
+    pub(crate) queue: Arc<Queue>,
     told: Told,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
 }
 
 /// An error of a request, for events and for stopping the machine.
@@ -179,6 +188,7 @@ impl Backend {
             accounts: Accounts::default(),
             parked: Mutex::default(),
             giving_up: AtomicBool::new(false),
+            queue: Arc::default(),
             told,
         }))
     }
@@ -232,10 +242,17 @@ impl Backend {
             )));
         }
         if let Some(root) = &mut *self.root.lock() {
-            *root = root.node().hold("a block device as 'root'", Backend::how(&user))?;
+            let who = self.who(Some(&user), &root.node());
+            *root = root.node().hold(&who, Backend::how(&user))?;
         }
         *place = Some(user);
         Ok(())
+    }
+
+    fn who(&self, user: Option<&User>, node: &Node) -> String {
+        let path = user.map_or("", |user| user.path.as_str());
+        let name = if self.name.is_empty() { path } else { &self.name };
+        format!("block device '{name}' (uses node '{}' as 'root' child)", node.name())
     }
 
     fn how(user: &User) -> Use {
@@ -264,7 +281,7 @@ impl Backend {
         };
         let hold = node.map(|node| {
             let how = Use { writes: how.writes && !node.is_read_only(), ..how };
-            node.hold("a block device as 'root'", how)
+            node.hold(&self.who(self.user.lock().as_ref(), node), how)
         });
         let hold = hold.transpose()?;
         *self.root.lock() = hold;
@@ -372,6 +389,13 @@ impl Backend {
     /// Begins a request; [`Lane::flush`] makes the kernel see it. While the backend is drained it
     /// waits.
     pub fn submit(self: &Arc<Self>, lane: &Arc<Lane>, request: Request) {
+        if let Some(request) = self.queue.push(lane, request) {
+            self.pass(lane, request);
+        }
+    }
+
+    /// Begins a request whatever the limits are.
+    pub(crate) fn pass(self: &Arc<Self>, lane: &Arc<Lane>, request: Request) {
         {
             let mut gate = self.gate.lock();
             if gate.drains > 0 {
@@ -427,6 +451,11 @@ impl Backend {
     /// go on. Not on the thread that completes this backend's requests.
     #[must_use]
     pub fn drain(self: &Arc<Self>) -> Drained {
+        // Limits hold nothing back that was asked for before.
+        for (lane, request) in self.queue.take() {
+            self.pass(&lane, request);
+            lane.flush();
+        }
         let mut gate = self.gate.lock();
         gate.drains += 1;
         while gate.in_flight > 0 {
@@ -451,7 +480,7 @@ impl Drop for Drained {
         };
         let mut lanes: Vec<Arc<Lane>> = Vec::new();
         for (lane, request) in waiting {
-            self.0.submit(&lane, request);
+            self.0.pass(&lane, request);
             if !lanes.iter().any(|known| Arc::ptr_eq(known, &lane)) {
                 lanes.push(lane);
             }

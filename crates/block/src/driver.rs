@@ -11,8 +11,9 @@ use std::sync::Arc;
 use qapi::Value;
 
 use crate::flights::Flight;
-use crate::graph::Opening;
+use crate::graph::Flags;
 use crate::node::Child;
+use crate::opening::Opening;
 
 /// What a range of a node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -310,6 +311,14 @@ pub trait BlockDriver: Send + Sync {
     fn event(&self, name: &str) {
         _ = name;
     }
+    /// Goes on in other ways (for reading only, past the page cache, ...); nothing is under way.
+    ///
+    /// # Errors
+    /// It cannot; everything is as it was.
+    fn reopen(&self, to: &Flags) -> qapi::Result<()> {
+        _ = to;
+        Ok(())
+    }
     /// Replaces or removes the backing child while nothing is under way; `false`: it has none.
     fn set_backing(&self, backing: Option<Child>) -> bool {
         drop(backing);
@@ -467,6 +476,19 @@ pub struct BlockClass {
     pub describe: fn(&Creation) -> String,
     /// It can have a backing file.
     pub has_backing: bool,
+}
+
+impl BlockClass {
+    /// Whether it needs of the node below what is needed of it, and no more.
+    #[must_use]
+    pub fn passes_on(&self) -> bool {
+        self.is_filter() || self.name == "raw"
+    }
+    /// Whether it shows the bytes of one child unchanged.
+    #[must_use]
+    pub fn is_filter(&self) -> bool {
+        ["copy-on-read", "throttle", "blkdebug", "commit_top", "mirror_top"].contains(&self.name)
+    }
 }
 
 impl fmt::Debug for BlockClass {

@@ -15,11 +15,14 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOp
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::{Mutex, RwLock};
 use qapi::{Error, Result};
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Preallocation, Resolved, unsupported};
-use crate::graph::Opening;
+use crate::graph::Flags;
 use crate::lock::{self, Wants};
+use crate::node::Threshold;
+use crate::opening::Opening;
 use crate::options::{take, word};
 
 /// What offset, length and memory of direct I/O are multiples of.
@@ -29,17 +32,33 @@ const NO_MEDIUM: i32 = 123;
 /// Bytes of the aligned buffer.
 const BOUNCE: usize = 1 << 20;
 
-struct Disk {
+/// How the file is open now.
+#[derive(Clone)]
+struct Doors {
     file: Arc<File>,
     /// The same file, past the page cache.
     direct: Option<Arc<File>>,
+}
+
+struct Disk {
+    doors: RwLock<Doors>,
+    /// The file as it was opened first, and how it is locked.
+    lock: Option<(File, Mutex<Wants>)>,
+    path: String,
+    threshold: Arc<Threshold>,
     ring: bool,
     is_device: bool,
     /// It may have no medium.
     is_cdrom: bool,
     /// The file system cannot tell or make holes.
     plain: AtomicBool,
-    no_flush: bool,
+    no_flush: AtomicBool,
+}
+
+impl Disk {
+    fn file(&self) -> Arc<File> {
+        self.doors.read().file.clone()
+    }
 }
 
 fn is_unsupported(error: &io::Error) -> bool {
@@ -138,29 +157,32 @@ pub(crate) fn fill(file: &File, at: u64, len: u64) -> io::Result<()> {
 impl BlockDriver for Disk {
     fn len(&self) -> u64 {
         if self.is_device {
-            return host::file_length(&self.file).unwrap_or(0);
+            return host::file_length(self.file()).unwrap_or(0);
         }
         // Disks have whole sectors; the rest of the last one reads as zeroes.
-        self.file.metadata().map_or(0, |m| m.len().next_multiple_of(512).min(1 << 62))
+        self.file().metadata().map_or(0, |m| m.len().next_multiple_of(512).min(1 << 62))
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         if self.is_cdrom && self.is_empty() {
             return Err(io::Error::from_raw_os_error(NO_MEDIUM));
         }
-        let done = match &self.direct {
+        let Doors { file, direct } = self.doors.read().clone();
+        let done = match &direct {
             Some(direct) => read_direct(direct, at, into)?,
             None => 0,
         };
         let rest = into.get_mut(done..).unwrap_or_default();
-        let done = read_all(&self.file, at.saturating_add(done as u64), rest, 1)?;
+        let done = read_all(&file, at.saturating_add(done as u64), rest, 1)?;
         // Behind the end of the file are zeroes.
         rest.get_mut(done..).unwrap_or_default().fill(0);
         Ok(())
     }
 
     fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        let done = match &self.direct {
+        self.threshold.check(at, data.len() as u64);
+        let Doors { file, direct } = self.doors.read().clone();
+        let done = match &direct {
             Some(direct) => write_direct(direct, at, data)?,
             None => 0,
         };
@@ -168,13 +190,17 @@ impl BlockDriver for Disk {
         if rest.is_empty() {
             return Ok(());
         }
-        self.file.write_all_at(rest, at.saturating_add(done as u64))
+        file.write_all_at(rest, at.saturating_add(done as u64))
     }
 
-    fn resolve(&self, at: u64, _: u64, _: bool) -> Option<Resolved> {
-        let (file, align) = match &self.direct {
+    fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
+        if write {
+            self.threshold.check(at, len);
+        }
+        let doors = self.doors.read();
+        let (file, align) = match &doors.direct {
             Some(direct) => (direct, BLOCK),
-            None => (&self.file, 1),
+            None => (&doors.file, 1),
         };
         let align = u32::try_from(align).ok()?;
         Some(Resolved { file: file.clone(), at, align, ring: self.ring, guard: None })
@@ -184,15 +210,17 @@ impl BlockDriver for Disk {
         if len == 0 {
             return Ok(());
         }
+        self.threshold.check(at, len);
+        let file = &*self.file();
         // Punching does not make the file longer, so it serves only below its end.
         if unmap && !self.is_device && at.saturating_add(len) <= self.len() {
-            match host::punch_hole(&self.file, at, len) {
+            match host::punch_hole(file, at, len) {
                 Err(error) if is_unsupported(&error) => {}
                 done => return done,
             }
         }
-        match host::zero_range(&self.file, at, len) {
-            Err(error) if is_unsupported(&error) => fill(&self.file, at, len),
+        match host::zero_range(file, at, len) {
+            Err(error) if is_unsupported(&error) => fill(file, at, len),
             done => done,
         }
     }
@@ -201,14 +229,14 @@ impl BlockDriver for Disk {
         if len == 0 {
             return Ok(());
         }
-        match host::punch_hole(&self.file, at, len) {
+        match host::punch_hole(self.file(), at, len) {
             Err(error) if is_unsupported(&error) => Ok(()),
             done => done,
         }
     }
 
     fn flush(&self) -> io::Result<()> {
-        if self.no_flush { Ok(()) } else { self.file.sync_data() }
+        if self.no_flush.load(Ordering::Relaxed) { Ok(()) } else { self.file().sync_data() }
     }
 
     fn truncate(&self, len: u64, how: Preallocation) -> io::Result<()> {
@@ -219,11 +247,11 @@ impl BlockDriver for Disk {
                 Err(unsupported("Cannot grow device files"))
             };
         }
-        let old = self.len();
+        let (old, file) = (self.len(), &*self.file());
         match how {
-            Preallocation::Off | Preallocation::Metadata => self.file.set_len(len),
-            Preallocation::Falloc if len > old => host::allocate(&self.file, old, len - old),
-            Preallocation::Full if len > old => fill(&self.file, old, len - old),
+            Preallocation::Off | Preallocation::Metadata => file.set_len(len),
+            Preallocation::Falloc if len > old => host::allocate(file, old, len - old),
+            Preallocation::Full if len > old => fill(file, old, len - old),
             _ => Err(unsupported("Preallocation can't be used for shrinking files")),
         }
     }
@@ -235,11 +263,12 @@ impl BlockDriver for Disk {
             return Ok(whole);
         }
         let hole = Extent { data: false, zero: true, ..whole };
-        match host::next_data(&self.file, at) {
+        let file = &*self.file();
+        match host::next_data(file, at) {
             Ok(None) => Ok(hole),
             Ok(Some(data)) if data > at => Ok(Extent { len: len.min(data - at), ..hole }),
             Ok(Some(_)) => {
-                let end = host::next_hole(&self.file, at)?.unwrap_or(u64::MAX);
+                let end = host::next_hole(file, at)?.unwrap_or(u64::MAX);
                 Ok(Extent { len: len.min(end.saturating_sub(at)).max(1), ..whole })
             }
             Err(_) => {
@@ -249,8 +278,31 @@ impl BlockDriver for Disk {
         }
     }
 
+    fn reopen(&self, to: &Flags) -> Result<()> {
+        let wants = Wants::of(!to.read_only, to.force_share);
+        let mut how = File::options();
+        how.read(true).write(!to.read_only);
+        let old = self.doors.read().file.clone();
+        let again = how.open(format!("/proc/self/fd/{}", old.as_raw_fd())).map_err(|error| {
+            Error::generic(format!("Could not open '{}': {}", self.path, host::reason(&error)))
+        })?;
+        let direct = if to.direct {
+            Some(Arc::new(reopen(&again, !to.read_only, &self.path)?))
+        } else {
+            None
+        };
+        if let Some((file, wanted)) = &self.lock {
+            let mut wanted = wanted.lock();
+            lock::change(file, &self.path, *wanted, wants)?;
+            *wanted = wants;
+        }
+        *self.doors.write() = Doors { file: Arc::new(again), direct };
+        self.no_flush.store(to.no_flush, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn allocated_size(&self) -> Option<u64> {
-        self.file.metadata().ok().map(|m| m.blocks().saturating_mul(512))
+        self.file().metadata().ok().map(|m| m.blocks().saturating_mul(512))
     }
 }
 
@@ -321,23 +373,29 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
             format!("'{name}' driver requires '{path}' to be either a character or block device");
         return Err(Error::generic(text));
     }
-    if locking.as_deref() != Some("off") {
-        lock::lock(&file, &path, Wants::of(writable, at.force_share))?;
-    }
+    let wants = Wants::of(writable, at.force_share);
+    let locked = if locking.as_deref() == Some("off") {
+        None
+    } else {
+        lock::lock(&file, &path, wants)?;
+        // The lock is the open file's, and lives on when another one is used.
+        file.try_clone().ok().map(|file| (file, Mutex::new(wants)))
+    };
     let direct = if at.direct { Some(Arc::new(reopen(&file, writable, &path)?)) } else { None };
     // A colon would be read as a protocol.
     let colon = path.find(':').is_some_and(|at| !path.get(..at).unwrap_or("").contains('/'));
-    at.filename = if colon { format!("./{path}") } else { path };
+    at.filename = if colon { format!("./{path}") } else { path.clone() };
     let ring = aio.as_deref() != Some("threads");
-    let file = Arc::new(file);
     Ok(Arc::new(Disk {
-        direct,
+        doors: RwLock::new(Doors { file: Arc::new(file), direct }),
+        lock: locked,
+        path,
+        threshold: at.threshold.clone(),
         ring,
-        file,
         is_device: is_device || is_cdrom,
         is_cdrom,
         plain: AtomicBool::new(false),
-        no_flush: at.no_flush,
+        no_flush: at.no_flush.into(),
     }))
 }
 

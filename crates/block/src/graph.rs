@@ -6,7 +6,6 @@
 //! by the id of a drive ([`Graph::attach`]). Options that are unknown are errors.
 //! Source: QEMU's manual, `-blockdev` and `blockdev-add`.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
@@ -18,9 +17,11 @@ use qapi::{Error, Result, Source, Value};
 use crate::backend::{Backend, Drained, Told, Trouble, User};
 use crate::driver::{BlockClass, BlockDriver, Keys};
 use crate::engine::Lane;
-use crate::node::{Child, Detect, Hold, Link, Node, Stats, Use};
+use crate::node::{Child, Detect, Hold, Link, Node, Stats, Threshold, Use};
+use crate::opening::{Opening, used_by};
 use crate::options::{flag, take, word};
 use crate::pool::Pool;
+use crate::steps::{Held, Steps};
 
 /// Most nodes above one another, so that images that name each other end.
 const DEPTH: usize = 200;
@@ -50,6 +51,25 @@ pub struct Flags {
     pub header_only: bool,
 }
 
+/// What a node is made of.
+struct Made {
+    name: String,
+    born: u64,
+    class: &'static BlockClass,
+    driver: Arc<dyn BlockDriver>,
+    filename: String,
+    children: Vec<(&'static str, Arc<Link>)>,
+    implicit: bool,
+    threshold: Arc<Threshold>,
+    given: Value,
+}
+
+/// Everything stands still while it lives.
+pub struct Still {
+    _backends: Vec<Drained>,
+    _steps: Held,
+}
+
 /// A loop in a thread of its own.
 struct OwnLoop(Option<Handle>);
 
@@ -75,7 +95,7 @@ type Descriptors = Box<dyn Fn(&str, bool) -> Option<io::Result<OwnedFd>> + Send 
 /// Nodes by name.
 pub struct Graph {
     classes: &'static [&'static BlockClass],
-    named: Mutex<Vec<Arc<Node>>>,
+    pub(crate) named: Mutex<Vec<Arc<Node>>>,
     unnamed: Mutex<Vec<Weak<Node>>>,
     drives: Mutex<Vec<Arc<Backend>>>,
     /// Those of devices that name a node.
@@ -84,159 +104,17 @@ pub struct Graph {
     /// A loop for devices that have none of their own.
     own_loop: OnceLock<OwnLoop>,
     told: Told,
-    descriptors: Mutex<Option<Descriptors>>,
+    pub(crate) io_groups: Mutex<Vec<Weak<crate::IoGroup>>>,
+    /// Steps of jobs, which a drained section holds back.
+    pub steps: Steps,
+    /// Nodes that may not be changed, and why.
+    pub(crate) blockers: Mutex<Vec<(Weak<Node>, Weak<str>)>>,
+    pub(crate) descriptors: Mutex<Option<Descriptors>>,
     next: std::sync::atomic::AtomicU64,
     /// Where options such as `key-secret` and `throttle-group` find their objects.
     keys: Mutex<Keys>,
     /// Threads for devices.
     pub pool: Arc<Pool>,
-}
-
-/// A node while it is opened.
-pub struct Opening<'a> {
-    graph: &'a Graph,
-    /// The class.
-    pub class: &'static BlockClass,
-    /// Options nobody took yet.
-    pub options: Value,
-    /// Where they come from.
-    pub source: Source,
-    /// Set to what the node is called for people.
-    pub filename: String,
-    flags: Flags,
-    depth: usize,
-    /// No writes.
-    pub read_only: bool,
-    pub(crate) auto_read_only: bool,
-    pub(crate) force_share: bool,
-    pub(crate) no_flush: bool,
-    pub(crate) direct: bool,
-    children: Vec<(&'static str, Arc<Link>)>,
-}
-
-impl Opening<'_> {
-    /// Opens or finds the child of a role; the format writes to it if the node is writable.
-    ///
-    /// # Errors
-    /// It is missing, or cannot be opened or used.
-    pub fn child(&mut self, role: &'static str) -> Result<Child> {
-        let given = self.options.take(role).ok_or_else(|| {
-            Error::generic(format!("A block device must be specified for \"{role}\""))
-        })?;
-        let node = self.open_child(given, self.flags_of_file())?;
-        // A node below that could be opened for reading only makes this one so.
-        self.read_only |= node.read_only && self.auto_read_only;
-        let how = Use { writes: !self.read_only, shares_write: self.force_share };
-        self.keep(role, &node, how)
-    }
-
-    fn flags_of_file(&self) -> Flags {
-        Flags { read_only: self.read_only, ..self.flags }
-    }
-
-    fn keep(&mut self, role: &'static str, node: &Arc<Node>, how: Use) -> Result<Child> {
-        let child = node.hold(&format!("a node as '{role}'"), how)?;
-        self.children.push((role, child.link()));
-        Ok(child)
-    }
-
-    fn open_child(&self, given: Value, flags: Flags) -> Result<Arc<Node>> {
-        match given {
-            Value::Str(name) => self.graph.find(&name).ok_or_else(|| not_found(&name)),
-            value => self.graph.open_at(value, self.source, flags, self.depth + 1),
-        }
-    }
-
-    /// Opens the backing file: from the option, else from the image's own words.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub fn backing(&mut self, named: Option<(String, Option<String>)>) -> Result<Option<Child>> {
-        let given = self.options.take("backing");
-        let flags = Flags { read_only: true, unmap: false, ..self.flags };
-        let node = match given {
-            Some(Value::Null) => return Ok(None),
-            Some(Value::Str(name)) if name.is_empty() => return Ok(None),
-            Some(value) => self.open_child(value, flags)?,
-            None if self.flags.no_backing => return Ok(None),
-            None => {
-                let Some((file, format)) = named else { return Ok(None) };
-                let path = relative_to(&self.filename, &file);
-                let failed = |e: Error| e.prefixed("Could not open backing file: ");
-                let options = self.graph.image_options(&path, format.as_deref(), flags);
-                options
-                    .and_then(|o| self.graph.open_at(o, Source::Json, flags, self.depth + 1))
-                    .map_err(failed)?
-            }
-        };
-        let how = Use { writes: false, shares_write: self.force_share };
-        self.keep("backing", &node, how).map(Some)
-    }
-
-    /// Opens or finds a child that is written though this node itself may be read-only.
-    ///
-    /// # Errors
-    /// It cannot be opened, used or written.
-    pub fn writable_child(&mut self, role: &'static str) -> Result<Child> {
-        let was = std::mem::replace(&mut self.read_only, false);
-        self.flags.read_only = false;
-        let child = self.child(role);
-        self.read_only = was;
-        child
-    }
-
-    /// Opens or finds a child that may be missing.
-    ///
-    /// # Errors
-    /// It cannot be opened or used.
-    pub fn child_if_given(&mut self, role: &'static str) -> Result<Option<Child>> {
-        if self.options.get(role).is_some() { self.child(role).map(Some) } else { Ok(None) }
-    }
-
-    /// The objects that options name.
-    #[must_use]
-    pub fn keys(&self) -> Keys {
-        self.graph.keys()
-    }
-
-    /// Whether damage is no reason to refuse.
-    #[must_use]
-    pub fn is_check(&self) -> bool {
-        self.flags.check
-    }
-
-    /// Whether the node may become read-only when it cannot be written.
-    #[must_use]
-    pub fn may_be_read_only(&self) -> bool {
-        self.auto_read_only
-    }
-
-    /// Whether only headers are looked at.
-    #[must_use]
-    pub fn is_header_only(&self) -> bool {
-        self.flags.header_only
-    }
-
-    /// Whether discards are passed on.
-    #[must_use]
-    pub fn is_unmap(&self) -> bool {
-        self.flags.unmap
-    }
-
-    pub(crate) fn descriptor(&self, path: &str) -> Option<Result<File>> {
-        if !path.starts_with("/dev/fdset/") {
-            return None;
-        }
-        let failed =
-            |e: io::Error| Error::generic(format!("Could not open '{path}': {}", host::reason(&e)));
-        let find = self.graph.descriptors.lock();
-        let found = find.as_ref()?(path, !self.read_only)?;
-        Some(found.map(File::from).map_err(failed))
-    }
-}
-
-fn not_found(name: &str) -> Error {
-    Error::generic(format!("Cannot find device='' nor node-name='{name}'"))
 }
 
 /// A backing file's name as seen from the image that names it.
@@ -318,6 +196,9 @@ impl Graph {
             lanes: Mutex::default(),
             own_loop: OnceLock::new(),
             told: Told::default(),
+            io_groups: Mutex::default(),
+            steps: Steps::default(),
+            blockers: Mutex::default(),
             descriptors: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
             keys: Mutex::default(),
@@ -410,7 +291,7 @@ impl Graph {
             return Err(Error::generic(text));
         };
         if named.get(at).is_some_and(|node| node.is_used()) {
-            return Err(Error::generic(format!("Node {name} is in use")));
+            return Err(Error::generic(format!("Block device {name} is in use")));
         }
         let gone = named.remove(at);
         drop(named);
@@ -488,7 +369,7 @@ impl Graph {
 
     fn name(&self, options: &mut Value, source: Source) -> Result<String> {
         let Some(name) = take::<String>(options, "node-name", source)? else {
-            let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let n = self.number();
             return Ok(format!("#block{n:03}"));
         };
         if !qapi::keyval::is_identifier(&name) {
@@ -503,7 +384,7 @@ impl Graph {
         Ok(name)
     }
 
-    fn open_at(
+    pub(crate) fn open_at(
         &self,
         mut options: Value,
         source: Source,
@@ -520,6 +401,7 @@ impl Graph {
             Error::not_accepted("driver", &driver, self.classes.iter().map(|class| class.name))
         })?;
         let name = self.name(&mut options, source)?;
+        let given = options.clone();
         let (flags, detect) = common(&mut options, source, flags)?;
         let mut at = Opening {
             graph: self,
@@ -535,31 +417,103 @@ impl Graph {
             no_flush: flags.no_flush,
             direct: flags.direct,
             children: Vec::new(),
+            threshold: Arc::new(Threshold::of(&name)),
+            name,
+            born: None,
         };
         let driver: Arc<dyn BlockDriver> = (class.open)(&mut at)?;
         if let Some((key, _)) = at.options.as_map().and_then(|members| members.first()) {
             return Err(Error::unexpected(key));
         }
-        let Opening { children, filename, read_only, .. } = at;
-        let born = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let Opening { children, filename, read_only, threshold, name, born, .. } = at;
+        let flags = Flags { read_only, ..flags };
+        let born = born.unwrap_or_else(|| self.number());
+        let made = Made {
+            name,
+            born,
+            class,
+            driver,
+            filename,
+            children,
+            implicit: false,
+            threshold,
+            given,
+        };
+        Ok(self.put(made, flags, detect))
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Makes the node of an opened driver.
+    fn put(&self, made: Made, flags: Flags, detect: Detect) -> Arc<Node> {
+        let Made { name, born, class, driver, filename, children, implicit, threshold, given } =
+            made;
         let node = Arc::new(Node {
             name,
             born,
             class,
             driver,
-            read_only,
+            read_only: false.into(),
             filename,
             children: Mutex::new(children),
             users: Mutex::default(),
-            detect,
-            unmap: flags.unmap,
-            flags,
+            detect: 0.into(),
+            unmap: false.into(),
+            flags: Mutex::new(flags),
+            implicit,
+            threshold,
+            given,
             stats: Stats::default(),
         });
+        node.set_ways(flags, detect);
+        if class.passes_on() {
+            node.links().iter().for_each(|(_, link)| link.set_through(&node));
+        }
         let mut unnamed = self.unnamed.lock();
         unnamed.retain(|node| node.strong_count() > 0);
         unnamed.push(Arc::downgrade(&node));
-        Ok(node)
+        node
+    }
+
+    /// Makes a filter for a job over `below`, which it uses in the role of its class; it takes
+    /// nobody's place yet. Without a name it is left out where drives are listed.
+    ///
+    /// # Errors
+    /// The name is taken or none.
+    pub fn filter(
+        &self,
+        class: &'static BlockClass,
+        name: Option<&str>,
+        (role, below): (&'static str, &Arc<Node>),
+        driver: impl FnOnce(Child) -> Arc<dyn BlockDriver>,
+    ) -> Result<Arc<Node>> {
+        let mut options = Value::empty();
+        if let Some(name) = name {
+            options.set("node-name", Value::from(name));
+        }
+        let unnamed = name.is_none();
+        let name = self.name(&mut options, Source::Json)?;
+        let how = Use { writes: !below.is_read_only(), shares_write: true };
+        let child = below.hold_unchecked(&used_by(&name, below, role), how);
+        let children = vec![(role, child.link())];
+        let (filename, flags) = (below.filename().to_owned(), below.flags());
+        let threshold = Arc::new(Threshold::of(&name));
+        let (driver, born) = (driver(child), self.number());
+        let made = Made {
+            name,
+            born,
+            class,
+            driver,
+            filename,
+            children,
+            implicit: unnamed,
+            threshold,
+            given: Value::empty(),
+        };
+        // Discards are the business of the node below.
+        Ok(self.put(made, Flags { unmap: true, ..flags }, Detect::Off))
     }
 
     fn has_drive(&self, id: &str) -> bool {
@@ -606,10 +560,11 @@ impl Graph {
         *self.told.lock() = Some(told);
     }
 
-    /// Holds all requests of devices back and waits until none is under way.
+    /// Holds all requests of devices and steps of jobs back and waits until none is under way.
     #[must_use]
-    pub fn drain(&self) -> Vec<Drained> {
-        self.backends().iter().map(Backend::drain).collect()
+    pub fn drain(&self) -> Still {
+        let steps = self.steps.hold();
+        Still { _backends: self.backends().iter().map(Backend::drain).collect(), _steps: steps }
     }
 
     /// Makes the requests again that stopped the machine.
@@ -690,7 +645,11 @@ impl Graph {
 }
 
 /// Takes the options that every node has.
-fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flags, Detect)> {
+pub(crate) fn common(
+    options: &mut Value,
+    source: Source,
+    inherited: Flags,
+) -> Result<(Flags, Detect)> {
     let mut flags = inherited;
     flags.read_only = flag(options, "read-only", source, inherited.read_only)?;
     flags.auto_read_only = flag(options, "auto-read-only", source, inherited.auto_read_only)?;
@@ -719,39 +678,6 @@ fn common(options: &mut Value, source: Source, inherited: Flags) -> Result<(Flag
         }
     }
     Ok((flags, detect))
-}
-
-impl device::StorageSource for Graph {
-    fn storage(&self, id: &str, writable: bool) -> Result<Arc<dyn device::Storage>> {
-        let node = self.backend(id).ok_or_else(|| {
-            Error::generic(format!("Property 'cfi.pflash01.drive' can't find value '{id}'"))
-        })?;
-        let writes = writable && !node.read_only;
-        let hold = node.hold("a flash bank", Use { writes, shares_write: false })?;
-        Ok(Arc::new(Flash(hold)))
-    }
-}
-
-/// A node as seen by flash: whole sectors, and every write reaches the disk.
-struct Flash(Hold);
-
-impl device::Storage for Flash {
-    fn len(&self) -> u64 {
-        self.0.node().len().next_multiple_of(512)
-    }
-    fn is_read_only(&self) -> bool {
-        self.0.node().read_only
-    }
-    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let len = usize::try_from(self.0.node().len().saturating_sub(at)).unwrap_or(usize::MAX);
-        let (disk, rest) = into.split_at_mut(len.min(into.len()));
-        rest.fill(0);
-        self.0.node().read(at, disk)
-    }
-    fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
-        let len = usize::try_from(self.0.node().len().saturating_sub(at)).unwrap_or(usize::MAX);
-        self.0.node().write(at, data.get(..len.min(data.len())).unwrap_or(data))
-    }
 }
 
 #[cfg(test)]

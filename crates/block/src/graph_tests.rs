@@ -20,13 +20,20 @@ fn nodes_are_named_used_and_deleted() {
     assert_eq!(&std::fs::read(file.path()).unwrap()[512..517], b"hello");
     assert_eq!(raw.len(), 1024);
     assert!(raw.write(1023, b"xx").is_err() && raw.read(u64::MAX, &mut [0]).is_err());
-    assert_eq!(graph.delete("f0").unwrap_err().desc, "Node f0 is in use");
-    assert!(
-        add(&graph, "raw,node-name=d1,file=f0").err().unwrap().contains("does not allow 'write'")
-    );
+    assert_eq!(graph.delete("f0").unwrap_err().desc, "Block device f0 is in use");
+    // What passes requests on writes only when somebody writes to it.
+    let second = add(&graph, "raw,node-name=d1,file=f0").unwrap();
     assert!(add(&graph, "raw,node-name=d0,file=f0").err().unwrap().contains("Duplicate nodes"));
     let user = graph.attach("d0", "disk", Use { writes: true, shares_write: false }).unwrap();
     assert!(graph.attach("d0", "disk", Use { writes: true, shares_write: false }).is_err());
+    let both = graph.attach("d1", "disk", Use { writes: true, shares_write: true });
+    assert_eq!(
+        both.err().unwrap().desc,
+        "Permission conflict on node 'f0': permissions 'write' are both required by node 'd1' \
+         (uses node 'f0' as 'file' child) and unshared by node 'd0' (uses node 'f0' as 'file' child)."
+    );
+    drop(second);
+    graph.delete("d1").unwrap();
     drop((user, raw));
     graph.delete("d0").unwrap();
     graph.delete("f0").unwrap();

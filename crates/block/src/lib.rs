@@ -8,7 +8,7 @@
 //! [`Pool`]. Here are `file`, `host_device`, `raw`, `null-co`, `null-aio` and filters; formats are
 //! the crate `block-formats`. Images are locked against other programs as QEMU locks them.
 //!
-//! Not here: jobs, reopening, draining of single nodes.
+//! Not here: jobs (crate `block-jobs`), draining of single nodes.
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
 mod backend;
@@ -17,16 +17,22 @@ mod driver;
 mod engine;
 mod file;
 mod filters;
+mod flash;
 mod flights;
 mod graph;
+mod io_limits;
 mod lock;
 mod names;
 mod node;
 mod null;
+mod opening;
 mod options;
 mod pool;
 mod raw;
 mod redirect;
+mod reopen;
+mod reopen_options;
+mod steps;
 
 pub use backend::{
     Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
@@ -39,11 +45,15 @@ pub use driver::{
 pub use engine::{Done, Lane, Op, Request};
 pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};
 pub use flights::{Flight, Flights};
-pub use graph::{Flags, Graph, Opening, filename_options, relative_to};
-pub use node::{Child, Detect, Hold, Node, Slot, Stats, Use, fill_zeroes};
+pub use graph::{Flags, Graph, Still, filename_options, relative_to};
+pub use io_limits::IoGroup;
+pub use names::tree;
+pub use node::{Child, Detect, Hold, Node, Slot, Stats, Threshold, Use, fill_zeroes};
+pub use opening::Opening;
 pub use options::{flag, take};
 pub use pool::Pool;
-pub use redirect::{Redirect, check_free};
+pub use redirect::{Blocker, Redirect, check_free};
+pub use steps::{Held, Step, Steps};
 
 /// The classes of this crate, for the catalog.
 pub static FILE: BlockClass = file::FILE;

@@ -29,6 +29,29 @@ impl Wants {
     }
 }
 
+/// Changes what is locked; on an error the old locks stay.
+pub(crate) fn change(file: &File, path: &str, from: Wants, to: Wants) -> Result<()> {
+    let union = Wants { used: from.used | to.used, shared: from.shared & to.shared };
+    if let Err(error) = lock(file, path, union) {
+        release(file, union, from);
+        return Err(error);
+    }
+    release(file, union, to);
+    Ok(())
+}
+
+/// Unlocks what `all` has and `keep` has not.
+fn release(file: &File, all: Wants, keep: Wants) {
+    for (n, bit) in (0u64..4).map(|n| (n, 1u8 << n)) {
+        if all.used & bit != 0 && keep.used & bit == 0 {
+            _ = host::unlock_byte(file, USED + n);
+        }
+        if all.shared & bit == 0 && keep.shared & bit != 0 {
+            _ = host::unlock_byte(file, UNSHARED + n);
+        }
+    }
+}
+
 /// Locks the file for as long as it is open.
 pub(crate) fn lock(file: &File, path: &str, wants: Wants) -> Result<()> {
     let bits = || (0u64..).zip(NAMES).map(|(n, name)| (n, 1u8 << n, name));

@@ -105,6 +105,19 @@ fn plain(rest: &str) -> Result<Value> {
 }
 
 /// Makes a tree of keys with dots.
+#[must_use]
+pub fn tree(value: Value) -> Value {
+    nested(value, 0)
+}
+
+/// Options of which some are said anew.
+pub(crate) fn with(mut base: Value, more: Value) -> Value {
+    for (key, value) in more.as_map().unwrap_or(&[]) {
+        merge(&mut base, key, value.clone());
+    }
+    base
+}
+
 fn nested(value: Value, depth: usize) -> Value {
     let Value::Map(members) = value else { return value };
     let mut out = Value::empty();

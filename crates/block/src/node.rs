@@ -5,11 +5,11 @@
 //! refused in QEMU's words. Requests through a node are checked against its length and counted.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
-use qapi::{Error, Result};
+use qapi::{Error, Result, Value};
 
 use crate::driver::{BlockClass, BlockDriver, Extent, Resolved, invalid};
 use crate::engine::Op;
@@ -75,13 +75,18 @@ pub struct Node {
     pub(crate) born: u64,
     pub(crate) class: &'static BlockClass,
     pub(crate) driver: Arc<dyn BlockDriver>,
-    pub(crate) read_only: bool,
+    pub(crate) read_only: AtomicBool,
     pub(crate) filename: String,
     pub(crate) children: Mutex<Vec<(&'static str, Arc<Link>)>>,
     pub(crate) users: Mutex<Vec<Weak<Link>>>,
-    pub(crate) detect: Detect,
-    pub(crate) unmap: bool,
-    pub(crate) flags: Flags,
+    pub(crate) detect: AtomicU8,
+    pub(crate) unmap: AtomicBool,
+    pub(crate) flags: Mutex<Flags>,
+    /// Made by a job without a name of its own: lists of drives show what is below.
+    pub(crate) implicit: bool,
+    pub(crate) threshold: Arc<Threshold>,
+    /// The options it was opened with.
+    pub(crate) given: Value,
     /// Its counters.
     pub stats: Stats,
 }
@@ -105,7 +110,7 @@ impl Node {
     /// Whether writes are refused.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only.load(Ordering::Relaxed)
     }
     /// The file it comes from, for people.
     #[must_use]
@@ -126,18 +131,41 @@ impl Node {
     /// How it was opened.
     #[must_use]
     pub fn flags(&self) -> Flags {
-        self.flags
+        *self.flags.lock()
+    }
+    /// Whether a job put it in without giving it a name.
+    #[must_use]
+    pub fn is_implicit(&self) -> bool {
+        self.implicit
+    }
+    /// Where writes give an event.
+    #[must_use]
+    pub fn threshold(&self) -> &Threshold {
+        &self.threshold
     }
     /// What is done with zeroes that are written.
     #[must_use]
     pub fn detect_zeroes(&self) -> Detect {
-        self.detect
+        match self.detect.load(Ordering::Relaxed) {
+            0 => Detect::Off,
+            1 => Detect::On,
+            _ => Detect::Unmap,
+        }
+    }
+    pub(crate) fn set_ways(&self, flags: Flags, detect: Detect) {
+        *self.flags.lock() = flags;
+        self.read_only.store(flags.read_only, Ordering::Relaxed);
+        self.unmap.store(flags.unmap, Ordering::Relaxed);
+        self.detect.store(detect as u8, Ordering::Relaxed);
+    }
+    fn is_unmap(&self) -> bool {
+        self.unmap.load(Ordering::Relaxed)
     }
     /// Who uses it and how.
     #[must_use]
     pub fn users(&self) -> Vec<(String, Use)> {
         let users = self.users.lock();
-        users.iter().filter_map(Weak::upgrade).map(|link| (link.user.clone(), link.how)).collect()
+        users.iter().filter_map(Weak::upgrade).map(|link| (link.user.clone(), link.how())).collect()
     }
     /// Length in bytes.
     #[must_use]
@@ -161,9 +189,10 @@ impl Node {
     }
 
     fn writable(&self, at: u64, len: u64) -> io::Result<()> {
-        if self.read_only {
+        if self.is_read_only() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
+        self.threshold.check(at, len);
         self.stats.wr_highest_offset.fetch_max(at.saturating_add(len), Ordering::Relaxed);
         self.within(at, len)
     }
@@ -186,19 +215,22 @@ impl Node {
         let len = data.len() as u64;
         self.writable(at, len)?;
         Stats::add(&self.stats.wr_bytes, &self.stats.wr_operations, len);
-        if self.detect != Detect::Off && is_zero(data) {
-            return self.driver.write_zeroes(at, len, self.unmap && self.detect == Detect::Unmap);
+        let detect = self.detect_zeroes();
+        if detect != Detect::Off && is_zero(data) {
+            return self.driver.write_zeroes(at, len, self.is_unmap() && detect == Detect::Unmap);
         }
         self.driver.write(at, data)
     }
     /// Where a range lies in a file of the host, if a request may go there by itself.
-    pub(crate) fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
-        if write && (self.read_only || self.detect != Detect::Off) {
+    #[must_use]
+    pub fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
+        if write && (self.is_read_only() || self.detect_zeroes() != Detect::Off) {
             return None;
         }
         self.within(at, len).ok()?;
         if write {
             self.stats.wr_highest_offset.fetch_max(at.saturating_add(len), Ordering::Relaxed);
+            self.threshold.check(at, len);
         }
         self.driver.resolve(at, len, write)
     }
@@ -217,7 +249,7 @@ impl Node {
     pub fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
         self.writable(at, len)?;
         Stats::add(&self.stats.wr_bytes, &self.stats.wr_operations, len);
-        self.driver.write_zeroes(at, len, unmap && self.unmap)
+        self.driver.write_zeroes(at, len, unmap && self.is_unmap())
     }
     /// Gives a range up; without `discard=unmap` nothing happens.
     ///
@@ -226,7 +258,7 @@ impl Node {
     pub fn discard(&self, at: u64, len: u64) -> io::Result<()> {
         self.writable(at, len)?;
         Stats::add(&self.stats.unmap_bytes, &self.stats.unmap_operations, len);
-        if self.unmap { self.driver.discard(at, len) } else { Ok(()) }
+        if self.is_unmap() { self.driver.discard(at, len) } else { Ok(()) }
     }
     /// Puts everything on the disk.
     ///
@@ -234,7 +266,7 @@ impl Node {
     /// The driver.
     pub fn flush(&self) -> io::Result<()> {
         self.stats.flush_operations.fetch_add(1, Ordering::Relaxed);
-        if self.read_only { Ok(()) } else { self.driver.flush() }
+        if self.is_read_only() { Ok(()) } else { self.driver.flush() }
     }
     /// What a range is in this layer; never longer than asked and never empty.
     ///
@@ -277,28 +309,142 @@ impl Node {
     /// # Errors
     /// It is read-only, or another user does not allow it.
     pub fn hold(self: &Arc<Self>, user: &str, how: Use) -> Result<Hold> {
-        if how.writes && self.read_only {
+        if how.writes && self.is_read_only() {
             return Err(Error::generic(format!("Block node '{}' is read-only", self.name)));
         }
+        self.check_use(user, how, None)?;
+        Ok(self.hold_unchecked(user, how))
+    }
+
+    /// Whether a use goes together with those of others.
+    fn check_use(&self, user: &str, how: Use, own: Option<&Arc<Link>>) -> Result<()> {
         let mut users = self.users.lock();
         users.retain(|link| link.strong_count() > 0);
-        for other in users.iter().filter_map(Weak::upgrade) {
-            let conflict = |what: &str| {
-                let name = &other.user;
-                let text = format!("Conflicts with use by {name}, which {what} '{}'", self.name);
-                Error::generic(text)
+        let others = users.iter().filter_map(Weak::upgrade);
+        for other in others.filter(|other| own.is_none_or(|own| !Arc::ptr_eq(own, other))) {
+            // A format also changes the length of its file.
+            let resizes = |user: &str, link: Option<&Arc<Link>>| {
+                user.ends_with("'file' child)") && link.is_none_or(|l| l.through.get().is_none())
             };
-            if how.writes && !other.how.shares_write {
-                return Err(conflict("does not allow 'write' on"));
+            let both = resizes(user, own) && resizes(&other.user, Some(&other));
+            let what = if both { "write, resize" } else { "write" };
+            let conflict = |needs: &str, keeps: &str| {
+                Error::generic(format!(
+                    "Permission conflict on node '{}': permissions '{what}' are both required by \
+                     {needs} and unshared by {keeps}.",
+                    self.name
+                ))
+            };
+            if other.how().writes && !how.shares_write {
+                return Err(conflict(&other.user, user));
             }
-            if other.how.writes && !how.shares_write {
-                return Err(conflict("uses 'write' on"));
+            if how.writes && !other.how().shares_write {
+                return Err(conflict(user, &other.user));
             }
         }
+        drop(users);
+        // What only passes requests on needs below what is needed of it.
+        if self.class.passes_on() {
+            for (_, link) in self.links() {
+                let stored = *link.how.read();
+                let how = Use {
+                    writes: stored.writes && how.writes,
+                    shares_write: stored.shares_write || how.shares_write,
+                };
+                link.node().check_use(&link.user, how, Some(&link))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a user may go on in another way.
+    pub(crate) fn may_use(&self, link: &Arc<Link>, how: Use) -> Result<()> {
+        self.check_use(&link.user, how, Some(link))
+    }
+
+    pub(crate) fn check_new_user(&self, user: &str, how: Use) -> Result<()> {
+        self.check_use(user, how, None)
+    }
+
+    /// An option it was opened with.
+    pub(crate) fn given(&self, name: &str) -> Option<Value> {
+        self.given.get(name).cloned()
+    }
+
+    pub(crate) fn driver_has_backing(&self) -> bool {
+        self.class.has_backing
+    }
+
+    /// Lets a user use another node.
+    pub(crate) fn retarget(link: &Arc<Link>, to: &Arc<Node>) {
+        let old = std::mem::replace(&mut *link.node.write(), to.clone());
+        old.users.lock().retain(|user| !std::ptr::eq(user.as_ptr(), Arc::as_ptr(link)));
+        to.users.lock().push(Arc::downgrade(link));
+    }
+
+    pub(crate) fn links(&self) -> Vec<(&'static str, Arc<Link>)> {
+        self.children.lock().clone()
+    }
+
+    /// Begins to use a node whatever others do with it: for filters and jobs, which stand in for a
+    /// user that was checked.
+    #[must_use]
+    pub fn hold_unchecked(self: &Arc<Self>, user: &str, how: Use) -> Hold {
         let node = RwLock::new(self.clone());
-        let link = Arc::new(Link { user: user.to_owned(), how, node });
-        users.push(Arc::downgrade(&link));
-        Ok(Hold(link))
+        let through = OnceLock::new();
+        let link = Link { user: user.to_owned(), how: RwLock::new(how), through, node };
+        let link = Arc::new(link);
+        self.users.lock().push(Arc::downgrade(&link));
+        Hold(link)
+    }
+
+    /// Nodes below that a request of this one may reach, this one first.
+    #[must_use]
+    pub fn below(self: &Arc<Self>) -> Vec<Arc<Node>> {
+        let mut all: Vec<Arc<Node>> = vec![self.clone()];
+        let mut at = 0;
+        while let Some(node) = all.get(at).cloned() {
+            for (_, child) in node.children() {
+                if !all.iter().any(|known| Arc::ptr_eq(known, &child)) {
+                    all.push(child);
+                }
+            }
+            at += 1;
+        }
+        all
+    }
+
+    /// The node under filters, itself if it is none.
+    #[must_use]
+    pub fn skip_filters(self: &Arc<Self>) -> Arc<Node> {
+        let mut node = self.clone();
+        while node.class.is_filter() {
+            let below = node.child("file").or_else(|| node.child("backing"));
+            let Some(below) = below.or_else(|| node.child("image")) else { break };
+            node = below;
+        }
+        node
+    }
+
+    /// The node under filters that jobs put in without a name.
+    #[must_use]
+    pub fn skip_implicit(self: &Arc<Self>) -> Arc<Node> {
+        let mut node = self.clone();
+        while node.implicit {
+            let Some(below) = node.child("file").or_else(|| node.child("backing")) else { break };
+            node = below;
+        }
+        node
+    }
+
+    /// Images of the chain that this node is the top of, without filters.
+    #[must_use]
+    pub fn chain(self: &Arc<Self>) -> Vec<Arc<Node>> {
+        let mut all = vec![self.skip_filters()];
+        while let Some(below) = all.last().and_then(|node| node.child("backing")) {
+            all.push(below.skip_filters());
+        }
+        all
     }
 
     /// Lets all users of this node but those in `except` use another one instead. Nothing must be
@@ -343,14 +489,77 @@ fn is_zero(data: &[u8]) -> bool {
     chunks.iter().all(|chunk| u128::from_ne_bytes(*chunk) == 0) && rest.iter().all(|b| *b == 0)
 }
 
+type Exceeded = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
+
+/// A place in a node; a write behind it is told once.
+pub struct Threshold {
+    name: String,
+    /// `u64::MAX`: none.
+    limit: AtomicU64,
+    told: Mutex<Option<Exceeded>>,
+}
+
+impl Threshold {
+    pub(crate) fn of(name: &str) -> Threshold {
+        let limit = AtomicU64::new(u64::MAX);
+        Threshold { name: name.to_owned(), limit, told: Mutex::default() }
+    }
+    /// Sets it; 0 takes it away. `told` gets the node's name, by how much a write went beyond, and
+    /// the place; on any thread.
+    pub fn set(&self, at: u64, told: impl Fn(&str, u64, u64) + Send + Sync + 'static) {
+        *self.told.lock() = Some(Box::new(told));
+        self.limit.store(if at == 0 { u64::MAX } else { at }, Ordering::SeqCst);
+    }
+    /// The place; 0: none.
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        match self.limit.load(Ordering::Relaxed) {
+            u64::MAX => 0,
+            place => place,
+        }
+    }
+    /// Looks at a write.
+    pub(crate) fn check(&self, at: u64, len: u64) {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let end = at.saturating_add(len);
+        if end <= limit {
+            return;
+        }
+        let once = self.limit.compare_exchange(limit, u64::MAX, Ordering::SeqCst, Ordering::SeqCst);
+        if once.is_ok()
+            && let Some(told) = &*self.told.lock()
+        {
+            told(&self.name, end - limit, limit);
+        }
+    }
+}
+
 /// A user of a node; what it uses can be another one later.
 pub(crate) struct Link {
     user: String,
-    how: Use,
+    how: RwLock<Use>,
+    /// The user, if it only passes requests on: it needs what is needed of it.
+    through: OnceLock<Weak<Node>>,
     node: RwLock<Arc<Node>>,
 }
 
 impl Link {
+    pub(crate) fn how(&self) -> Use {
+        let stored = *self.how.read();
+        let Some(owner) = self.through.get() else { return stored };
+        let users = owner.upgrade().map(|owner| owner.users()).unwrap_or_default();
+        let shares = users.iter().all(|(_, how)| how.shares_write);
+        Use {
+            writes: stored.writes && users.iter().any(|(_, how)| how.writes),
+            shares_write: stored.shares_write || shares,
+        }
+    }
+    pub(crate) fn set_through(&self, owner: &Arc<Node>) {
+        _ = self.through.set(Arc::downgrade(owner));
+    }
+    pub(crate) fn set_how(&self, how: Use) {
+        *self.how.write() = how;
+    }
     pub(crate) fn node(&self) -> Arc<Node> {
         self.node.read().clone()
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use qapi::{Result, Size};
 
 use crate::driver::{BlockClass, BlockDriver, Extent};
-use crate::graph::Opening;
+use crate::opening::Opening;
 use crate::options::take;
 
 struct Null {

@@ -13,8 +13,8 @@ use qapi::{Error, Result, Size};
 use crate::driver::{
     BlockClass, BlockDriver, CreateOption, Creation, Extent, Preallocation, Resolved, unsupported,
 };
-use crate::graph::Opening;
 use crate::node::{Child, Node};
+use crate::opening::Opening;
 use crate::options::take;
 
 struct Raw {
@@ -101,7 +101,10 @@ fn create(new: &Creation) -> Result<()> {
     let file = File::options().write(true).create(true).truncate(true).read(true).open(path);
     let file = file.map_err(fail)?;
     crate::lock::lock(&file, path, crate::lock::Wants::of(true, false))?;
-    file.set_len(new.size.next_multiple_of(512)).map_err(fail)?;
+    let Some(whole) = new.size.checked_next_multiple_of(512).filter(|n| *n < 1 << 63) else {
+        return Err(Error::generic("Could not resize file: Invalid argument"));
+    };
+    file.set_len(whole).map_err(fail)?;
     match new.option("preallocation").unwrap_or("off") {
         "off" => Ok(()),
         "falloc" if new.size > 0 => host::allocate(&file, 0, new.size).map_err(fail),

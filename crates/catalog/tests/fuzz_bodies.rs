@@ -224,6 +224,30 @@ fn pflash() {
     }
 }
 
+#[test]
+fn nvme() {
+    let mut random = Random(9);
+    for _ in 0..200 {
+        let mut input = Vec::new();
+        for _ in 0..40 {
+            // Commands that may mean something: known opcodes, one namespace, addresses in RAM.
+            let mut words = [0u64; 8];
+            words[0] = random.next() % 14 | (random.next() & 3) << 14 | 1 << 32;
+            let ram = testbench::RAM_BASE;
+            words[3] = ram + (random.next() & 0x1f_ffff);
+            words[4] = ram + (random.next() & 0x1f_f000) | (random.next() & 3) << 60;
+            words[5] = random.next() & 0xff | (random.next() & 7) << 16 | (random.next() & 3) << 32;
+            words[6] = random.next() & 0x7f;
+            input.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        for _ in 0..random.at(600) {
+            let at = random.at(input.len());
+            input[at] = u8::try_from(random.at(256)).unwrap_or(0);
+        }
+        bodies::nvme(&input);
+    }
+}
+
 /// Pieces of rings: addresses in RAM, lengths, flags and small indices.
 const RINGS: [&[u8]; 12] = [
     b"\0\0\0\0\0\x01\0\0",

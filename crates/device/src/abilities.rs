@@ -46,6 +46,10 @@ pub struct BalloonStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamSize(pub u64);
 
+/// CPUs the machine was made with (`-smp`); a service (`World::services`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuCount(pub u32);
+
 /// A memory balloon, for the monitor.
 pub trait Balloon: Send + Sync {
     /// Asks the guest to keep this many bytes of its memory and give the rest.

@@ -70,6 +70,7 @@ pub struct IrqIn {
 pub struct Build<'a> {
     id: &'a str,
     world: &'a World,
+    on: Option<Arc<dyn PlugBus>>,
     props: Value,
     regions: Vec<Region>,
     irq_outs: Vec<(String, Arc<IrqOut>)>,
@@ -85,6 +86,7 @@ impl<'a> Build<'a> {
         Build {
             id,
             world,
+            on: None,
             props: Value::Null,
             regions: Vec::new(),
             irq_outs: Vec::new(),
@@ -92,6 +94,17 @@ impl<'a> Build<'a> {
             buses: Vec::new(),
             offers: HashMap::new(),
         }
+    }
+
+    pub(crate) fn on(mut self, bus: Option<Arc<dyn PlugBus>>) -> Build<'a> {
+        self.on = bus;
+        self
+    }
+
+    /// The bus that the device goes on, if it is one of this type.
+    #[must_use]
+    pub fn parent_bus<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.on.as_ref()?.itself()?.downcast().ok()
     }
 
     pub(crate) fn note_props(&mut self, props: Value) {
@@ -213,7 +226,7 @@ impl<'a> Build<'a> {
     /// Ends the record.
     #[must_use]
     pub fn finish(self, class: &'static DeviceClass, device: Arc<dyn Device>) -> Record {
-        let Build { id, world: _, props, regions, irq_outs, irq_ins, buses, offers } = self;
+        let Build { id, world: _, on: _, props, regions, irq_outs, irq_ins, buses, offers } = self;
         let id = id.to_owned();
         Record { id, class, device, props, regions, irq_outs, irq_ins, buses, parent: None, offers }
     }

@@ -10,6 +10,7 @@ use vmstate::Migration;
 
 use crate::build::{Build, Record, World};
 use crate::global::Globals;
+use crate::plug::PlugBus;
 
 /// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -42,6 +43,8 @@ pub enum Bus {
     Scsi,
     /// I2C.
     I2c,
+    /// Namespaces of an NVMe controller.
+    Nvme,
     /// Ports of a virtio serial device.
     VirtioSerial,
 }
@@ -58,6 +61,7 @@ impl Bus {
             Bus::Usb => "usb-bus",
             Bus::Scsi => "SCSI",
             Bus::I2c => "i2c-bus",
+            Bus::Nvme => "nvme-bus",
             Bus::VirtioSerial => "virtio-serial-bus",
         }
     }
@@ -133,11 +137,22 @@ impl DeviceClass {
         source: Source,
         world: &World,
     ) -> qapi::Result<Record> {
+        self.build_on(id, props, source, (world, None))
+    }
+
+    /// The same for a device that goes on this bus.
+    pub fn build_on(
+        &'static self,
+        id: &str,
+        props: Value,
+        source: Source,
+        (world, bus): (&World, Option<Arc<dyn PlugBus>>),
+    ) -> qapi::Result<Record> {
         let mut props = props;
         if let Some(globals) = Globals::of(&world.services) {
             globals.apply(self, &mut props)?;
         }
-        let mut at = Build::new(id, world);
+        let mut at = Build::new(id, world).on(bus);
         let device = (self.create)(props, source, &mut at)?;
         Ok(at.finish(self, device))
     }

@@ -1,5 +1,14 @@
 //! What boards need from a device that hands data to firmware.
 
+use std::sync::Arc;
+
+/// Bus number, and device and function number, of a PCI device by its id.
+pub type PciAddress<'a> = &'a dyn Fn(&str) -> Option<(u8, u8)>;
+
+/// Files for firmware that name devices, made when all devices exist; a service.
+#[derive(Clone)]
+pub struct LateFiles(pub Arc<dyn Fn(PciAddress<'_>) -> qapi::Result<()> + Send + Sync>);
+
 /// Items and files for firmware (fw_cfg).
 pub trait FirmwareConfig: Send + Sync {
     /// Sets a numbered item.

@@ -25,13 +25,13 @@ mod reset;
 mod run;
 mod services;
 
-pub use abilities::{Balloon, BalloonStats, Entropy, RamSize, SecretBytes};
+pub use abilities::{Balloon, BalloonStats, CpuCount, Entropy, RamSize, SecretBytes};
 pub use boot_order::BootEntry;
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
-pub use firmware::{FirmwareConfig, LoadRequest};
+pub use firmware::{FirmwareConfig, LateFiles, LoadRequest, PciAddress};
 pub use global::{Global, Globals};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use lpi::{LpiSource, Lpis};
@@ -40,7 +40,7 @@ pub use memory::{
     Size, TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, ThreadId};
-pub use plug::{Devices, Numbers, PlugBus, Unplug};
+pub use plug::{Departure, Devices, Numbers, PlugBus, Unplug};
 pub use reset::ResetTree;
 pub use run::{Cause, Request, RunControl};
 pub use services::{Services, Storage, StorageSource};

@@ -1,5 +1,6 @@
 //! Buses, and the devices of a machine that can still grow.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -24,6 +25,20 @@ pub trait PlugBus: Send + Sync {
     fn is_hotpluggable(&self) -> bool;
     /// Connects a created device.
     fn plug(&self, record: &Record) -> Result<()>;
+    /// Connects a created device while the machine runs.
+    fn hot_plug(&self, record: &Record) -> Result<()> {
+        self.plug(record)
+    }
+    /// The bus as its own type, for devices that must know what they go on.
+    fn itself(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+    /// Whether devices without `bus=` go here rather than on the board's buses.
+    fn is_outermost(&self) -> bool {
+        false
+    }
+    /// Disconnects a device that left, without asking anybody.
+    fn removed(&self, _: &Record) {}
     /// The name of a plugged device in firmware's paths, from `/`; empty if the bus adds nothing.
     fn node(&self, _: &Record) -> String {
         String::new()
@@ -34,6 +49,12 @@ pub trait PlugBus: Send + Sync {
     }
     /// Disconnects a device, or asks the guest to let it go.
     fn unplug(&self, record: &Record) -> Result<Unplug>;
+}
+
+/// Carries out that devices leave whom the guest lets go. The service is `Arc<dyn Departure>`.
+pub trait Departure: Send + Sync {
+    /// The device of this id leaves its bus and ends, soon and on the main loop.
+    fn leave(&self, id: &str);
 }
 
 /// How far an unplug went.
@@ -103,8 +124,12 @@ impl Devices {
             )));
         }
         let id = id.map_or_else(|| format!("device[{}]", all.len()), str::to_owned);
-        let mut record = class.build(&id, props, source, world)?;
-        bus.plug(&record)?;
+        let mut record = class.build_on(&id, props, source, (world, Some(bus.clone())))?;
+        if hotplug {
+            bus.hot_plug(&record)?;
+        } else {
+            bus.plug(&record)?;
+        }
         record.parent = Some(bus.name().to_owned());
         let device = record.device.clone();
         self.0.lock().push(Arc::new(record));
@@ -130,16 +155,29 @@ impl Devices {
             let bus = record.parent.as_deref().unwrap_or_default();
             return Err(Error::generic(format!("Bus '{bus}' does not support hotplugging")));
         };
-        let unplug = bus.unplug(record)?;
-        if unplug == Unplug::Done {
-            self.remove(record);
-        }
-        Ok(unplug)
+        bus.unplug(record)
     }
 
-    /// Forgets a device that is off its bus; it ends when the last user lets go.
-    pub fn remove(&self, record: &Arc<Record>) {
+    /// Forgets a device that is off its bus, and before it those on its buses; which these were.
+    /// They end when the last users let go.
+    pub fn remove(&self, record: &Arc<Record>) -> Vec<Arc<Record>> {
+        let mut gone = Vec::new();
+        for bus in &record.buses {
+            let on_it = |r: &&Arc<Record>| r.parent.as_deref() == Some(bus.name());
+            for child in self.all().iter().filter(on_it) {
+                bus.removed(child);
+                gone.extend(self.remove(child));
+            }
+        }
+        let all = self.all();
+        let mut found = Vec::new();
+        buses(&all, None, &mut found);
+        if let Some(bus) = found.iter().find(|bus| Some(bus.name()) == record.parent.as_deref()) {
+            bus.removed(record);
+        }
         self.0.lock().retain(|known| !Arc::ptr_eq(known, record));
+        gone.push(record.clone());
+        gone
     }
 }
 
@@ -156,6 +194,7 @@ fn buses(all: &[Arc<Record>], parent: Option<&str>, out: &mut Vec<Arc<dyn PlugBu
 fn find(all: &[Arc<Record>], class: &DeviceClass, name: Option<&str>) -> Result<Arc<dyn PlugBus>> {
     let mut found = Vec::new();
     buses(all, None, &mut found);
+    found.sort_by_key(|bus| !bus.is_outermost());
     let Some(name) = name else {
         let free = |bus: &Arc<dyn PlugBus>| bus.kind() == class.bus && !bus.is_full();
         return found.into_iter().find(free).ok_or_else(|| {

@@ -133,6 +133,12 @@ impl Options {
         self.given.iter().filter(move |g| g.kind == kind)
     }
 
+    /// Whether an option names a PCI device, which must exist when the files are made.
+    #[must_use]
+    pub fn names_devices(&self) -> bool {
+        self.given.iter().any(|g| g.get("pcidev").is_some())
+    }
+
     /// The last value that was given for a field of a type.
     fn text(&self, kind: u8, name: &str) -> Option<&str> {
         self.of(kind).filter_map(|g| g.get(name)).last()

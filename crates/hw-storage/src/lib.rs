@@ -6,5 +6,6 @@
 //! the block layer. Controllers are not here. Sources: named in each file.
 
 mod cfi;
+pub mod nvme;
 pub mod pflash_cfi01;
 pub mod scsi_disk;

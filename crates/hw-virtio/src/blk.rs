@@ -5,14 +5,14 @@
 //! layer with the guest's memory as their buffers; they end in any order on the thread of the lane.
 //! Reset waits for what is under way. The block layer stops the machine on errors as `rerror` and
 //! `werror` say, and makes the request again when it goes on.
-//! Not modelled: secure erase, zoned disks, merging of requests (`request-merging`), one queue for
-//! each vCPU by default, saving while a request waits for the machine to go on.
+//! Not modelled: secure erase, zoned disks, merging of requests (`request-merging`), saving while a
+//! request waits for the machine to go on.
 
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
-use crate::ways::{Mapping, ThreadLink, Way, ways};
+use crate::ways::{Mapping, ThreadLink, Way, queues_by_cpus, serve, ways};
 use block::{Backend, DiskProps, Graph, Op, User};
 use derive::{Qapi, VmState};
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
@@ -34,7 +34,7 @@ pub struct Props {
     pub drive: Option<DriveName>,
     /// Text the guest can ask for, at most 20 bytes
     pub serial: Option<String>,
-    /// Number of queues; 65535: one
+    /// Number of queues; 65535: on PCI one for each CPU, else one
     #[qapi(name = "num-queues", default = 65535)]
     pub num_queues: u16,
     /// Entries of each queue
@@ -175,7 +175,10 @@ impl DeviceType for VirtioBlk {
     const SUMMARY: &'static str = "virtio disk";
     type Props = Props;
 
-    fn create(props: Props, at: &mut Build<'_>) -> qapi::Result<Arc<Self>> {
+    fn create(mut props: Props, at: &mut Build<'_>) -> qapi::Result<Arc<Self>> {
+        if props.num_queues == u16::MAX {
+            props.num_queues = queues_by_cpus(at, 0);
+        }
         let drive = props.drive.as_ref().ok_or_else(|| Error::generic("drive property not set"))?;
         checked(&props)?;
         let graph = at.service::<Arc<Graph>>();
@@ -284,17 +287,7 @@ impl VirtioBlk {
     fn serve(&self, index: u16) {
         let queue = self.port.get().and_then(|port| port.queue(index.into()));
         let (Some(queue), Some(way)) = (queue, self.ways.get(usize::from(index))) else { return };
-        loop {
-            let mut taken = false;
-            while let Some(chain) = queue.pop() {
-                taken = true;
-                self.begin(way, queue, chain);
-            }
-            way.lane.flush();
-            if !taken {
-                return;
-            }
-        }
+        serve(way, queue, |chain| self.begin(way, queue, chain));
     }
 
     /// Begins what a chain asks for.

@@ -4,7 +4,7 @@
 //! virtio-blk (`iothread`, `iothread-vq-mapping`). Plugging and unplugging, other media and other
 //! lengths are told by the event queue. Task management waits for the unit's requests.
 //! Not modelled: aborting single tasks (they are waited for), asynchronous notification (answered
-//! as not supported), `T10_PI`, one queue for each vCPU by default.
+//! as not supported), `T10_PI`.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -19,7 +19,7 @@ use qapi::Error;
 use scsi::{Address, Disk, Outcome, Plugged, Sense, Targets, Task};
 use virtio::{Chain, Common, Port, Queue, VirtioDevice, VirtioId, pieces};
 
-use crate::ways::{Mapping, ThreadLink, Way, ways};
+use crate::ways::{Mapping, ThreadLink, Way, queues_by_cpus, serve, ways};
 
 /// The class for the catalog.
 pub static CLASS: DeviceClass = DeviceClass::of::<VirtioScsi>();
@@ -27,7 +27,7 @@ pub static CLASS: DeviceClass = DeviceClass::of::<VirtioScsi>();
 /// Properties of `virtio-scsi-device`.
 #[derive(Clone, Debug, Qapi)]
 pub struct Props {
-    /// Number of request queues; 4294967295: one
+    /// Number of request queues; 4294967295: on PCI one for each CPU, else one
     #[qapi(name = "num_queues", default = 4294967295)]
     pub num_queues: u32,
     /// Entries of each queue
@@ -134,7 +134,10 @@ impl DeviceType for VirtioScsi {
     const SUMMARY: &'static str = "virtio SCSI host";
     type Props = Props;
 
-    fn create(props: Props, at: &mut Build<'_>) -> qapi::Result<Arc<Self>> {
+    fn create(mut props: Props, at: &mut Build<'_>) -> qapi::Result<Arc<Self>> {
+        if props.num_queues == u32::MAX {
+            props.num_queues = queues_by_cpus(at, FIRST).into();
+        }
         checked(&props)?;
         let graph = at.service::<Arc<Graph>>();
         let bus = at.bus_name("scsi");
@@ -264,17 +267,7 @@ impl VirtioScsi {
     fn serve(&self, index: u16) {
         let way = index.checked_sub(FIRST).and_then(|at| self.ways.get(usize::from(at)));
         let (Some(queue), Some(way)) = (self.queue(index), way) else { return };
-        loop {
-            let mut taken = false;
-            while let Some(chain) = queue.pop() {
-                taken = true;
-                self.begin(way, queue, chain);
-            }
-            way.lane.flush();
-            if !taken {
-                return;
-            }
-        }
+        serve(way, queue, |chain| self.begin(way, queue, chain));
     }
 
     fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain) {

@@ -11,7 +11,7 @@ use block::{Graph, Lane};
 use derive::Qapi;
 use device::{Build, Held};
 use qapi::Error;
-use virtio::Kick;
+use virtio::{Chain, Kick, Queue};
 
 pci::named_property!(
     /// The name of an I/O thread.
@@ -34,6 +34,32 @@ pub(crate) struct Way {
     /// Hands notifications to the I/O thread; `None`: served where they come.
     pub(crate) kick: Option<Kick>,
     _thread: Option<Held<evloop::Handle>>,
+}
+
+/// Takes all requests of a queue and begins them; the kernel sees them together.
+pub(crate) fn serve(way: &Way, queue: &Arc<Queue>, begin: impl Fn(Chain)) {
+    loop {
+        let mut taken = false;
+        while let Some(chain) = queue.pop() {
+            taken = true;
+            begin(chain);
+        }
+        way.lane.flush();
+        if !taken {
+            return;
+        }
+    }
+}
+
+/// How many queues a disk controller has whose number is chosen for it: on PCI one for each CPU,
+/// as far as the transport has room beside `others`.
+pub(crate) fn queues_by_cpus(at: &Build<'_>, others: u16) -> u16 {
+    const MOST: u16 = 1024;
+    if at.parent_bus::<pci::PciBus>().is_none() {
+        return 1;
+    }
+    let cpus = at.service::<device::CpuCount>().map_or(1, |count| count.0);
+    u16::try_from(cpus).unwrap_or(MOST).clamp(1, MOST - others)
 }
 
 /// The thread of each queue by the mapping.

@@ -261,6 +261,8 @@ impl<'a> Board<'a> {
         let arch = self.catalog.guest(name).ok_or_else(|| {
             qapi::Error::generic(format!("guest architecture '{name}' is not built in"))
         })?;
+        let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        self.world.services.add(device::CpuCount(count));
         let model = self.config.cpu_model.as_deref().or(self.class.default_cpu);
         let config = CpuConfig {
             model: model.unwrap_or_default().to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! All of it is made from the replies of QMP commands, in the peer's words. `info block -v` shows
 //! the images of one disk after the other without formats' own data. `change` changes media only,
-//! not passwords of displays. Not here: `block_resize` of running jobs, `snapshot_blkdev`, `commit`.
+//! not passwords of displays. Not here: `commit`.
 //! Source: what QEMU 10.0 prints.
 
 use std::fmt::Write as _;
@@ -38,6 +38,8 @@ fn inserted(out: &mut String, value: &Value) {
     let direct = if flag(&cache, "direct") { ", direct" } else { "" };
     let ignored = if flag(&cache, "no-flush") { ", ignore flushes" } else { "" };
     _ = writeln!(out, "    Cache mode:       {mode}{direct}{ignored}");
+    let limits =
+        ["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"].map(|name| number(value, name));
     let backing = text(value, "backing_file");
     if !backing.is_empty() {
         let depth = number(value, "backing_file_depth");
@@ -46,6 +48,27 @@ fn inserted(out: &mut String, value: &Value) {
     let zeroes = text(value, "detect_zeroes");
     if !["", "off"].contains(&zeroes) {
         _ = writeln!(out, "    Detect zeroes:    {zeroes}");
+    }
+    if limits.iter().any(|limit| *limit > 0) {
+        out.push_str("    I/O throttling:  ");
+        for name in [
+            "bps",
+            "bps_rd",
+            "bps_wr",
+            "bps_max",
+            "bps_rd_max",
+            "bps_wr_max",
+            "iops",
+            "iops_rd",
+            "iops_wr",
+            "iops_max",
+            "iops_rd_max",
+            "iops_wr_max",
+            "iops_size",
+        ] {
+            _ = write!(out, " {name}={}", number(value, name));
+        }
+        _ = writeln!(out, " group={}", text(value, "group"));
     }
 }
 
@@ -248,6 +271,134 @@ pub(crate) fn resize(vm: &Arc<Vm>, words: &str) -> String {
     };
     let args = [("device", Value::from(device)), ("size", Value::Int(bytes))];
     answer(execute(vm, "block_resize", Value::map(args)))
+}
+
+/// `info block-jobs`.
+pub(crate) fn info_jobs(vm: &Arc<Vm>) -> String {
+    let mut out = String::new();
+    for job in list(vm, "query-block-jobs") {
+        let (kind, name) = (text(&job, "type"), text(&job, "device"));
+        let (done, all) = (number(&job, "offset"), number(&job, "len"));
+        let speed = number(&job, "speed");
+        if kind == "stream" {
+            _ = writeln!(
+                out,
+                "Streaming device {name}: Completed {done} of {all} bytes, speed limit {speed} bytes/s"
+            );
+        } else {
+            _ = writeln!(
+                out,
+                "Type {kind}, device {name}: Completed {done} of {all} bytes, speed limit {speed} bytes/s"
+            );
+        }
+    }
+    if out.is_empty() { "No active jobs\n".into() } else { out }
+}
+
+/// `block_stream device [speed [base]]`; the speed is in MiB without a unit.
+pub(crate) fn stream(vm: &Arc<Vm>, words: &str) -> String {
+    let mut words = words.split_whitespace();
+    let mut args = Value::map([("device", Value::from(words.next().unwrap_or("")))]);
+    if let Some(word) = words.next() {
+        let speed = qapi::parse_size(word, 1 << 20).and_then(|n| i64::try_from(n).ok());
+        let Some(speed) = speed else { return "block_stream: invalid size\n".into() };
+        args.set("speed", Value::Int(speed));
+    }
+    if let Some(base) = words.next() {
+        args.set("base", Value::from(base));
+    }
+    answer(execute(vm, "block-stream", args))
+}
+
+/// `block_job_set_speed device speed`; the speed is in MiB without a unit.
+pub(crate) fn job_speed(vm: &Arc<Vm>, words: &str) -> String {
+    let mut words = words.split_whitespace();
+    let device = words.next().unwrap_or("");
+    let speed = qapi::parse_size(words.next().unwrap_or(""), 1 << 20);
+    let Some(speed) = speed.and_then(|n| i64::try_from(n).ok()) else {
+        return "block_job_set_speed: invalid size\n".into();
+    };
+    let args = [("device", Value::from(device)), ("speed", Value::Int(speed))];
+    answer(execute(vm, "block-job-set-speed", Value::map(args)))
+}
+
+/// `block_job_cancel [-f] device`.
+pub(crate) fn job_cancel(vm: &Arc<Vm>, words: &str) -> String {
+    let force = words.split_whitespace().any(|word| word == "-f");
+    let device = words.split_whitespace().find(|word| *word != "-f").unwrap_or("");
+    let args = [("device", Value::from(device)), ("force", Value::Bool(force))];
+    answer(execute(vm, "block-job-cancel", Value::map(args)))
+}
+
+/// `block_job_pause`, `_resume` and `_complete` with a device.
+pub(crate) fn job(vm: &Arc<Vm>, command: &str, words: &str) -> String {
+    let device = words.split_whitespace().next().unwrap_or("");
+    answer(execute(vm, command, Value::map([("device", Value::from(device))])))
+}
+
+/// `block_set_io_throttle device bps bps_rd bps_wr iops iops_rd iops_wr`.
+pub(crate) fn limit(vm: &Arc<Vm>, words: &str) -> String {
+    let mut words = words.split_whitespace();
+    let mut args = Value::map([("device", Value::from(words.next().unwrap_or("")))]);
+    for name in ["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"] {
+        let number = words.next().and_then(qapi::parse_int).and_then(|n| i64::try_from(n).ok());
+        let Some(number) = number else {
+            return format!("block_set_io_throttle: integer expected for {name}\n");
+        };
+        args.set(name, Value::Int(number));
+    }
+    answer(execute(vm, "block_set_io_throttle", args))
+}
+
+/// `snapshot_blkdev [-n] device [new-image-file] [format]`.
+pub(crate) fn snapshot(vm: &Arc<Vm>, words: &str) -> String {
+    let reuse = words.split_whitespace().any(|word| word == "-n");
+    let mut rest = words.split_whitespace().filter(|word| *word != "-n");
+    let device = rest.next().unwrap_or("");
+    let Some(file) = rest.next() else {
+        return "Error: Parameter 'snapshot-file' is missing\n".into();
+    };
+    let mode = if reuse { "existing" } else { "absolute-paths" };
+    let mut args = Value::map([
+        ("device", Value::from(device)),
+        ("snapshot-file", Value::from(file)),
+        ("mode", Value::from(mode)),
+    ]);
+    if let Some(format) = rest.next() {
+        args.set("format", Value::from(format));
+    }
+    answer(execute(vm, "blockdev-snapshot-sync", args))
+}
+
+/// `qemu-io [-d] device "command"`.
+pub(crate) fn io(vm: &Arc<Vm>, words: &str) -> String {
+    let words = words.trim();
+    let words = words.strip_prefix("-d ").unwrap_or(words).trim_start();
+    let (device, line) = words.split_once(' ').unwrap_or((words, ""));
+    let line = line.trim().trim_matches('"');
+    match vmm::commands::io_command(vm, device, line) {
+        Ok(text) => text,
+        Err(error) => format!("Error: {}\n", error.desc),
+    }
+}
+
+/// `snapshot_blkdev_internal device name`.
+pub(crate) fn snapshot_internal(vm: &Arc<Vm>, words: &str) -> String {
+    let mut words = words.split_whitespace();
+    let (device, name) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let args = [("device", Value::from(device)), ("name", Value::from(name))];
+    answer(execute(vm, "blockdev-snapshot-internal-sync", Value::map(args)))
+}
+
+/// `snapshot_delete_blkdev_internal device name [id]`.
+pub(crate) fn snapshot_delete(vm: &Arc<Vm>, words: &str) -> String {
+    let mut words = words.split_whitespace();
+    let (device, name) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let mut args = Value::map([("device", Value::from(device)), ("name", Value::from(name))]);
+    if let Some(id) = words.next() {
+        args.set("id", Value::from(id));
+    }
+    answer(execute(vm, "blockdev-snapshot-delete-internal-sync", args))
 }
 
 #[cfg(test)]

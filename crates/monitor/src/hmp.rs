@@ -65,7 +65,49 @@ pub static COMMANDS: &[HumanCommand] = &[
         "request VM to change its memory allocation (in MB)",
         objects::balloon
     ),
+    command!(
+        "block_job_cancel",
+        "[-f] device",
+        "stop an active background block operation (use -f\n\t\t\t if you want to abort the operation immediately\n\t\t\t instead of keep running until data is in sync)",
+        crate::block::job_cancel
+    ),
+    command!(
+        "block_job_complete",
+        "device",
+        "stop an active background block operation",
+        |vm, words| crate::block::job(vm, "block-job-complete", words)
+    ),
+    command!(
+        "block_job_pause",
+        "device",
+        "pause an active background block operation",
+        |vm, words| crate::block::job(vm, "block-job-pause", words)
+    ),
+    command!(
+        "block_job_resume",
+        "device",
+        "resume a paused background block operation",
+        |vm, words| crate::block::job(vm, "block-job-resume", words)
+    ),
+    command!(
+        "block_job_set_speed",
+        "device speed",
+        "set maximum speed for a background block operation",
+        crate::block::job_speed
+    ),
     command!("block_resize", "device size", "resize a block image", crate::block::resize),
+    command!(
+        "block_set_io_throttle",
+        "device bps bps_rd bps_wr iops iops_rd iops_wr",
+        "change I/O throttle limits for a block drive",
+        crate::block::limit
+    ),
+    command!(
+        "block_stream",
+        "device [speed [base]]",
+        "copy data from a backing file into a block device",
+        crate::block::stream
+    ),
     command!(
         "change",
         "device [-f] filename [format]",
@@ -154,6 +196,12 @@ pub static COMMANDS: &[HumanCommand] = &[
         |vm, text| objects::save_memory(vm, "pmemsave", text)
     ),
     command!("print|p", "/fmt expr", "print expression value (no registers)", objects::print),
+    command!(
+        "qemu-io",
+        "[-d] [device] \"[command]\"",
+        "run a qemu-io command on a block device\n\t\t\t-d: [device] is a device ID rather than a drive ID or node name",
+        crate::block::io
+    ),
     command!("qom-get", "path property", "print QOM property", objects::qom_get),
     command!("qom-list", "[path]", "list QOM properties", objects::qom_list),
     command!("qom-set", "path property value", "set QOM property", objects::qom_set),
@@ -175,6 +223,24 @@ pub static COMMANDS: &[HumanCommand] = &[
         "name on|off",
         "change the link status of a network adapter",
         network::set_link
+    ),
+    command!(
+        "snapshot_blkdev",
+        "[-n] device [new-image-file] [format]",
+        "initiates a live snapshot\n\t\t\tof device. If a new image file is specified, the\n\t\t\tnew image file will become the new root image.\n\t\t\tIf format is specified, the snapshot file will\n\t\t\tbe created in that format.\n\t\t\tThe default format is qcow2.  The -n flag requests QEMU\n\t\t\tto reuse the image found in new-image-file, instead of\n\t\t\trecreating it from scratch.",
+        crate::block::snapshot
+    ),
+    command!(
+        "snapshot_blkdev_internal",
+        "device name",
+        "take an internal snapshot of device.\n\t\t\tThe format of the image used by device must\n\t\t\tsupport it, such as qcow2.\n\t\t\t",
+        crate::block::snapshot_internal
+    ),
+    command!(
+        "snapshot_delete_blkdev_internal",
+        "device name [id]",
+        "delete an internal snapshot of device.\n\t\t\tIf id is specified, qemu will try delete\n\t\t\tthe snapshot matching both id and name.\n\t\t\tThe format of the image used by device must\n\t\t\tsupport it, such as qcow2.\n\t\t\t",
+        crate::block::snapshot_delete
     ),
     command!("stop|s", "", "stop emulation", |vm, _| plain(vm, "stop")),
     command!("sum", "addr size", "compute the checksum of a memory region", objects::sum),

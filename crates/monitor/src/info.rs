@@ -29,9 +29,8 @@ static INFOS: &[Info] = &[
         "show info of one block device or all block devices (-n: show named nodes; -v: show details)",
         crate::block::info_block
     ),
-    info!("block-jobs", "", "show progress of ongoing block device operations", |_, _| {
-        // There are no jobs.
-        "No active jobs\n".to_owned()
+    info!("block-jobs", "", "show progress of ongoing block device operations", |vm, _| {
+        crate::block::info_jobs(vm)
     }),
     info!("blockstats", "", "show block device statistics", |vm, _| {
         crate::block::info_blockstats(vm)
@@ -123,20 +122,40 @@ fn memory_size(vm: &Vm) -> String {
 }
 
 fn pci(vm: &Vm) -> String {
-    let Some(functions) = vmm::commands::pci_functions(vm) else {
+    let Some(buses) = vmm::commands::pci_buses(vm) else {
         return "PCI devices not supported\n".into();
     };
     let mut text = String::new();
+    for (number, functions) in buses {
+        pci_functions(&mut text, number, &functions);
+    }
+    text
+}
+
+fn pci_functions(text: &mut String, bus: u8, functions: &[vmm::commands::FunctionInfo]) {
     for f in functions {
-        _ = writeln!(text, "  Bus  0, device {:3}, function {}:", f.slot, f.function);
+        _ = writeln!(text, "  Bus {bus:2}, device {:3}, function {}:", f.slot, f.function);
         match vmm::commands::pci_class_name(f.class) {
             Some(name) => _ = write!(text, "    {name}"),
             None => _ = write!(text, "    Class {:04}", f.class),
         }
         _ = writeln!(text, ": PCI device {:04x}:{:04x}", f.id.0, f.id.1);
-        _ = writeln!(text, "      PCI subsystem {:04x}:{:04x}", f.subsystem.0, f.subsystem.1);
+        if f.bridge.is_none() {
+            _ = writeln!(text, "      PCI subsystem {:04x}:{:04x}", f.subsystem.0, f.subsystem.1);
+        }
         if let (line, pin @ 1..=4) = f.irq {
             _ = writeln!(text, "      IRQ {line}, pin {}", char::from(b'A' + pin - 1));
+        }
+        if let Some(bridge) = &f.bridge {
+            let [primary, secondary, last] = bridge.numbers;
+            let [io, memory, prefetch] = bridge.windows;
+            _ = writeln!(text, "      BUS {primary}.");
+            _ = writeln!(text, "      secondary bus {secondary}.");
+            _ = writeln!(text, "      subordinate bus {last}.");
+            _ = writeln!(text, "      IO range [{:#06x}, {:#06x}]", io.0, io.1);
+            _ = writeln!(text, "      memory range [{:#010x}, {:#010x}]", memory.0, memory.1);
+            let (first, last) = prefetch;
+            _ = writeln!(text, "      prefetchable memory range [{first:#010x}, {last:#010x}]");
         }
         for r in &f.regions {
             let kind = match (r.io, r.wide, r.prefetch) {
@@ -154,8 +173,10 @@ fn pci(vm: &Vm) -> String {
             _ = writeln!(text, "      BAR{}: {kind} {place}", r.bar);
         }
         _ = writeln!(text, "      id \"{}\"", f.name);
+        if let Some(bridge) = &f.bridge {
+            pci_functions(text, bridge.numbers[1], &bridge.functions);
+        }
     }
-    text
 }
 
 fn jit(vm: &Vm) -> String {

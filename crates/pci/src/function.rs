@@ -1,6 +1,6 @@
 //! One PCI function: configuration space, base address regions, interrupts.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use derive::VmState;
@@ -8,31 +8,26 @@ use device::{AccessRules, Dma, Region, Size, TxAttrs};
 use parking_lot::Mutex;
 use vmstate::{LoadError, Saved, StateReader, StateSchema, StateWriter, VmState};
 
-use crate::bus::{Host, Pin};
+use crate::bridge::Bridge;
+use crate::bus::{Host, PciBus, Pin, Requester};
+use crate::config::{BARS, COMMAND, Config, HEADER_TYPE, INTERRUPT_PIN, STATUS, SUBSYSTEM, put};
 use crate::msix::{self, Msix};
 
-/// Bytes of configuration space of a conventional function.
-const SPACE: usize = 256;
-
-// PCI 3.0, 6.1: the header.
-const COMMAND: usize = 0x04;
-const STATUS: usize = 0x06;
-const BARS: usize = 0x10;
-const CAPABILITIES: usize = 0x34;
-const INTERRUPT_PIN: usize = 0x3d;
 const COMMAND_IO: u16 = 1;
 const COMMAND_MEMORY: u16 = 2;
 const COMMAND_MASTER: u16 = 4;
 const COMMAND_NO_INTX: u16 = 1 << 10;
-/// 6.2.3: an interrupt is asserted; there are capabilities.
+/// 6.2.3: an interrupt is asserted.
 const STATUS_INTX: u8 = 1 << 3;
-const STATUS_CAPABILITIES: u8 = 1 << 4;
+/// PCI Express Base, 7.5.3.3: the function can be reset alone.
+const FLR: u32 = 1 << 28;
 const CAP_MSI: u8 = 0x05;
 const CAP_MSIX: u8 = 0x11;
 // 6.8.1, with 64-bit addresses: control, address, data behind the capability's start.
 const MSI_CONTROL: usize = 2;
 const MSI_ADDRESS: usize = 4;
 const MSI_DATA: usize = 12;
+const MSI_MASK_BITS: usize = 14;
 const MSI_ENABLE: u16 = 1;
 const MSI_64: u8 = 1 << 7;
 
@@ -63,15 +58,6 @@ pub struct Bar {
     pub prefetch: bool,
 }
 
-struct Config {
-    bytes: Vec<u8>,
-    mask: Vec<u8>,
-    /// Where the next capability goes.
-    free: u8,
-    /// The pin is driven by the function.
-    level: bool,
-}
-
 #[derive(VmState)]
 #[vmstate(name = "pci", version = 1)]
 struct Snapshot {
@@ -86,10 +72,22 @@ struct Place {
     pin: Pin,
 }
 
+/// Who looks at each change of a function's configuration space, such as a bridge.
+pub(crate) trait Watch: Send + Sync {
+    /// Something may have changed; called with no lock held.
+    fn changed(&self);
+    /// The guest wrote these bytes.
+    fn written(&self, at: usize, size: usize, value: u32);
+    /// The function was reset.
+    fn reset(&self);
+}
+
+type OnReset = Box<dyn Fn() + Send + Sync>;
+
 /// Behaviour behind four bytes of configuration space, such as a window to elsewhere.
 pub trait ConfigHook: Send + Sync {
-    /// The bytes are about to be read: what they say.
-    fn read(&self) -> u32;
+    /// The bytes are about to be read: what they say; `None`: what was written last.
+    fn read(&self) -> Option<u32>;
     /// The bytes were written.
     fn written(&self, value: u32);
 }
@@ -104,44 +102,25 @@ pub struct Function {
     bars: Vec<Option<Bar>>,
     /// Where each region is mapped now. Taken before the map's own locks.
     mapped: Mutex<Vec<Option<u64>>>,
-    msix: Option<(Arc<Msix>, usize)>,
+    /// MSI-X and where its capability is.
+    msix: OnceLock<(Arc<Msix>, usize)>,
     /// Where the MSI capability is.
     msi: OnceLock<usize>,
     hook: OnceLock<(usize, Weak<dyn ConfigHook>)>,
+    watch: OnceLock<Weak<dyn Watch>>,
+    alone: OnceLock<OnReset>,
+    /// What makes it a bridge.
+    pub(crate) behind: OnceLock<Weak<Bridge>>,
+    /// It is a bridge of the root complex to a bus of its own number.
+    pub(crate) expander: OnceLock<Weak<PciBus>>,
     /// Class and id of the device, for messages.
     names: OnceLock<(&'static str, String)>,
-    place: OnceLock<Place>,
+    place: Mutex<Option<Arc<Place>>>,
     master: Arc<AtomicBool>,
-}
-
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
-    for (to, from) in bytes.iter_mut().skip(at).zip(value) {
-        *to = *from;
-    }
-}
-
-impl Config {
-    fn get16(&self, at: usize) -> u16 {
-        let byte = |i| self.bytes.get(i).copied().unwrap_or(0);
-        u16::from_le_bytes([byte(at), byte(at + 1)])
-    }
-
-    fn get32(&self, at: usize) -> u32 {
-        u32::from(self.get16(at)) | u32::from(self.get16(at + 2)) << 16
-    }
-
-    fn capability(&mut self, id: u8, body: &[u8]) -> usize {
-        let at = usize::from(self.free);
-        let next = self.bytes.get(CAPABILITIES).copied().unwrap_or(0);
-        put(&mut self.bytes, at, &[id, next]);
-        put(&mut self.bytes, at + 2, body);
-        put(&mut self.mask, at, &vec![0; body.len() + 2]);
-        put(&mut self.bytes, CAPABILITIES, &[self.free]);
-        put(&mut self.bytes, STATUS, &[STATUS_CAPABILITIES]);
-        let end = (at + 2 + body.len()).next_multiple_of(4);
-        self.free = u8::try_from(end).unwrap_or(u8::MAX);
-        at
-    }
+    /// Its slot's power is on.
+    powered: AtomicBool,
+    /// The guest was asked to let it go; by the guest's clock, until when it has time. 0: it was not.
+    pub(crate) leaving: AtomicU64,
 }
 
 impl Function {
@@ -155,56 +134,105 @@ impl Function {
         capabilities: &[(u8, Vec<u8>)],
         msix: Option<(Arc<Msix>, u8)>,
     ) -> Function {
-        let mut c =
-            Config { bytes: vec![0; SPACE], mask: vec![0; SPACE], free: 0x40, level: false };
+        let mut c = Config::new();
         let (base, sub, interface) = identity.class;
-        put(&mut c.bytes, 0, &identity.id.0.to_le_bytes());
-        put(&mut c.bytes, 2, &identity.id.1.to_le_bytes());
-        put(&mut c.bytes, 8, &[identity.revision, interface, sub, base]);
-        let header = if common.multifunction { 0x80 } else { 0 };
-        put(&mut c.bytes, 0x0e, &[header]);
-        put(&mut c.bytes, 0x2c, &identity.subsystem.0.to_le_bytes());
-        put(&mut c.bytes, 0x2e, &identity.subsystem.1.to_le_bytes());
-        put(&mut c.bytes, INTERRUPT_PIN, &[identity.pin]);
-        put(&mut c.mask, COMMAND, &0x0507u16.to_le_bytes());
-        put(&mut c.mask, 0x0c, &[0xff]);
-        put(&mut c.mask, 0x3c, &[0xff]);
-        // What belongs to no capability can be written, as at the peer.
-        c.mask.iter_mut().skip(0x40).for_each(|mask| *mask = 0xff);
+        c.set(0, &identity.id.0.to_le_bytes());
+        c.set(2, &identity.id.1.to_le_bytes());
+        c.set(8, &[identity.revision, interface, sub, base]);
+        c.set(HEADER_TYPE, &[if common.multifunction { 0x80 } else { 0 }]);
+        c.set(SUBSYSTEM, &identity.subsystem.0.to_le_bytes());
+        c.set(SUBSYSTEM + 2, &identity.subsystem.1.to_le_bytes());
+        c.set(INTERRUPT_PIN, &[identity.pin]);
+        c.allow(COMMAND, &0x0507u16.to_le_bytes());
+        c.allow(0x0c, &[0xff]);
+        c.allow(0x3c, &[0xff]);
         for (index, bar) in bars.iter().enumerate() {
             let Some(bar) = bar else { continue };
             let at = BARS + 4 * index;
             let flags =
                 if bar.io { 1 } else { u8::from(bar.prefetch) << 3 | u8::from(bar.wide) << 2 };
-            put(&mut c.bytes, at, &[flags]);
+            c.set(at, &[flags]);
             let mask = !bar.region.len().wrapping_sub(1) & if bar.io { !3 } else { !15 };
             let len = if bar.wide { 8 } else { 4 };
-            put(&mut c.mask, at, mask.to_le_bytes().get(..len).unwrap_or(&[]));
+            c.allow(at, mask.to_le_bytes().get(..len).unwrap_or(&[]));
         }
         for (id, body) in capabilities {
-            c.capability(*id, body);
+            c.capability(*id, None, body);
         }
-        let msix = msix.map(|(msix, bar)| {
-            let mut body = msix.vectors().wrapping_sub(1).to_le_bytes().to_vec();
-            body.extend(u32::from(bar).to_le_bytes());
-            body.extend((msix.pending_offset() | u32::from(bar)).to_le_bytes());
-            let at = c.capability(CAP_MSIX, &body);
-            put(&mut c.mask, at + 3, &[0xc0]);
-            (msix, at)
-        });
-        Function {
+        let function = Function {
             addr: common.addr.0,
             multifunction: common.multifunction,
             config: Mutex::new(c),
             mapped: Mutex::new(vec![None; bars.len()]),
             bars,
-            msix,
+            msix: OnceLock::new(),
             msi: OnceLock::new(),
             hook: OnceLock::new(),
+            watch: OnceLock::new(),
+            alone: OnceLock::new(),
+            behind: OnceLock::new(),
+            expander: OnceLock::new(),
             names: OnceLock::new(),
-            place: OnceLock::new(),
+            place: Mutex::default(),
             master: Arc::default(),
+            powered: AtomicBool::new(true),
+            leaving: AtomicU64::new(0),
+        };
+        if let Some((msix, bar)) = msix {
+            function.add_msix(msix, bar, None);
         }
+        function
+    }
+
+    /// Adds the MSI-X capability; before the function is on a bus.
+    pub fn add_msix(&self, msix: Arc<Msix>, bar: u8, place: Option<u8>) {
+        let mut body = msix.vectors().wrapping_sub(1).to_le_bytes().to_vec();
+        body.extend((msix.table_offset() | u32::from(bar)).to_le_bytes());
+        body.extend(((msix.table_offset() + msix.pending_offset()) | u32::from(bar)).to_le_bytes());
+        let mut c = self.config.lock();
+        let at = c.capability(CAP_MSIX, place, &body);
+        c.allow(at + 3, &[0xc0]);
+        _ = self.msix.set((msix, at));
+    }
+
+    pub(crate) fn change_config<R>(&self, f: impl FnOnce(&mut Config) -> R) -> R {
+        f(&mut self.config.lock())
+    }
+
+    /// Adds a capability at a place or behind the others; where it is.
+    pub fn add_capability(&self, id: u8, place: Option<u8>, body: &[u8]) -> usize {
+        self.config.lock().capability(id, place, body)
+    }
+
+    /// Bytes of configuration space as they are made, and after a reset.
+    pub fn set_config(&self, at: usize, value: &[u8]) {
+        self.config.lock().set(at, value);
+    }
+
+    /// More bits of the status register's lower half that are always set.
+    pub fn set_status_bits(&self, bits: u8) {
+        self.change_config(|c| {
+            let status = c.get8(STATUS) | bits;
+            c.set(STATUS, &[status]);
+        });
+    }
+
+    /// Notes that it stands for a further root bus.
+    pub fn leads_to(&self, bus: &Arc<PciBus>) {
+        _ = self.expander.set(Arc::downgrade(bus));
+    }
+
+    /// What resets the function alone.
+    pub fn on_reset(&self, reset: impl Fn() + Send + Sync + 'static) {
+        _ = self.alone.set(Box::new(reset));
+    }
+
+    pub(crate) fn watched_by(&self, watch: Weak<dyn Watch>) {
+        _ = self.watch.set(watch);
+    }
+
+    fn watcher(&self) -> Option<Arc<dyn Watch>> {
+        self.watch.get()?.upgrade()
     }
 
     /// A region for the MSI-X table and pending bits.
@@ -225,23 +253,69 @@ impl Function {
         Dma::new(space.clone(), TxAttrs::default(), self.master.clone())
     }
 
-    /// `requester` is the bus, device and function number that messages carry.
-    pub(crate) fn connect(&self, host: &Host, pin: Pin, requester: u16) {
-        if let Some((msix, _)) = &self.msix {
+    pub(crate) fn connect(&self, host: &Host, pin: Pin, requester: Requester) {
+        if let Some((msix, _)) = self.msix.get() {
             _ = msix.requester.set(requester);
             _ = msix.space.set(host.memory.clone());
         }
-        _ = self.place.set(Place { host: host.clone(), pin });
+        *self.place.lock() = Some(Arc::new(Place { host: host.clone(), pin }));
+    }
+
+    /// Takes it out of the maps and lets its pin go.
+    pub(crate) fn disconnect(&self) {
+        self.set_power(false);
+        *self.place.lock() = None;
+    }
+
+    /// Bus number, and device and function number, once it is on a bus.
+    #[must_use]
+    pub fn address(&self) -> Option<(u8, u8)> {
+        let [devfn, bus] = self.place()?.pin.requester().id().to_le_bytes();
+        Some((bus, devfn))
+    }
+
+    /// The bus behind a bridge.
+    pub(crate) fn bus_behind(&self) -> Option<Arc<PciBus>> {
+        self.behind.get()?.upgrade()?.bus()
+    }
+
+    /// The windows of the bus that it is on.
+    pub(crate) fn host(&self) -> Option<Host> {
+        self.place().map(|place| place.host.clone())
+    }
+
+    fn place(&self) -> Option<Arc<Place>> {
+        self.place.lock().clone()
+    }
+
+    /// Switches the slot's power: without it nothing answers.
+    pub(crate) fn set_power(&self, on: bool) {
+        if self.powered.swap(on, Ordering::AcqRel) != on {
+            self.update();
+        }
+    }
+
+    pub(crate) fn is_powered(&self) -> bool {
+        self.powered.load(Ordering::Acquire)
     }
 
     /// Adds an MSI capability with one vector and 64-bit addresses; before anything is mapped.
     pub fn add_msi(&self) {
+        self.add_msi_at(None, false);
+    }
+
+    /// The same at a place, with a mask bit or without.
+    pub fn add_msi_at(&self, place: Option<u8>, maskable: bool) {
+        let mut body = vec![0; if maskable { 22 } else { 12 }];
+        let control: [u8; 2] = [MSI_64, u8::from(maskable)];
+        put(&mut body, 0, &control);
         let mut config = self.config.lock();
-        let at = config.capability(CAP_MSI, &[MSI_64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let address = [0xff; 7];
-        put(&mut config.mask, at + MSI_CONTROL, &[1, 0, 0xfc]);
-        put(&mut config.mask, at + MSI_ADDRESS + 1, &address);
-        put(&mut config.mask, at + MSI_DATA, &[0xff; 2]);
+        let at = config.capability(CAP_MSI, place, &body);
+        config.allow(at + MSI_CONTROL, &[1, 0, 0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        config.allow(at + MSI_DATA, &[0xff; 2]);
+        if maskable {
+            config.allow(at + MSI_MASK_BITS + 2, &[1]);
+        }
         _ = self.msi.set(at);
     }
 
@@ -252,6 +326,24 @@ impl Function {
         self.msi.get().is_some_and(|at| config.get16(at + MSI_CONTROL) & MSI_ENABLE != 0)
     }
 
+    /// Raises or lowers the one interrupt of a function that has MSI-X, MSI or a pin; messages are
+    /// sent when it rises. Call it without locks.
+    pub(crate) fn interrupt(&self, on: bool, rises: bool) {
+        match self.msix.get() {
+            Some((msix, _)) if msix.is_enabled() => {
+                if rises {
+                    msix.send(0);
+                }
+            }
+            _ if self.is_msi_enabled() => {
+                if rises {
+                    self.send_msi();
+                }
+            }
+            _ => self.set_pin(on),
+        }
+    }
+
     /// Sends the MSI message, if it is switched on. Call it without locks.
     pub fn send_msi(&self) {
         let Some(at) = self.msi.get().filter(|_| self.is_msi_enabled()) else { return };
@@ -260,21 +352,27 @@ impl Function {
             let high = u64::from(config.get32(at + MSI_ADDRESS + 4)) << 32;
             (high | u64::from(config.get32(at + MSI_ADDRESS)), config.get16(at + MSI_DATA))
         };
-        if let Some(place) = self.place.get().filter(|_| self.master.load(Ordering::Acquire)) {
-            let memory = &place.host.memory;
-            _ = memory.write_uint(addr & !3, Size::B4, data.into(), TxAttrs::default());
+        if let Some(place) = self.place().filter(|_| self.master.load(Ordering::Acquire)) {
+            let requester = place.pin.requester().id();
+            let attrs = TxAttrs { requester, ..TxAttrs::default() };
+            _ = place.host.memory.write_uint(addr & !3, Size::B4, data.into(), attrs);
         }
     }
 
     /// Puts behaviour behind four bytes of configuration space at `at`.
     pub fn hook(&self, at: usize, hook: Weak<dyn ConfigHook>) {
-        put(&mut self.config.lock().mask, at, &[0xff; 4]);
+        self.config.lock().allow(at, &[0xff; 4]);
         _ = self.hook.set((at, hook));
     }
 
     /// Makes bytes of configuration space writable that no rule above does.
     pub fn allow_writes(&self, at: usize, mask: &[u8]) {
-        put(&mut self.config.lock().mask, at, mask);
+        self.config.lock().allow(at, mask);
+    }
+
+    /// Makes bits of configuration space that writing ones clears.
+    pub fn allow_clear(&self, at: usize, mask: &[u8]) {
+        self.config.lock().allow_clear(at, mask);
     }
 
     /// A little-endian word of configuration space.
@@ -286,16 +384,7 @@ impl Function {
     /// Where the first capability of an id is that `f` likes.
     #[must_use]
     pub fn capability(&self, id: u8, f: impl Fn(&[u8]) -> bool) -> Option<usize> {
-        let config = self.config.lock();
-        let mut at = usize::from(*config.bytes.get(CAPABILITIES)?);
-        for _ in 0..48 {
-            let bytes = config.bytes.get(at..).filter(|_| at != 0)?;
-            if bytes.first() == Some(&id) && f(bytes) {
-                return Some(at);
-            }
-            at = usize::from(*bytes.get(1)?);
-        }
-        None
+        self.config.lock().find(id, f)
     }
 
     /// Lets the function be bus master, as old drivers forget to.
@@ -358,43 +447,71 @@ impl Function {
     /// Reads configuration space.
     #[must_use]
     pub fn read(&self, at: usize, size: usize) -> u32 {
-        if let Some((place, hook)) = self.hooked(at, size) {
-            let value = hook.read();
+        if !self.is_powered() {
+            return u32::MAX;
+        }
+        if let Some((place, hook)) = self.hooked(at, size)
+            && let Some(value) = hook.read()
+        {
             put(&mut self.config.lock().bytes, place, &value.to_le_bytes());
         }
-        let config = self.config.lock();
-        let byte = |at: usize| config.bytes.get(at).copied().unwrap_or(0xff);
-        (0..size.min(4)).rev().fold(0, |value, i| value << 8 | u32::from(byte(at + i)))
+        self.config.lock().read(at, size)
     }
 
     /// Writes configuration space.
     pub fn write(&self, at: usize, size: usize, value: u32) {
-        {
-            let mut config = self.config.lock();
-            let Config { bytes, mask, .. } = &mut *config;
-            let cells = bytes.iter_mut().zip(mask.iter()).skip(at).take(size.min(4));
-            for ((byte, mask), new) in cells.zip(value.to_le_bytes()) {
-                *byte = (*byte & !mask) | (new & mask);
-            }
+        if !self.is_powered() {
+            return;
         }
+        self.config.lock().write(at, size, value);
         if let Some((place, hook)) = self.hooked(at, size) {
             hook.written(self.config32(place));
         }
         self.update();
+        if let Some(watch) = self.watcher() {
+            watch.written(at, size, value);
+        }
+        if self.starts_reset(at, size, value) {
+            self.reset_alone();
+        }
+    }
+
+    /// Whether a write asks for a function level reset.
+    fn starts_reset(&self, at: usize, size: usize, value: u32) -> bool {
+        let Some(start) = self.express_at().filter(|start| self.config32(start + 4) & FLR != 0)
+        else {
+            return false;
+        };
+        // The upper byte of device control.
+        let place = start + 9;
+        let written = at <= place && place < at.saturating_add(size);
+        written && u64::from(value) >> (8 * (place - at)) & 0x80 != 0
+    }
+
+    /// Resets this function and nothing else.
+    pub(crate) fn reset_alone(&self) {
+        match self.alone.get() {
+            Some(reset) => reset(),
+            None => self.reset(),
+        }
     }
 
     /// Derives mappings and interrupts from configuration space.
     fn update(&self) {
         let (command, control) = {
             let config = self.config.lock();
-            let at = self.msix.as_ref().map_or(0, |(_, at)| at + 2);
+            let at = self.msix.get().map_or(0, |(_, at)| at + 2);
             (config.get16(COMMAND), config.get16(at))
         };
-        self.master.store(command & COMMAND_MASTER != 0, Ordering::Release);
-        self.map_bars(command);
+        let powered = self.is_powered();
+        self.master.store(powered && command & COMMAND_MASTER != 0, Ordering::Release);
+        self.map_bars(if powered { command } else { 0 });
         self.drive();
-        if let Some((msix, _)) = &self.msix {
+        if let Some((msix, _)) = self.msix.get() {
             msix.control(control & 0x8000 != 0, control & 0x4000 != 0);
+        }
+        if let Some(watch) = self.watcher() {
+            watch.changed();
         }
     }
 
@@ -417,7 +534,7 @@ impl Function {
     }
 
     fn map_bars(&self, command: u16) {
-        let Some(place) = self.place.get() else { return };
+        let Some(place) = self.place() else { return };
         let mut mapped = self.mapped.lock();
         for (index, (bar, now)) in self.bars.iter().zip(mapped.iter_mut()).enumerate() {
             let Some(bar) = bar else { continue };
@@ -444,8 +561,8 @@ impl Function {
             *status = if level { *status | STATUS_INTX } else { *status & !STATUS_INTX };
         }
         let on = level && config.get16(COMMAND) & COMMAND_NO_INTX == 0;
-        if let Some(place) = self.place.get() {
-            place.pin.set(on);
+        if let Some(place) = self.place() {
+            place.pin.set(on && self.is_powered());
         }
     }
 
@@ -459,14 +576,14 @@ impl Function {
     pub fn reset(&self) {
         {
             let mut config = self.config.lock();
-            let Config { bytes, mask, level, .. } = &mut *config;
-            for (byte, mask) in bytes.iter_mut().zip(mask.iter()) {
-                *byte &= !mask;
-            }
-            *level = false;
+            config.reset();
+            config.level = false;
         }
-        if let Some((msix, _)) = &self.msix {
+        if let Some((msix, _)) = self.msix.get() {
             msix.reset();
+        }
+        if let Some(watch) = self.watcher() {
+            watch.reset();
         }
         self.update();
     }
@@ -484,24 +601,17 @@ impl Saved for Function {
 
     fn save(&self, w: &mut StateWriter) {
         let config = self.config.lock();
-        let msix = self.msix.as_ref().map(|(m, _)| m.state.lock().clone());
+        let msix = self.msix.get().map(|(m, _)| m.state.lock().clone());
         Snapshot { config: config.bytes.clone(), level: config.level, msix }.save(w);
     }
 
     fn load(&self, r: &mut StateReader<'_>, version: u32) -> Result<(), LoadError> {
         let Snapshot { config, level, msix } = Snapshot::load(r, version)?;
         let mut now = self.config.lock();
-        let same = now
-            .bytes
-            .iter()
-            .zip(&config)
-            .zip(&now.mask)
-            .enumerate()
-            .all(|(at, ((old, new), mask))| (old ^ new) & !mask == 0 || at == STATUS);
-        if config.len() != SPACE || !same {
+        if !now.could_be(&config) {
             return Err(LoadError::Invalid("the configuration space is another function's"));
         }
-        match (&self.msix, msix) {
+        match (self.msix.get(), msix) {
             (None, None) => {}
             (Some((own, _)), Some(state))
                 if state.table.len() == usize::from(own.vectors())

@@ -1,21 +1,27 @@
-//! PCI: functions with their configuration space, and the bus they sit on.
+//! PCI: functions with their configuration space, and the buses they sit on.
 //!
 //! A [`Function`] holds configuration space with its write masks, maps its base
-//! address regions as the guest moves them, and sends interrupts by MSI-X or INTx.
-//! A [`PciBus`] finds functions by device and function number and joins their
-//! interrupt pins. Host bridges give a bus its windows. Not here: bridges and
-//! express ports and their capabilities (functions sit on the root bus and are
-//! conventional there), expansion ROMs, hotplug.
-//! Sources: PCI Local Bus 3.0 and PCI Express Base specifications.
+//! address regions as the guest moves them, and sends interrupts by MSI-X, MSI or INTx.
+//! A [`PciBus`] finds functions by bus, device and function number and joins their
+//! interrupt pins. A [`Bridge`] leads to a further bus through its windows; a port's slot lets
+//! devices come and go. Host bridges give a root bus its windows. Not here: expansion ROMs,
+//! SR-IOV, the standard hot plug controller of conventional bridges.
+//! Sources: PCI Local Bus 3.0, PCI-to-PCI Bridge Architecture 1.2 and PCI Express Base.
 
+mod bridge;
 mod bus;
+mod config;
+mod express;
 mod function;
 mod listing;
 mod msix;
 mod props;
+mod slot;
 
-pub use bus::{Host, PciBus};
+pub use bridge::{Bridge, Header, SlotParts};
+pub use bus::{Host, PciBus, Site};
+pub use express::{Express, Link, Role, SlotTraits};
 pub use function::{Bar, ConfigHook, Function, Identity};
-pub use listing::{FunctionInfo, RegionInfo};
+pub use listing::{BridgeInfo, FunctionInfo, RegionInfo};
 pub use msix::Msix;
 pub use props::{Addr, BusNumber, Common};

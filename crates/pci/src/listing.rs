@@ -42,6 +42,19 @@ pub struct FunctionInfo {
     pub name: String,
     /// Its regions.
     pub regions: Vec<RegionInfo>,
+    /// Of a bridge, what is behind it.
+    pub bridge: Option<BridgeInfo>,
+}
+
+/// What is behind a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeInfo {
+    /// Primary, secondary and last bus number, as the guest wrote them.
+    pub numbers: [u8; 3],
+    /// First and last address of its windows: I/O, memory, prefetchable memory.
+    pub windows: [(u64, u64); 3],
+    /// The functions of the bus behind it.
+    pub functions: Vec<FunctionInfo>,
 }
 
 fn low(value: u32) -> u16 {
@@ -84,6 +97,15 @@ impl Function {
             irq: (byte(interrupt), byte(interrupt >> 8)),
             name: self.user_id(),
             regions: regions.collect(),
+            bridge: self.bus_behind().map(|bus| {
+                let [primary, secondary, last, _] = self.config32(0x18).to_le_bytes();
+                BridgeInfo {
+                    numbers: [primary, secondary, last],
+                    windows: crate::bridge::ranges(self),
+                    // Before it has a number nobody can see them.
+                    functions: if secondary == 0 { Vec::new() } else { bus.list() },
+                }
+            }),
         }
     }
 }

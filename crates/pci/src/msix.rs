@@ -6,6 +6,8 @@ use derive::VmState;
 use device::{Access, AddressSpace, BusFault, Mmio, Size, TxAttrs};
 use parking_lot::Mutex;
 
+use crate::bus::Requester;
+
 const ENTRY: usize = 16;
 const MASKED: u32 = 1;
 
@@ -27,15 +29,28 @@ pub struct Msix {
     pub(crate) state: Mutex<State>,
     pub(crate) space: OnceLock<AddressSpace>,
     /// Whose messages they are: an ITS looks at it.
-    pub(crate) requester: OnceLock<u16>,
+    pub(crate) requester: OnceLock<Requester>,
+    /// Where the table is in its base address region.
+    table: u32,
+    /// The pending bits, from the table on.
+    pending: u32,
 }
 
 impl Msix {
     /// A table of this many vectors.
     #[must_use]
     pub fn new(vectors: u16) -> Arc<Msix> {
+        // In the upper half of 4 KiB where that is possible, else right behind the table.
+        Msix::at(vectors, (0, (u32::from(vectors) * 16).max(2048)))
+    }
+
+    /// The same at an offset of its region, with the pending bits at a distance from the table.
+    #[must_use]
+    pub fn at(vectors: u16, (table, pending): (u32, u32)) -> Arc<Msix> {
         let msix = Msix {
             vectors,
+            table,
+            pending,
             state: Mutex::default(),
             space: OnceLock::new(),
             requester: OnceLock::new(),
@@ -87,7 +102,7 @@ impl Msix {
             (u64::from(high) << 32 | u64::from(low), data)
         };
         if let Some(space) = self.space.get() {
-            let requester = self.requester.get().copied().unwrap_or(0);
+            let requester = self.requester.get().map_or(0, Requester::id);
             let attrs = TxAttrs { requester, ..TxAttrs::default() };
             _ = space.write_uint(message.0 & !3, Size::B4, message.1.into(), attrs);
         }
@@ -117,8 +132,13 @@ impl Msix {
     /// Offset of the pending bits behind the table in its region.
     #[must_use]
     pub fn pending_offset(&self) -> u32 {
-        // In the upper half of 4 KiB where that is possible, else right behind the table.
-        (u32::from(self.vectors) * 16).max(2048)
+        self.pending
+    }
+
+    /// Offset of the table in its base address region.
+    #[must_use]
+    pub fn table_offset(&self) -> u32 {
+        self.table
     }
 
     /// Bytes of the region for table and pending bits.

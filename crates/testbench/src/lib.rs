@@ -60,7 +60,13 @@ fn offer_disk(
     props: &mut Value,
     services: &device::Services,
 ) -> qapi::Result<()> {
-    let has_disk = ["virtio-blk", "scsi-"].iter().any(|kind| class.name.starts_with(kind));
+    // What these are not made without.
+    for (kind, name, value) in [("nvme", "serial", "n"), ("pci-bridge", "chassis_nr", "1")] {
+        if class.name == kind && props.get(name).is_none() {
+            props.set(name, Value::from(value));
+        }
+    }
+    let has_disk = ["virtio-blk", "scsi-", "nvme"].iter().any(|kind| class.name.starts_with(kind));
     if !has_disk || props.get("drive").is_some() {
         return Ok(());
     }

@@ -44,6 +44,12 @@ struct Given {
     writeback: bool,
     /// What is done about errors of reads and of writes.
     policy: (OnError, OnError),
+    /// Limits of its requests: averages, bursts and seconds, as in [`block::Rules`].
+    limits: block::Rules,
+    /// Bytes that count as one request.
+    op_size: u64,
+    /// The group that shares the limits.
+    group: Option<String>,
     /// Options of the node.
     node: Value,
     /// Options of the node below it.
@@ -66,6 +72,9 @@ impl Given {
             snapshot,
             writeback: true,
             policy: Default::default(),
+            limits: [block::Limit { average: 0.0, max: 0.0, length: 1.0 }; 6],
+            op_size: 0,
+            group: None,
             node: Value::empty(),
             file: None,
             format: None,
@@ -138,6 +147,7 @@ impl Given {
                 let policy = policy.ok_or_else(wrong)?;
                 if key == "werror" { self.policy.1 = policy } else { self.policy.0 = policy }
             }
+            _ if limit_name(key).is_some() => self.limit(key, text)?,
             _ => match key.split_once('.') {
                 Some(("file", name)) => self.below.push((name.to_owned(), Value::from(text))),
                 Some(("cache", name @ ("direct" | "no-flush"))) => {
@@ -147,6 +157,32 @@ impl Given {
                 Some(("cache", "writeback")) => self.writeback = is_on(key, text)?,
                 _ => self.node.set(key, Value::from(text)),
             },
+        }
+        Ok(())
+    }
+
+    fn limit(&mut self, key: &str, text: &str) -> Result<()> {
+        let name = limit_name(key).unwrap_or_default();
+        if name == "group" {
+            self.group = Some(text.to_owned());
+            return Ok(());
+        }
+        let number = qapi::parse_int(text).and_then(|n| u64::try_from(n).ok());
+        let number = number.ok_or_else(|| Error::expects(key, "a number"))?;
+        if name == "iops-size" {
+            self.op_size = number;
+            return Ok(());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let number = number as f64;
+        let place = ["bps-total", "bps-read", "bps-write", "iops-total", "iops-read", "iops-write"];
+        for (limit, base) in self.limits.iter_mut().zip(place) {
+            match name.strip_prefix(base) {
+                Some("") => limit.average = number,
+                Some("-max") => limit.max = number,
+                Some("-max-length") => limit.length = number,
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -180,17 +216,59 @@ impl Given {
         if !self.below.is_empty() {
             let mut below = options.take("file").unwrap_or_else(Value::empty);
             for (name, value) in &self.below {
-                below.set(name, value.clone());
+                set_below(&mut below, name, value, 0);
             }
             if below.get("driver").is_none() {
                 below.set("driver", Value::from("file"));
             }
             options.set("file", below);
         }
-        for (name, value) in self.node.as_map().unwrap_or(&[]) {
+        for (name, value) in block::tree(self.node.clone()).as_map().unwrap_or(&[]) {
             options.set(name, value.clone());
         }
         Ok(Some(options))
+    }
+}
+
+/// Sets an option of the file of the host below filters.
+fn set_below(below: &mut Value, name: &str, value: &Value, depth: usize) {
+    for role in ["image", "file"] {
+        if depth < 8
+            && let Some(mut next @ Value::Map(_)) = below.take(role)
+        {
+            set_below(&mut next, name, value, depth + 1);
+            below.set(role, next);
+            return;
+        }
+    }
+    below.set(name, value.clone());
+}
+
+/// The name behind `throttling.` that a key of `-drive` means, in its old form as well.
+fn limit_name(key: &str) -> Option<String> {
+    if let Some(name) = key.strip_prefix("throttling.") {
+        return (name.starts_with("bps-") || name.starts_with("iops-") || name == "group")
+            .then(|| name.to_owned());
+    }
+    match key {
+        "group" | "iops_size" => return Some(key.replace('_', "-")),
+        _ => {}
+    }
+    let (unit, rest) = if let Some(rest) = key.strip_prefix("bps") {
+        ("bps", rest)
+    } else {
+        ("iops", key.strip_prefix("iops")?)
+    };
+    let (kind, rest) = if let Some(rest) = rest.strip_prefix("_rd") {
+        ("read", rest)
+    } else if let Some(rest) = rest.strip_prefix("_wr") {
+        ("write", rest)
+    } else {
+        ("total", rest)
+    };
+    match rest {
+        "" | "_max" | "_max_length" => Some(format!("{unit}-{kind}{}", rest.replace('_', "-"))),
+        _ => None,
     }
 }
 
@@ -243,6 +321,7 @@ fn temporary() -> Result<File> {
 /// Makes the graph, opens all nodes and drives.
 pub(crate) fn open_all(vm: &Vm, settings: &Settings) -> Step<Drives> {
     let graph = Graph::new(catalog_block::BLOCK);
+    graph.set_keys(block::Keys::of(vm.objects.clone()));
     let fds = vm.fds.clone();
     graph.set_descriptors(Box::new(move |path, write| fds.open(path, write)));
     vm.services.add(graph.clone());
@@ -312,6 +391,8 @@ fn open_drive(
     let drive = graph.add_drive(&id, node).at(&option.place)?;
     drive.write_cache.store(given.writeback, Ordering::Relaxed);
     drive.set_policy(given.policy.0, given.policy.1);
+    let group = given.group.unwrap_or(id);
+    graph.limit(&drive, &group, &given.limits, given.op_size).at(&option.place)?;
     Ok(())
 }
 
@@ -376,5 +457,24 @@ mod tests {
         assert!(fails(&[format!("if=none,format=bogus,file={path}")]).contains("bogus"));
         assert!(fails(&["if=pflash,file=/nonexistent".into()]).contains("No such file"));
         assert!(fails(&[format!("if=none,bogus=1,file={path}")]).contains("bogus"));
+        let both = format!("if=none,format=raw,file={path},bps=1000,throttling.bps-read=1");
+        assert!(fails(&[both]).contains("cannot be used at the same time"));
+    }
+
+    #[test]
+    fn limits_have_old_and_new_names_and_a_group() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        let text = format!(
+            "if=none,id=d,format=raw,file={path},bps_rd=1000,throttling.iops-write=5,\
+             iops_wr_max=9,throttling.iops-write-max-length=3,iops_size=512,throttling.group=g"
+        );
+        let (graph, _) = opened(&[text]).unwrap();
+        let group = graph.drive("d").unwrap().io_group().unwrap();
+        let (rules, op_size) = group.rules();
+        assert_eq!((group.name(), op_size), ("g", 512));
+        let parts = rules.map(|limit| (limit.average, limit.max, limit.length));
+        let none = (0.0, 0.0, 1.0);
+        assert_eq!(parts, [none, (1000.0, 0.0, 1.0), none, none, none, (5.0, 9.0, 3.0)]);
     }
 }

@@ -86,7 +86,7 @@ mod tests {
             error(&["-mtdblock", "x"]),
             "p: -mtdblock x: this option of QEMU is not built yet in Tinamou"
         );
-        assert_eq!(error(&["-vga"]), "p: -vga: this option of QEMU is not built yet in Tinamou");
+        assert_eq!(error(&["-vnc"]), "p: -vnc: this option of QEMU is not built yet in Tinamou");
         assert_eq!(error(&["-win2k-hack"]), "p: -win2k-hack: Option not supported for this target");
         assert_eq!(error(&["-S", "--nographic", "-m", "1"]), "no error");
     }

@@ -158,7 +158,7 @@ impl Settings {
             "D" => self.log_file = Some(placed()),
             "name" => self.name = name(value).at(place)?,
             "uuid" => self.uuid = Some(uuid(place, value)?),
-            "display" => only_none(place, value)?,
+            "display" | "vga" => only_none(place, value)?,
             "nographic" => self.nographic = true,
             "nodefaults" => self.nodefaults = true,
             "S" => self.stopped = true,

@@ -214,6 +214,7 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
     }
     if let Some(machine) = vm.machine() {
         machine.tell_boot_order();
+        machine.tell_devices()?;
     }
     network::warn(program, vm, &networks);
     Ok(kept)

@@ -107,6 +107,7 @@ pub(crate) static TABLE: &[Opt] = &[
     built(STANDARD, "name", "[guest=]name", "sets the name of the guest"),
     built(STANDARD, "uuid", "%08x-%04x-%04x-%04x-%012x", "sets the UUID of the machine"),
     built(DISPLAY, "display", "none", "selects the display; only 'none'"),
+    built(DISPLAY, "vga", "none", "selects the video card; only 'none'"),
     built(
         DISPLAY,
         "nographic",
@@ -255,7 +256,6 @@ pub(crate) static TABLE: &[Opt] = &[
     absent("usb", false),
     absent("usbdevice", true),
     absent("spice", true),
-    absent("vga", true),
     absent("full-screen", false),
     elsewhere("g"),
     absent("vnc", true),

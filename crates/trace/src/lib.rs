@@ -246,6 +246,14 @@ pub fn say(text: std::fmt::Arguments<'_>) {
     drop(io::stdout().lock().write_all(text.to_string().as_bytes()));
 }
 
+/// Warns the user, after the program's name as it was called.
+pub fn warn(text: std::fmt::Arguments<'_>) {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = Path::new(&program).file_name().unwrap_or_default();
+    let line = format!("{}: warning: {text}\n", name.to_string_lossy());
+    drop(io::stderr().lock().write_all(line.as_bytes()));
+}
+
 /// Writes a line to the log when an item of the mask is on.
 #[macro_export]
 macro_rules! log {
@@ -276,6 +284,12 @@ macro_rules! log_limited {
 #[macro_export]
 macro_rules! guest_error {
     ($($text:tt)+) => { $crate::log_limited!($crate::Mask::GUEST_ERRORS, $($text)+) };
+}
+
+/// Warns the user.
+#[macro_export]
+macro_rules! warning {
+    ($($text:tt)+) => { $crate::warn(::std::format_args!($($text)+)) };
 }
 
 /// Reports something that is not modelled (`-d unimp`), rate-limited.

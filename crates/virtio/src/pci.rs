@@ -2,9 +2,9 @@
 //!
 //! The layout is the peer's: the legacy interface in I/O region 0, MSI-X in region 1, with
 //! `modern-pio-notify` notifications in I/O region 2; region 4 holds the common, ISR, device and
-//! notification structures. Functions are on the root bus, where they are conventional and
-//! `disable-legacy=auto` means transitional, as at the peer; so `ats`, `aer` and `x-pcie-*`, which
-//! are for express functions, have no effect on either side. Not modelled: shared memory.
+//! notification structures. On root and conventional buses functions are conventional and
+//! `disable-legacy=auto` means transitional; behind express ports they are express devices with the
+//! modern interface, as at the peer. Not modelled: shared memory, `ats` and `aer` (refused there).
 
 mod legacy;
 mod props;
@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use derive::VmState;
 use device::{Access, AccessRules, AddressSpace, Build, BusFault, Mmio, Region, Saved, Size};
 use parking_lot::Mutex;
-use pci::{Bar, ConfigHook, Function, Identity, Msix};
+use pci::{Bar, ConfigHook, Express, Function, Identity, Msix, PciBus, Role};
 use vmstate::Migration;
 
 use crate::irq::Wires;
@@ -112,9 +112,13 @@ fn pointer(kind: u8, bar: u8, offset: u64, len: u32, extra: Option<u32>) -> (u8,
 
 impl Setup {
     /// Legacy and modern interface.
-    fn modes(&self) -> qapi::Result<(bool, bool)> {
-        // On the root bus "auto" is off; there are no other buses.
-        let legacy = self.modes.disable_legacy != OnOffAuto::On;
+    fn modes(&self, on_link: bool) -> qapi::Result<(bool, bool)> {
+        let legacy = match self.modes.disable_legacy {
+            OnOffAuto::On => false,
+            OnOffAuto::Off => true,
+            // Express devices have no room for I/O ports.
+            OnOffAuto::Auto => !on_link,
+        };
         let modern = !self.modes.disable_modern;
         if !legacy && !modern {
             return Err(qapi::Error::generic(
@@ -145,11 +149,17 @@ impl VirtioPci {
     ) -> qapi::Result<Arc<VirtioPci>> {
         setup.pci.check(setup.name)?;
         setup.transport.check()?;
-        let modes = setup.modes()?;
+        let site = at.parent_bus::<PciBus>().map(|bus| bus.site());
+        let on_link = site.is_some_and(|site| site.is_express() && !site.is_root());
+        let modes = setup.modes(on_link)?;
+        let express = on_link && modes.1 && !setup.transport.disable_pcie;
         if modes.0 && device.features() & crate::feature::ACCESS_PLATFORM != 0 {
             return Err(qapi::Error::generic(
                 "VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor transitional device",
             ));
+        }
+        if express && (setup.transport.ats || setup.transport.aer) {
+            return Err(qapi::Error::generic("ats and aer are not supported"));
         }
         let id = device.id().0;
         if modes.0 && legacy_id(id).is_none() {
@@ -170,7 +180,7 @@ impl VirtioPci {
             let parts = Parts { this, setup, msix: &msix, legacy: &legacy, pio: &pio };
             VirtioPci {
                 core: OnceLock::new(),
-                function: Arc::new(parts.function(&*device, modes)),
+                function: Arc::new(parts.function(&*device, modes, express)),
                 msix: msix.clone(),
                 modes,
                 step: parts.step(),
@@ -434,7 +444,41 @@ impl Parts<'_> {
         bars
     }
 
-    fn function(&self, device: &dyn VirtioDevice, (legacy, modern): (bool, bool)) -> Function {
+    /// What an express device shows first: the link, and power management that does nothing.
+    fn add_express(&self, function: &Function) {
+        const POWER: u8 = 1;
+        let t = &self.setup.transport;
+        let express = Express {
+            role: Role::Endpoint,
+            at: None,
+            port: 0,
+            link: None,
+            flr: t.flr,
+            errors: t.deverr,
+            link_control: t.lnkctl,
+        };
+        function.add_express(&express, None);
+        // 1.2; a state that is left resets nothing only if that is said.
+        let keeps = if t.pm_no_soft_reset { 8 } else { 0 };
+        let at = function.add_capability(POWER, None, &[3, 0, keeps, 0, 0, 0]);
+        if t.pm {
+            function.allow_writes(at + 4, &[3]);
+        }
+        let this = self.this.clone();
+        function.on_reset(move || {
+            if let Some(this) = this.upgrade() {
+                this.reset();
+                this.settle();
+            }
+        });
+    }
+
+    fn function(
+        &self,
+        device: &dyn VirtioDevice,
+        (legacy, modern): (bool, bool),
+        express: bool,
+    ) -> Function {
         const FIRST_MODERN: u16 = 0x1040;
         const VENDOR: u16 = 0x1af4;
         let id = device.id().0;
@@ -471,15 +515,23 @@ impl Parts<'_> {
             capabilities.push(pointer(CFG_ACCESS, 0, 0, 0, Some(0)));
         }
         let bars = self.bars(device.config().len(), modern);
-        let msix = self.msix.as_ref().map(|m| (m.clone(), 1));
-        Function::new(&identity, &self.setup.pci, bars, &capabilities, msix)
+        let function = Function::new(&identity, &self.setup.pci, bars, &[], None);
+        if express {
+            self.add_express(&function);
+        }
+        for (id, body) in &capabilities {
+            function.add_capability(*id, None, body);
+        }
+        if let Some(msix) = self.msix {
+            function.add_msix(msix.clone(), 1, None);
+        }
+        function
     }
 }
 
 impl ConfigHook for VirtioPci {
-    fn read(&self) -> u32 {
-        let value = self.aim().and_then(|at| Mmio::read(self, at).ok());
-        value.map_or(0, low)
+    fn read(&self) -> Option<u32> {
+        self.aim().and_then(|at| Mmio::read(self, at).ok()).map(low)
     }
 
     fn written(&self, value: u32) {

@@ -71,6 +71,30 @@ impl Command {
 /// All commands.
 pub static COMMANDS: &[Command] = &[
     Command::of::<fd::AddFd>(),
+    Command::of::<block::create::BlockdevCreate>(),
+    Command::of::<block::jobs::BlockJobCancel>(),
+    Command::of::<block::jobs::BlockJobComplete>(),
+    Command::of::<block::jobs::BlockJobDismiss>(),
+    Command::of::<block::jobs::BlockJobFinalize>(),
+    Command::of::<block::jobs::BlockJobPause>(),
+    Command::of::<block::jobs::BlockJobResume>(),
+    Command::of::<block::jobs::BlockJobSetSpeed>(),
+    Command::of::<block::jobs::JobCancel>(),
+    Command::of::<block::jobs::JobComplete>(),
+    Command::of::<block::jobs::JobDismiss>(),
+    Command::of::<block::jobs::JobFinalize>(),
+    Command::of::<block::jobs::JobPause>(),
+    Command::of::<block::jobs::JobResume>(),
+    Command::of::<block::jobs::QueryBlockJobs>(),
+    Command::of::<block::jobs::QueryJobs>(),
+    Command::of::<block::layers::BlockCommit>(),
+    Command::of::<block::layers::BlockStream>(),
+    Command::of::<block::change::BlockdevReopen>(),
+    Command::of::<block::layers::ChangeBackingFile>(),
+    Command::of::<block::internal::BlockdevSnapshotDeleteInternalSync>(),
+    Command::of::<block::internal::BlockdevSnapshotInternalSync>(),
+    Command::of::<block::limits::BlockSetIoThrottle>(),
+    Command::of::<block::limits::BlockSetWriteThreshold>(),
     Command::of::<block::change::BlockResize>(),
     Command::of::<block::change::BlockdevAdd>(),
     Command::of::<block::change::BlockdevChangeMedium>(),
@@ -157,13 +181,19 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<run::WatchdogSetAction>(),
 ];
 
+pub use self::pci::{pci_buses, pci_class_name};
+pub use ::pci::FunctionInfo;
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
+pub use block::io::io_command;
+pub(crate) use block::jobs::{
+    BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, jobs, serve as serve_jobs,
+};
+pub(crate) use block::limits::BlockWriteThreshold;
 pub use control::{Version, VersionInfo, version};
-pub(crate) use devices::DeviceDeleted;
+pub(crate) use devices::{DeviceDeleted, tell_deleted};
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
-pub use pci::{pci_class_name, pci_functions};
 pub use qom::add_object;
 
 /// Carries out a command by name.

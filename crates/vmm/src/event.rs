@@ -90,6 +90,13 @@ impl From<Cause> for ShutdownCause {
 pub static EVENTS: &[(&str, TypeRef)] = &[
     ("BALLOON_CHANGE", crate::commands::BalloonInfo::type_info),
     ("BLOCK_IO_ERROR", crate::commands::BlockIoError::type_info),
+    ("BLOCK_JOB_CANCELLED", crate::commands::BlockJobEnd::type_info),
+    ("BLOCK_JOB_COMPLETED", crate::commands::BlockJobEnd::type_info),
+    ("BLOCK_JOB_ERROR", crate::commands::BlockJobError::type_info),
+    ("BLOCK_JOB_PENDING", crate::commands::BlockJobPending::type_info),
+    ("BLOCK_JOB_READY", crate::commands::BlockJobEnd::type_info),
+    ("JOB_STATUS_CHANGE", crate::commands::JobStatusChange::type_info),
+    ("BLOCK_WRITE_THRESHOLD", crate::commands::BlockWriteThreshold::type_info),
     ("DEVICE_TRAY_MOVED", crate::commands::TrayMoved::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
     ("NETDEV_STREAM_CONNECTED", crate::commands::StreamConnected::type_info),

@@ -27,7 +27,10 @@ pub struct Listing {
 impl Listing {
     /// The device class of this name.
     pub fn device(&self, name: &str) -> Option<&'static DeviceClass> {
-        self.devices.iter().copied().find(|class| class.name == name)
+        let named = |name: &str| self.devices.iter().copied().find(|class| class.name == name);
+        // `virtio-blk` and its like are short for the device on PCI.
+        let short = || name.starts_with("virtio-").then(|| named(&format!("{name}-pci"))).flatten();
+        named(name).or_else(short)
     }
 
     /// The type of user-made objects of this name.

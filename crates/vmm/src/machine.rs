@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{AccelVm, CpuHandle};
-use device::{Devices, FirmwareConfig, Reset, ResetTree, World};
+use device::{Devices, FirmwareConfig, LateFiles, Reset, ResetTree, World};
 use memory::AddressSpace;
 use qapi::Value;
 
@@ -53,6 +53,19 @@ impl Machine {
         }
         // The file is there since the board was made; it only changes.
         _ = firmware.set_file("bootorder", text);
+    }
+
+    /// Makes the files for firmware that name devices.
+    ///
+    /// # Errors
+    /// A device that is named does not exist.
+    pub fn tell_devices(&self) -> qapi::Result<()> {
+        let Some(world) = &self.world else { return Ok(()) };
+        let Some(LateFiles(tell)) = world.services.find() else { return Ok(()) };
+        tell(&|id| {
+            let function: Arc<pci::Function> = self.devices.find(id)?.ability()?;
+            function.address()
+        })
     }
 
     /// A machine without anything (`-M none`).

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use device::{Request, RunControl};
+use device::{Departure, Request, RunControl};
 use evloop::Handle;
 use parking_lot::Mutex;
 
@@ -50,5 +50,16 @@ impl RunControl for Requests {
             drop(queue);
             self.wake();
         }
+    }
+}
+
+impl Departure for Requests {
+    fn leave(&self, id: &str) {
+        let (Some(vm), id) = (self.vm.get().cloned(), id.to_owned()) else { return };
+        self.handle.call(Box::new(move || {
+            if let Some(vm) = vm.upgrade() {
+                vm.device_left(&id);
+            }
+        }));
     }
 }

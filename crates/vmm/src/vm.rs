@@ -101,6 +101,8 @@ impl Vm {
             config,
         });
         requests.serve(&vm);
+        let departure: Arc<dyn device::Departure> = requests;
+        vm.services.add(departure);
         vm
     }
 
@@ -108,6 +110,15 @@ impl Vm {
     pub fn set_machine(&self, machine: Machine, execution: Arc<dyn Execution>) {
         _ = self.machine.set(machine);
         _ = self.execution.set(execution);
+    }
+
+    /// A device is off its bus, or the guest let it go: it ends, and with it those on its buses.
+    pub(crate) fn device_left(&self, id: &str) {
+        let Some(machine) = self.machine() else { return };
+        let Some(record) = machine.devices.find(id) else { return };
+        for gone in machine.devices.remove(&record) {
+            crate::commands::tell_deleted(self, &gone);
+        }
     }
 
     /// The machine.
@@ -136,6 +147,11 @@ impl Vm {
         }
         self.watch_disks();
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// This machine, for calls that come later.
+    pub(crate) fn weak(&self) -> Weak<Vm> {
+        self.this.clone()
     }
 
     /// Whether everything of the command line exists.
@@ -250,6 +266,9 @@ impl Vm {
     /// Hears of errors of disks: tells them, and stops where the policy says so.
     fn watch_disks(&self) {
         let Some(graph) = self.services.find::<Arc<block::Graph>>() else { return };
+        if let Some(vm) = self.this.upgrade() {
+            crate::commands::serve_jobs(&vm);
+        }
         let (vm, handle) = (self.this.clone(), self.handle.clone());
         graph.on_trouble(Arc::new(move |trouble| {
             let vm = vm.clone();
@@ -311,6 +330,9 @@ impl Vm {
         }
         *self.exit.lock() = Some(Exit { cause, status: 0 });
         self.execution().stop();
+        if let Ok(jobs) = crate::commands::jobs(self) {
+            jobs.cancel_all();
+        }
         self.handle.quit();
     }
 

@@ -51,14 +51,26 @@ fn tool(name: &str, args: &[&str]) {
 }
 
 impl Program {
-    /// Assembles `tests/guests/NAME.S`.
+    /// Assembles `tests/guests/NAME.S`, whose output is stored beside it.
     pub fn build(name: &'static str, machine: &'static [&'static str]) -> Self {
         let expected = sources().join(format!("{name}.expected"));
         let expected = std::fs::read_to_string(&expected).expect("stored output");
+        let mut program = Self::assemble(name);
+        (program.machine, program.expected) = (machine, expected);
+        program
+    }
+
+    /// The program.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Assembles a program that the caller runs.
+    pub fn assemble(name: &'static str) -> Self {
         let thread = format!("{:?}", std::thread::current().id());
         let file = scratch(&format!("{name}-{thread}.elf"));
         assemble(name, &file, ".");
-        Self { name, machine, file, expected }
+        Self { name, machine: &[], file, expected: String::new() }
     }
 
     /// Assembles `tests/guests/NAME.S` with a `generated.inc` of this text.

@@ -27,6 +27,7 @@ mod tables;
 use std::collections::HashSet;
 use std::io as stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use block::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, Child, CreateOption, Creation,
@@ -80,8 +81,8 @@ pub(crate) struct Qcow2 {
     unpacked: Mutex<Option<(u64, Arc<Vec<u8>>)>>,
     cluster_bits: u32,
     version: u32,
-    read_only: bool,
-    unmap: bool,
+    read_only: AtomicBool,
+    unmap: AtomicBool,
     /// Compressed clusters are zstd and not deflate.
     zstd: bool,
 }
@@ -165,8 +166,8 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         unpacked: Mutex::default(),
         cluster_bits,
         version,
-        read_only: at.read_only,
-        unmap: at.is_unmap(),
+        read_only: at.read_only.into(),
+        unmap: at.is_unmap().into(),
         zstd,
     };
     if !at.read_only {
@@ -261,6 +262,14 @@ fn open_crypt(
 }
 
 impl Qcow2 {
+    fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    fn is_unmap(&self) -> bool {
+        self.unmap.load(Ordering::Relaxed)
+    }
+
     fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
@@ -277,7 +286,7 @@ impl Qcow2 {
         // What gives clusters up must not meet a request that still reads them.
         let pending = self.meta.lock().has_frees();
         let _all = pending.then(|| self.alone());
-        self.meta.lock().commit(self.unmap)
+        self.meta.lock().commit(self.is_unmap())
     }
 
     /// Writes the tables when so much was given up that it should be used again.
@@ -288,8 +297,8 @@ impl Qcow2 {
 
 impl Drop for Qcow2 {
     fn drop(&mut self) {
-        if !self.read_only {
-            _ = self.meta.lock().close(self.unmap);
+        if !self.is_read_only() {
+            _ = self.meta.lock().close(self.is_unmap());
         }
     }
 }
@@ -375,6 +384,23 @@ impl BlockDriver for Qcow2 {
             .then(|| block::Resolved { guard: Some(self.flights.begin()), ..below })
     }
 
+    fn reopen(&self, to: &block::Flags) -> Result<()> {
+        let was = self.is_read_only();
+        if to.read_only && !was {
+            // Every writer was told to end; the image is closed as a program that ends does.
+            let _all = self.alone();
+            let done = self.meta.lock().close(self.is_unmap());
+            done.map_err(|e| failed(&e))?;
+        }
+        let corrupt = self.meta.lock().header.incompatible & feature::CORRUPT != 0;
+        if was && !to.read_only && corrupt {
+            return Err(Error::generic("qcow2: Image is corrupt; cannot be opened read/write"));
+        }
+        self.read_only.store(to.read_only, Ordering::Relaxed);
+        self.unmap.store(to.unmap, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn set_backing(&self, backing: Option<Child>) -> bool {
         self.backing.set(backing);
         true
@@ -421,12 +447,12 @@ impl BlockDriver for Qcow2 {
     }
 
     fn check(&self, fix: Fix) -> stdio::Result<CheckReport> {
-        if fix != Fix::None && self.read_only {
+        if fix != Fix::None && self.is_read_only() {
             return Err(stdio::ErrorKind::PermissionDenied.into());
         }
         let _all = self.alone();
         let mut meta = self.meta.lock();
-        if !self.read_only {
+        if !self.is_read_only() {
             meta.commit(false)?;
         }
         check::check(&mut meta, fix)
@@ -446,7 +472,7 @@ impl BlockDriver for Qcow2 {
         }
         meta.about_to_change()?;
         snapshot::change(&mut meta, change)?;
-        meta.commit(self.unmap)?;
+        meta.commit(self.is_unmap())?;
         self.file.node().driver().flush()
     }
 
@@ -466,13 +492,13 @@ impl BlockDriver for Qcow2 {
         let size = meta.header.size;
         meta.mark_written(0, size);
         meta.unmap_all(0, size)?;
-        meta.commit(self.unmap)
+        meta.commit(self.is_unmap())
     }
 
     fn show_snapshot(&self, word: &str) -> stdio::Result<()> {
         let _all = self.gate.write();
         let mut meta = self.meta.lock();
-        if !self.read_only {
+        if !self.is_read_only() {
             return Err(stdio::ErrorKind::PermissionDenied.into());
         }
         snapshot::show(&mut meta, word)
@@ -565,7 +591,7 @@ impl Qcow2 {
         } else {
             meta.grow_l1(len)?;
         }
-        meta.commit(self.unmap)?;
+        meta.commit(self.is_unmap())?;
         meta.header.size = len;
         meta.header.write(&self.file.node().clone())?;
         let start = old & !(self.cluster_size() - 1);
@@ -579,14 +605,14 @@ impl Qcow2 {
         }
         if how != Preallocation::Off && len > old {
             meta.preallocate(old, len, how)?;
-            meta.commit(self.unmap)?;
+            meta.commit(self.is_unmap())?;
         }
         drop(meta);
         // What lay behind the end of a backing file must not come to light.
         let behind = self.backing.node().map_or(0, |node| node.len());
         if len > old && behind > old {
             self.zero_range(old, behind.min(len) - old, how == Preallocation::Off)?;
-            self.meta.lock().commit(self.unmap)?;
+            self.meta.lock().commit(self.is_unmap())?;
         }
         Ok(())
     }

@@ -17,8 +17,8 @@ use qapi::{Error, Result, Source, Value};
 
 use super::pass::{Access, Filter, Passing, Rest};
 use crate::driver::{BlockClass, BlockDriver, Extent};
-use crate::graph::Opening;
 use crate::node::{Child, Node};
+use crate::opening::Opening;
 
 const KINDS: [&str; 6] = ["read", "write", "write-zeroes", "discard", "flush", "block-status"];
 /// Longest file of rules.
@@ -56,15 +56,14 @@ impl Rules {
         }
         let state = self.state;
         let now = |event: &str, wanted: u64| event == name && (wanted == 0 || wanted == state);
-        for rule in self.inject.iter_mut().filter(|rule| now(&rule.event, rule.state)) {
-            rule.armed = true;
+        // What is armed stays so in other states, until an event arms anew.
+        if self.inject.iter().any(|rule| now(&rule.event, rule.state)) {
+            for rule in &mut self.inject {
+                rule.armed = now(&rule.event, rule.state);
+            }
         }
         if let Some(rule) = self.set.iter().find(|rule| now(&rule.event, rule.state)) {
             self.state = rule.new;
-            // Errors of another state are over.
-            for rule in &mut self.inject {
-                rule.armed &= rule.state == 0 || rule.state == self.state;
-            }
         }
     }
 

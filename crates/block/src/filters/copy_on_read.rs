@@ -13,8 +13,8 @@ use qapi::Result;
 
 use super::pass::{Access, Filter, Passing, Rest};
 use crate::driver::{BlockClass, BlockDriver};
-use crate::graph::Opening;
 use crate::node::{Child, Node};
+use crate::opening::Opening;
 
 /// Bytes copied at once.
 const PIECE: u64 = 1 << 20;

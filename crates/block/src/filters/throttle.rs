@@ -19,8 +19,8 @@ use qapi::{Error, Result};
 
 use super::pass::{Access, Filter, Passing, Rest};
 use crate::driver::{BlockClass, BlockDriver};
-use crate::graph::Opening;
 use crate::node::{Child, Node};
+use crate::opening::Opening;
 
 /// One limit: units per second, the burst per second, and for how many seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -60,7 +60,14 @@ impl Bucket {
 }
 
 /// The buckets of a group.
-pub struct Limits(Mutex<[Option<Bucket>; 6]>);
+pub struct Limits {
+    buckets: Mutex<[Option<Bucket>; 6]>,
+    /// Bytes that count as one request; 0: any.
+    op_size: u64,
+}
+
+/// Largest limit.
+const MOST: f64 = 1e15;
 
 /// What a group is found by among the abilities of objects.
 #[derive(Clone)]
@@ -72,6 +79,12 @@ impl Limits {
     /// # Errors
     /// Limits contradict one another.
     pub fn new(rules: &Rules) -> Result<Limits> {
+        let refuse = |text: &str| Err(Error::generic(text));
+        for limit in rules {
+            if [limit.average, limit.max].iter().any(|n| !(0.0..=MOST).contains(n)) {
+                return refuse("bps/iops/max values must be within [0, 1000000000000000]");
+            }
+        }
         for all in rules.chunks(3) {
             let used = |at: usize| all.get(at).is_some_and(|limit| limit.average > 0.0);
             if used(0) && (used(1) || used(2)) {
@@ -85,11 +98,35 @@ impl Limits {
         if rules.iter().any(|l| l.max > 0.0 && l.max < l.average) {
             return Err(Error::generic("bps_max/iops_max cannot be lower than bps/iops"));
         }
+        for limit in rules {
+            if limit.max > 0.0 && limit.length < 1.0 {
+                return refuse("the burst length cannot be 0");
+            }
+            if limit.length > 1.0 && limit.max <= 0.0 {
+                return refuse("burst length set without burst rate");
+            }
+            if limit.max > 0.0 && limit.length > MOST / limit.max {
+                return refuse("burst length too high for this burst rate");
+            }
+        }
         let since = Instant::now();
         let bucket = |limit: &Limit| {
             (limit.average > 0.0).then_some(Bucket { limit: *limit, level: 0.0, since })
         };
-        Ok(Limits(Mutex::new([0, 1, 2, 3, 4, 5].map(|n| rules.get(n).and_then(bucket)))))
+        let buckets = [0, 1, 2, 3, 4, 5].map(|n| rules.get(n).and_then(bucket));
+        Ok(Limits { buckets: Mutex::new(buckets), op_size: 0 })
+    }
+
+    /// So many bytes count as one request.
+    #[must_use]
+    pub fn with_op_size(self, op_size: u64) -> Limits {
+        Limits { op_size, ..self }
+    }
+
+    /// Takes a request's share and gives 0, or tells how many seconds it has to wait.
+    #[must_use]
+    pub fn delay(&self, writes: bool, bytes: u64) -> f64 {
+        self.take(writes, bytes, Instant::now())
     }
 
     /// Waits until a request may go.
@@ -106,7 +143,7 @@ impl Limits {
     /// Takes a request's share, or tells how many seconds it has to wait.
     fn take(&self, writes: bool, bytes: u64, now: Instant) -> f64 {
         let own = if writes { 2 } else { 1 };
-        let mut all = self.0.lock();
+        let mut all = self.buckets.lock();
         let mine = |n: usize| n.is_multiple_of(3) || n % 3 == own;
         let mut time = 0.0f64;
         for (_, bucket) in all.iter_mut().enumerate().filter(|(n, _)| mine(*n)) {
@@ -118,10 +155,11 @@ impl Limits {
         if time > 0.0 {
             return time;
         }
+        let requests = bytes.div_ceil(if self.op_size == 0 { u64::MAX } else { self.op_size });
         for (n, bucket) in all.iter_mut().enumerate().filter(|(n, _)| mine(*n)) {
             if let Some(bucket) = bucket {
                 #[expect(clippy::cast_precision_loss, reason = "a share of a second")]
-                let units = if n < 3 { bytes as f64 } else { 1.0 };
+                let units = if n < 3 { bytes as f64 } else { requests.max(1) as f64 };
                 bucket.level += units;
             }
         }

@@ -1,9 +1,10 @@
 //! What the guest starts: a kernel directly, or firmware that finds the kernel in fw_cfg.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use accel::{Boot, FirmwareCalls};
-use device::FirmwareConfig;
+use device::{FirmwareConfig, LateFiles, PciAddress};
 use firmware::{Fdt, Kernel, arm64};
 use machine::Board;
 
@@ -26,8 +27,7 @@ fn read(what: &str, path: &Path) -> qapi::Result<Vec<u8>> {
 /// Gives firmware its items and files.
 pub(super) fn fill_fw_cfg(plan: &Plan, board: &Board<'_>) -> qapi::Result<()> {
     let record = board.record(map::FW_CFG.name);
-    let Some(fw_cfg) = record.and_then(|r| r.ability::<std::sync::Arc<dyn FirmwareConfig>>())
-    else {
+    let Some(fw_cfg) = record.and_then(|r| r.ability::<Arc<dyn FirmwareConfig>>()) else {
         return Ok(());
     };
     let cpus = u16::try_from(board.config.cpus).unwrap_or(u16::MAX);
@@ -36,10 +36,7 @@ pub(super) fn fill_fw_cfg(plan: &Plan, board: &Board<'_>) -> qapi::Result<()> {
         fw_cfg.set_file(name, data)?;
     }
     fill_boot_options(&*fw_cfg, board)?;
-    let smbios = smbios(plan, board);
-    for (name, data) in firmware::smbios::build(&board.config.smbios, &smbios)? {
-        fw_cfg.set_file(name, data)?;
-    }
+    offer_smbios(plan, board, &fw_cfg)?;
     super::acpi::offer(plan, board, &*fw_cfg)?;
     for (name, data) in &board.config.firmware_files {
         fw_cfg.set_file(name, data.clone())?;
@@ -65,20 +62,43 @@ fn fill_boot_options(fw_cfg: &dyn FirmwareConfig, board: &Board<'_>) -> qapi::Re
     }
 }
 
-/// What SMBIOS says of the machine; names are the peer's, which guests look for.
-fn smbios<'a>(plan: &Plan, board: &'a Board<'_>) -> firmware::smbios::Machine<'a> {
+/// The files of SMBIOS; what names devices is told again when they exist.
+fn offer_smbios(
+    plan: &Plan,
+    board: &Board<'_>,
+    fw_cfg: &Arc<dyn FirmwareConfig>,
+) -> qapi::Result<()> {
     let shape = board.config.topology();
     let cores = shape.clusters.saturating_mul(shape.cores);
-    firmware::smbios::Machine {
-        manufacturer: "QEMU",
-        product: "QEMU Virtual Machine",
-        version: plan.version.smbios,
-        uuid: board.config.uuid,
-        cpus: (shape.sockets, cores, cores.saturating_mul(shape.threads)),
-        ram: (map::RAM, board.config.ram_size),
-        device: plan.version.memory_device,
-        pci: &|_| None,
+    let cpus = (shape.sockets, cores, cores.saturating_mul(shape.threads));
+    let (version, device) = (plan.version.smbios, plan.version.memory_device);
+    let (uuid, ram) = (board.config.uuid, (map::RAM, board.config.ram_size));
+    let (options, to) = (board.config.smbios.clone(), fw_cfg.clone());
+    let names_devices = options.names_devices();
+    let tell = move |pci: PciAddress<'_>| {
+        // Names are the peer's, which guests look for.
+        let machine = firmware::smbios::Machine {
+            manufacturer: "QEMU",
+            product: "QEMU Virtual Machine",
+            version,
+            uuid,
+            cpus,
+            ram,
+            device,
+            pci,
+        };
+        for (name, data) in firmware::smbios::build(&options, &machine)? {
+            to.set_file(name, data)?;
+        }
+        Ok(())
+    };
+    if names_devices {
+        // The files have their places now, and their contents later.
+        tell(&|_| Some((0, 0)))?;
+        board.world.services.add(LateFiles(Arc::new(tell)));
+        return Ok(());
     }
+    tell(&|_| None)
 }
 
 fn offer_kernel(fw_cfg: &dyn FirmwareConfig, board: &Board<'_>) -> qapi::Result<()> {

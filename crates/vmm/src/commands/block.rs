@@ -1,13 +1,19 @@
 //! Commands about storage: what there is ([`info`], [`stats`]), nodes and media ([`change`]),
-//! layers ([`snapshot`]).
+//! layers ([`snapshot`], [`layers`]), jobs ([`jobs`]), new images ([`create`]).
 //!
 //! Slots are [`block::Backend`]s: those of `-drive` by their ids, those that devices made by the
-//! device. Not here: jobs, internal snapshots, bitmaps, exports, `blockdev-reopen`, throttling, write
-//! thresholds (the fields say that there are none).
+//! device; limits and thresholds are in [`limits`], internal snapshots in [`internal`]. Not here:
+//! bitmaps, exports.
 //! Source: QEMU's QMP reference; replies compared with QEMU 10.0.
 
 pub(super) mod change;
+pub(super) mod create;
 pub(super) mod info;
+pub(super) mod internal;
+pub(super) mod io;
+pub(super) mod jobs;
+pub(super) mod layers;
+pub(super) mod limits;
 pub(super) mod snapshot;
 pub(super) mod stats;
 

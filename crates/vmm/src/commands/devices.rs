@@ -1,7 +1,7 @@
 //! Commands about devices and types.
 
 use derive::Qapi;
-use device::{Bus, DeviceClass, Unplug};
+use device::{Bus, DeviceClass, Record, Unplug};
 use qapi::{Class, Error, Kind, Member, Result, Source, Value};
 
 use super::QmpCommand;
@@ -56,6 +56,7 @@ pub(super) fn bus_type(class: &DeviceClass) -> &'static str {
         Bus::Usb => "usb-device",
         Bus::Scsi => "scsi-device",
         Bus::I2c => "i2c-slave",
+        Bus::Nvme => "device",
         Bus::VirtioSerial => "virtio-serial-port",
     }
 }
@@ -137,10 +138,23 @@ impl QmpCommand for DeviceDel {
             Error::new(Class::DeviceNotFound, format!("Device '{}' not found", self.id))
         })?;
         if machine.devices.unplug(&record)? == Unplug::Done {
-            let path = format!("/machine/peripheral/{id}");
-            let data = DeviceDeleted { device: Some(id.to_owned()), path };
-            vm.emit("DEVICE_DELETED", Some(qapi::Qapi::to_value(&data)));
+            vm.device_left(id);
         }
         Ok(())
     }
+}
+
+/// Tells that a device ended. The one behind a virtio transport is told first.
+pub(crate) fn tell_deleted(vm: &Vm, record: &Record) {
+    let anonymous = record.id.contains('[');
+    let place = if anonymous { "peripheral-anon" } else { "peripheral" };
+    let path = format!("/machine/{place}/{}", record.id);
+    let tell = |device: Option<String>, path: String| {
+        let data = DeviceDeleted { device, path };
+        vm.emit("DEVICE_DELETED", Some(qapi::Qapi::to_value(&data)));
+    };
+    if (record.class.props)().has_member("virtio-backend") {
+        tell(None, format!("{path}/virtio-backend"));
+    }
+    tell((!anonymous).then(|| record.id.clone()), path);
 }

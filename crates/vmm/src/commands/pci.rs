@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use derive::Qapi;
-use pci::{FunctionInfo, PciBus, RegionInfo};
+use pci::{BridgeInfo, FunctionInfo, PciBus, RegionInfo};
 use qapi::Result;
 
 use super::QmpCommand;
@@ -71,8 +71,49 @@ pub(super) struct PciDeviceInfo {
     /// Id of the device.
     #[qapi(name = "qdev_id")]
     qdev_id: String,
+    /// What is behind a bridge.
+    #[qapi(name = "pci_bridge")]
+    pci_bridge: Option<PciBridgeInfo>,
     /// Its regions.
     regions: Vec<PciMemoryRegion>,
+}
+
+/// First and last address of a window.
+#[derive(Qapi)]
+pub(super) struct PciMemoryRange {
+    /// First.
+    base: i64,
+    /// Last.
+    limit: i64,
+}
+
+/// The bus behind a bridge.
+#[derive(Qapi)]
+pub(super) struct PciBusInfo {
+    /// Number of the bridge's own bus.
+    number: i64,
+    /// Number of the bus behind it.
+    secondary: i64,
+    /// Last number behind it.
+    subordinate: i64,
+    /// I/O window.
+    #[qapi(name = "io_range")]
+    io_range: PciMemoryRange,
+    /// Memory window.
+    #[qapi(name = "memory_range")]
+    memory_range: PciMemoryRange,
+    /// Window of prefetchable memory.
+    #[qapi(name = "prefetchable_range")]
+    prefetchable_range: PciMemoryRange,
+}
+
+/// A bridge.
+#[derive(Qapi)]
+pub(super) struct PciBridgeInfo {
+    /// Its bus.
+    bus: PciBusInfo,
+    /// The functions there.
+    devices: Option<Vec<PciDeviceInfo>>,
 }
 
 /// A bus.
@@ -84,11 +125,13 @@ pub(super) struct PciInfo {
     devices: Vec<PciDeviceInfo>,
 }
 
-/// The functions of the machine's root bus, if it has one.
-pub fn pci_functions(vm: &Vm) -> Option<Vec<FunctionInfo>> {
+/// The root buses with their functions, the newest first; if there are any.
+pub fn pci_buses(vm: &Vm) -> Option<Vec<(u8, Vec<FunctionInfo>)>> {
     let all = vm.machine()?.devices.all();
     let bus = all.iter().find_map(|record| record.ability::<Arc<PciBus>>())?;
-    Some(bus.list())
+    let mut buses: Vec<_> = bus.expanders().iter().map(|b| (b.number(), b.list())).collect();
+    buses.push((0, bus.list()));
+    Some(buses)
 }
 
 /// The words for a class that has some.
@@ -115,22 +158,47 @@ fn region(info: RegionInfo) -> PciMemoryRegion {
     }
 }
 
-fn device(info: FunctionInfo) -> PciDeviceInfo {
+fn range((base, limit): (u64, u64)) -> PciMemoryRange {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    PciMemoryRange { base: number(base), limit: number(limit) }
+}
+
+fn bridge(info: BridgeInfo) -> PciBridgeInfo {
+    let [primary, secondary, last] = info.numbers;
+    let [io, memory, prefetch] = info.windows;
+    let inner = |f| device(secondary, f);
+    let devices = info.functions.into_iter().map(inner).collect();
+    PciBridgeInfo {
+        bus: PciBusInfo {
+            number: primary.into(),
+            secondary: secondary.into(),
+            subordinate: last.into(),
+            io_range: range(io),
+            memory_range: range(memory),
+            prefetchable_range: range(prefetch),
+        },
+        devices: (secondary != 0).then_some(devices),
+    }
+}
+
+fn device(bus: u8, info: FunctionInfo) -> PciDeviceInfo {
     let desc = pci_class_name(info.class).map(str::to_owned);
     PciDeviceInfo {
-        bus: 0,
+        bus: bus.into(),
         slot: info.slot.into(),
         function: info.function.into(),
         class_info: PciDeviceClass { desc, class: info.class.into() },
         id: PciDeviceId {
             device: info.id.1.into(),
             vendor: info.id.0.into(),
-            subsystem: Some(info.subsystem.1.into()),
-            subsystem_vendor: Some(info.subsystem.0.into()),
+            // Bridges have something else there.
+            subsystem: info.bridge.is_none().then_some(info.subsystem.1.into()),
+            subsystem_vendor: info.bridge.is_none().then_some(info.subsystem.0.into()),
         },
         irq: (info.irq.1 > 0).then_some(info.irq.0.into()),
         irq_pin: info.irq.1.into(),
         qdev_id: info.name,
+        pci_bridge: info.bridge.map(bridge),
         regions: info.regions.into_iter().map(region).collect(),
     }
 }
@@ -143,10 +211,10 @@ impl QmpCommand for QueryPci {
     const NAME: &'static str = "query-pci";
     type Returns = Vec<PciInfo>;
     fn run(self, vm: &Vm) -> Result<Vec<PciInfo>> {
-        let bus = |functions: Vec<FunctionInfo>| PciInfo {
-            bus: 0,
-            devices: functions.into_iter().map(device).collect(),
+        let bus = |(number, functions): (u8, Vec<FunctionInfo>)| PciInfo {
+            bus: number.into(),
+            devices: functions.into_iter().map(|f| device(number, f)).collect(),
         };
-        Ok(pci_functions(vm).map(bus).into_iter().collect())
+        Ok(pci_buses(vm).unwrap_or_default().into_iter().map(bus).collect())
     }
 }

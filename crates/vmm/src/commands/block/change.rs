@@ -22,6 +22,21 @@ impl QmpCommand for BlockdevAdd {
     }
 }
 
+/// Give nodes other options.
+#[derive(Qapi)]
+pub(crate) struct BlockdevReopen {
+    /// The options of each, as for `blockdev-add`.
+    options: Vec<Value>,
+}
+
+impl QmpCommand for BlockdevReopen {
+    const NAME: &'static str = "blockdev-reopen";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        graph(vm)?.reopen(self.options)
+    }
+}
+
 /// Delete a node that was added.
 #[derive(Qapi)]
 pub(crate) struct BlockdevDel {
@@ -58,6 +73,10 @@ impl QmpCommand for BlockResize {
             return Err(Error::generic(format!("Block node '{}' is read-only", node.name())));
         }
         let graph = graph(vm)?;
+        if let Some(why) = graph.why_blocked(&node) {
+            let name = graph.name_of(&node);
+            return Err(Error::generic(format!("Node '{name}' is busy: {why}")));
+        }
         let resized = {
             let _drained = graph.drain();
             node.driver().truncate(size, block::Preallocation::Off)

@@ -114,6 +114,23 @@ pub(crate) struct BlockDeviceInfo {
     iops_rd: i64,
     /// Of writes.
     iops_wr: i64,
+    /// Bursts of bytes and requests, and their seconds, where there are any.
+    bps_max: Option<i64>,
+    bps_rd_max: Option<i64>,
+    bps_wr_max: Option<i64>,
+    iops_max: Option<i64>,
+    iops_rd_max: Option<i64>,
+    iops_wr_max: Option<i64>,
+    bps_max_length: Option<i64>,
+    bps_rd_max_length: Option<i64>,
+    bps_wr_max_length: Option<i64>,
+    iops_max_length: Option<i64>,
+    iops_rd_max_length: Option<i64>,
+    iops_wr_max_length: Option<i64>,
+    /// Bytes that count as one request.
+    iops_size: Option<i64>,
+    /// The group whose limits these are.
+    group: Option<String>,
     /// The image.
     image: ImageInfo,
     /// How it is cached.
@@ -147,6 +164,10 @@ pub(crate) struct BlockInfo {
 }
 
 fn allocated(node: &Node) -> Option<u64> {
+    if node.class().is_filter() {
+        let below = node.child("file").or_else(|| node.child("backing"));
+        return below.and_then(|below| allocated(&below));
+    }
     let own = node.driver().allocated_size();
     own.or_else(|| node.child("file").and_then(|file| allocated(&file)))
 }
@@ -155,7 +176,7 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn snapshot(s: &block::Snapshot) -> SnapshotInfo {
+pub(super) fn snapshot(s: &block::Snapshot) -> SnapshotInfo {
     SnapshotInfo {
         id: s.id.clone(),
         name: s.name.clone(),
@@ -168,13 +189,14 @@ fn snapshot(s: &block::Snapshot) -> SnapshotInfo {
     }
 }
 
-fn image(node: &Node, deep: bool) -> ImageInfo {
+fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     use qapi::Qapi as _;
     let about = node.driver().format_info();
     let file_like = ["file", "host_device"].contains(&node.class().name);
     let specific = about.specific.or_else(|| file_like.then(Value::empty));
     let name = node.class().name;
-    let backing = node.child("backing");
+    let is_filter = node.class().is_filter();
+    let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
     let below = if deep { backing.as_ref() } else { None };
     let shots = about.snapshots;
     ImageInfo {
@@ -183,7 +205,10 @@ fn image(node: &Node, deep: bool) -> ImageInfo {
         dirty_flag: Some(about.dirty),
         actual_size: allocated(node),
         virtual_size: node.len(),
-        cluster_size: about.cluster_size,
+        cluster_size: match about.cluster_size {
+            None if is_filter => node.skip_filters().driver().format_info().cluster_size,
+            own => own,
+        },
         full_backing_filename: about
             .backing_file
             .as_ref()
@@ -197,15 +222,24 @@ fn image(node: &Node, deep: bool) -> ImageInfo {
 }
 
 /// What is known of a node; `writeback` is its user's.
-pub(crate) fn device_info(node: &Node, writeback: bool, deep: bool) -> BlockDeviceInfo {
+pub(crate) fn device_info(
+    node: &Arc<Node>,
+    writeback: bool,
+    deep: bool,
+    group: Option<&block::IoGroup>,
+) -> BlockDeviceInfo {
+    let (rules, op_size) = group.map(block::IoGroup::rules).unwrap_or_default();
+    #[expect(clippy::cast_possible_truncation, reason = "rates are whole and bounded")]
+    let whole = |n: f64| n as i64;
+    let at = |n: usize| rules.get(n).copied().unwrap_or_default();
+    let average = |n| whole(at(n).average);
+    let max = |n| (at(n).max > 0.0).then(|| whole(at(n).max));
+    let length = |n| (at(n).max > 0.0).then(|| whole(at(n).length));
     let flags = node.flags();
-    let backing = node.child("backing");
-    let mut depth = 0;
-    let mut layer = backing.clone();
-    while let Some(node) = layer {
-        depth += 1;
-        layer = node.child("backing");
-    }
+    let is_filter = node.class().is_filter();
+    let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
+    let layers = if deep { node.chain().len() } else { 1 };
+    let depth = i64::try_from(layers).unwrap_or(1) - 1;
     BlockDeviceInfo {
         file: node.filename().to_owned(),
         node_name: Some(node.name().to_owned()),
@@ -215,15 +249,29 @@ pub(crate) fn device_info(node: &Node, writeback: bool, deep: bool) -> BlockDevi
         backing_file_depth: depth,
         encrypted: false,
         detect_zeroes: node.detect_zeroes().word().to_owned(),
-        bps: 0,
-        bps_rd: 0,
-        bps_wr: 0,
-        iops: 0,
-        iops_rd: 0,
-        iops_wr: 0,
+        bps: average(0),
+        bps_rd: average(1),
+        bps_wr: average(2),
+        iops: average(3),
+        iops_rd: average(4),
+        iops_wr: average(5),
+        bps_max: max(0),
+        bps_rd_max: max(1),
+        bps_wr_max: max(2),
+        iops_max: max(3),
+        iops_rd_max: max(4),
+        iops_wr_max: max(5),
+        bps_max_length: length(0),
+        bps_rd_max_length: length(1),
+        bps_wr_max_length: length(2),
+        iops_max_length: length(3),
+        iops_rd_max_length: length(4),
+        iops_wr_max_length: length(5),
+        iops_size: (op_size > 0).then(|| signed(op_size)),
+        group: group.map(|group| group.name().to_owned()),
         image: image(node, deep),
         cache: BlockdevCacheInfo { writeback, direct: flags.direct, no_flush: flags.no_flush },
-        write_threshold: 0,
+        write_threshold: signed(node.threshold().place()),
         active: true,
     }
 }
@@ -256,7 +304,10 @@ pub(crate) fn block_info(
         r#type: "unknown".into(),
         removable,
         locked: device.is_some_and(|(_, slot)| slot.is_locked()),
-        inserted: node.map(|node| device_info(&node, writeback, true)),
+        inserted: node.map(|node| {
+            let group = backend.io_group();
+            device_info(&node.skip_implicit(), writeback, true, group.as_deref())
+        }),
         tray_open: tray,
         io_status: watched.then(|| status.to_owned()),
     })
@@ -288,6 +339,6 @@ impl QmpCommand for QueryNamedBlockNodes {
     fn run(self, vm: &Vm) -> Result<Vec<BlockDeviceInfo>> {
         let deep = !self.flat.unwrap_or(false);
         let nodes = graph(vm)?.nodes();
-        Ok(nodes.iter().rev().map(|node| device_info(node, true, deep)).collect())
+        Ok(nodes.iter().rev().map(|node| device_info(node, true, deep, None)).collect())
     }
 }

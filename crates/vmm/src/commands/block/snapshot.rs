@@ -2,7 +2,8 @@
 //!
 //! All are one mechanism: each action is prepared, then all are carried out while nothing is under
 //! way, and undone from the last to the first if one fails. Files that were made stay, as at the
-//! peer. `transaction` knows the two kinds of snapshots and `abort`.
+//! peer. `transaction` knows the two kinds of snapshots
+//! by layers, internal ones and `abort`.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use derive::Qapi;
 use qapi::{Error, Result, Source, Value};
 
 use super::super::QmpCommand;
+use super::internal::BlockdevSnapshotInternalSync;
 use super::{graph, node};
 use crate::Vm;
 
@@ -62,6 +64,8 @@ pub(crate) enum TransactionAction {
     Abort(Abort),
     /// Put a node over another one.
     BlockdevSnapshot(BlockdevSnapshot),
+    /// Take an internal snapshot of a disk.
+    BlockdevSnapshotInternalSync(BlockdevSnapshotInternalSync),
     /// Put a new image over a node.
     BlockdevSnapshotSync(BlockdevSnapshotSync),
 }
@@ -108,7 +112,16 @@ impl BlockdevSnapshotSync {
                 class.name
             ))
         })?;
-        create(&Creation { filename, size: below.len(), options, ..Creation::default() })
+        let new = Creation { filename, size: below.len(), options, ..Creation::default() };
+        // The program tells of it where its output goes, as the image tool does.
+        let line = format!(
+            "Formatting '{}', fmt={}{}\n",
+            new.filename,
+            class.name,
+            (class.describe)(&new)
+        );
+        _ = std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes());
+        create(&new)
     }
 
     fn open(&self, graph: &Graph, format: &str) -> Result<Arc<Node>> {
@@ -122,25 +135,48 @@ impl BlockdevSnapshotSync {
     }
 }
 
+/// What was done and can be undone.
+enum Step {
+    Layer(Redirect),
+    Internal(Arc<Node>, String),
+}
+
+impl Step {
+    fn undo(&self, graph: &Graph) {
+        match self {
+            Step::Layer(redirect) => redirect.undo(graph),
+            Step::Internal(node, id) => {
+                _ = node.driver().change_snapshot(&block::SnapshotChange::Delete(id.clone()));
+            }
+        }
+    }
+}
+
+fn carry_out(vm: &Vm, graph: &Graph, action: &TransactionAction) -> Result<Step> {
+    let redirect = match action {
+        TransactionAction::Abort(_) => {
+            return Err(Error::generic("Transaction aborted using Abort action"));
+        }
+        TransactionAction::BlockdevSnapshotInternalSync(snapshot) => {
+            return snapshot.take(vm).map(|(node, id)| Step::Internal(node, id));
+        }
+        TransactionAction::BlockdevSnapshot(snapshot) => snapshot.begin(vm, graph)?,
+        TransactionAction::BlockdevSnapshotSync(snapshot) => snapshot.begin(vm, graph)?,
+    };
+    redirect.apply(graph)?;
+    Ok(Step::Layer(redirect))
+}
+
 /// Carries out actions together.
 fn transact(vm: &Vm, actions: &[TransactionAction]) -> Result<()> {
     let graph = graph(vm)?;
-    let _drained = graph.drain();
-    let mut done: Vec<Redirect> = Vec::new();
+    let _still = graph.drain();
+    let mut done: Vec<Step> = Vec::new();
     for action in actions {
-        let begun = match action {
-            TransactionAction::Abort(_) => {
-                Err(Error::generic("Transaction aborted using Abort action"))
-            }
-            TransactionAction::BlockdevSnapshot(snapshot) => snapshot.begin(vm, &graph),
-            TransactionAction::BlockdevSnapshotSync(snapshot) => snapshot.begin(vm, &graph),
-        };
-        match begun.and_then(|redirect| redirect.apply().map(|()| redirect)) {
-            Ok(redirect) => done.push(redirect),
+        match carry_out(vm, &graph, action) {
+            Ok(step) => done.push(step),
             Err(error) => {
-                for redirect in done.iter().rev() {
-                    redirect.undo();
-                }
+                done.iter().rev().for_each(|step| step.undo(&graph));
                 return Err(error);
             }
         }

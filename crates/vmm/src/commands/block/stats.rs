@@ -106,7 +106,7 @@ fn of_node(node: &Arc<Node>, own: Option<BlockDeviceStats>, deep: bool) -> Block
     use qapi::Qapi as _;
     let mut stats = own.unwrap_or_else(|| zeroes(false));
     stats.wr_highest_offset = load(&node.stats.wr_highest_offset);
-    let below = |role| node.child(role).filter(|_| deep);
+    let below = |role| node.child(role).filter(|_| deep).map(|child| child.skip_implicit());
     let name = node.class().name;
     let specific = ["file", "host_device"].contains(&name).then(|| {
         let zero = |key: &'static str| (key, Value::Int(0));
@@ -152,7 +152,7 @@ impl QmpCommand for QueryBlockstats {
             }
             let own = of_backend(&backend);
             let mut stats = match backend.node() {
-                Some(node) => of_node(&node, Some(own), true),
+                Some(node) => of_node(&node.skip_implicit(), Some(own), true),
                 None => BlockStats {
                     device: None,
                     qdev: None,

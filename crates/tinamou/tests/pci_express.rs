@@ -1,0 +1,474 @@
+//! PCI Express ports, native hot plug and NVMe from outside: our program and the installed peer get
+//! the same accesses by qtest and the same commands by QMP, and give the same answers.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+const OURS: &str = env!("CARGO_BIN_EXE_tinamou");
+const PEER: &str = "qemu-system-aarch64";
+const ECAM: u64 = 0x40_1000_0000;
+/// Where the tests put a region: the start of the low window.
+const BAR: u64 = 0x1000_0000;
+const RAM: u64 = 0x4000_0000;
+
+struct Emulator {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    qmp: BufReader<UnixStream>,
+    events: Vec<String>,
+    socket: PathBuf,
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+        _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+impl Emulator {
+    fn start(program: &str, args: &str) -> Option<Emulator> {
+        use std::os::unix::process::CommandExt as _;
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tinamou-pci-{}-{number}", std::process::id());
+        let socket = std::env::temp_dir().join(name);
+        let monitor = format!("unix:{},server=on,wait=off", socket.display());
+        let mut child = Command::new(program)
+            .arg0(PEER)
+            .args(["-M", "virt", "-nodefaults", "-S", "-display", "none"])
+            .args(["-qtest", "stdio", "-qmp", &monitor, "-m", "256"])
+            .args(args.split_whitespace())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let (to, from) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
+        // Half a minute, then the emulator did not start.
+        let mut tries = 0..6000;
+        let stream = loop {
+            match UnixStream::connect(&socket) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(tries.next().is_some(), "{program}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let qmp = BufReader::new(stream);
+        let mut emulator = Emulator { child, to, from, qmp, events: Vec::new(), socket };
+        emulator.line();
+        emulator.qmp("{\"execute\":\"qmp_capabilities\"}");
+        Some(emulator)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        let n = self.qmp.read_line(&mut line).expect("a line of QMP");
+        assert!(n > 0, "the emulator ended");
+        line.trim().to_owned()
+    }
+
+    /// The words of an error, or `ok`.
+    fn qmp(&mut self, command: &str) -> String {
+        writeln!(self.qmp.get_mut(), "{command}").expect("QMP takes commands");
+        loop {
+            let line = self.line();
+            if line.contains("\"event\"") {
+                self.events.push(line);
+                continue;
+            }
+            return match line.split_once("\"desc\": ") {
+                Some((_, words)) => words.trim_end_matches('}').to_owned(),
+                None => "ok".into(),
+            };
+        }
+    }
+
+    fn device_add(&mut self, args: &str) -> String {
+        self.qmp(&format!("{{\"execute\":\"device_add\",\"arguments\":{{{args}}}}}"))
+    }
+
+    fn device_del(&mut self, id: &str) -> String {
+        let command = format!("{{\"execute\":\"device_del\",\"arguments\":{{\"id\":\"{id}\"}}}}");
+        self.qmp(&command)
+    }
+
+    /// Waits for the event that this device is gone.
+    fn gone(&mut self, id: &str) {
+        let words = format!("\"device\": \"{id}\"");
+        while !self.events.iter().any(|event| event.contains(&words)) {
+            let line = self.line();
+            self.events.push(line);
+        }
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.to, "{line}").expect("the emulator reads");
+        loop {
+            let mut answer = String::new();
+            let n = self.from.read_line(&mut answer).expect("an answer");
+            assert!(n > 0, "{line}: the emulator ended");
+            if let Some(rest) = answer.strip_prefix("OK") {
+                return rest.trim().to_owned();
+            }
+            assert!(answer.starts_with("IRQ") || answer.starts_with('['), "{line}: {answer}");
+        }
+    }
+
+    fn read32(&mut self, at: u64) -> u32 {
+        let answer = self.ask(&format!("readl {at:#x}"));
+        let digits = answer.strip_prefix("0x").expect("a number");
+        u32::try_from(u64::from_str_radix(digits, 16).expect("a number")).expect("32 bits")
+    }
+
+    fn write(&mut self, at: u64, bits: u32, value: u64) {
+        let letter = if bits == 16 { 'w' } else { 'l' };
+        self.ask(&format!("write{letter} {at:#x} {value:#x}"));
+    }
+
+    fn bytes(&mut self, at: u64, len: usize) -> Vec<u8> {
+        let answer = self.ask(&format!("read {at:#x} {len:#x}"));
+        let digits = answer.strip_prefix("0x").expect("bytes");
+        let byte = |n| u8::from_str_radix(&digits[n..n + 2], 16).expect("a byte");
+        (0..digits.len()).step_by(2).map(byte).collect()
+    }
+
+    fn put(&mut self, at: u64, bytes: &[u8]) {
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        self.ask(&format!("write {at:#x} {:#x} 0x{hex}", bytes.len()));
+    }
+
+    /// The space of a function with the bits that can be written, as text; a bridge leads on.
+    fn space(&mut self, bus: u64, slot: u64, masks_from: u64, next: &mut u64, out: &mut String) {
+        let base = ECAM + (bus << 20) + (slot << 15);
+        let words: Vec<u32> = (0..1024).map(|n| self.read32(base + 4 * n)).collect();
+        for (n, word) in words.iter().enumerate().filter(|(_, w)| ![0, u32::MAX].contains(*w)) {
+            out.push_str(&format!("{bus:02x}:{slot:02x} {:03x} {word:08x}\n", 4 * n));
+        }
+        // A reset of the function would change more.
+        if bus >= masks_from {
+            for n in (0..64).filter(|n| *n != 0x48 / 4) {
+                let at = base + 4 * n;
+                self.write(at, 32, u64::from(u32::MAX));
+                let ones = self.read32(at);
+                self.write(at, 32, 0);
+                let zeroes = self.read32(at);
+                self.write(at, 32, words[n as usize].into());
+                out.push_str(&format!(
+                    "{bus:02x}:{slot:02x} {:03x} ~{:08x}\n",
+                    4 * n,
+                    ones ^ zeroes
+                ));
+            }
+        }
+        if words[3] >> 16 & 0x7f == 1 {
+            let below = *next;
+            *next += 1;
+            self.write(base + 0x18, 32, bus | below << 8 | 0xff << 16);
+            for slot in 0..4 {
+                if self.read32(ECAM + (below << 20) + (slot << 15)) != u32::MAX {
+                    self.space(below, slot, masks_from, next, out);
+                }
+            }
+        }
+    }
+}
+
+/// What both say, if the peer is here.
+fn both<T>(args: &str, f: impl Fn(&mut Emulator) -> T) -> Option<(T, T)> {
+    let mut theirs = Emulator::start(PEER, args)?;
+    let theirs = f(&mut theirs);
+    let mut ours = Emulator::start(OURS, args).expect("our program");
+    Some((f(&mut ours), theirs))
+}
+
+#[test]
+fn configuration_spaces_are_the_peers() {
+    let cases = [
+        ("-device pcie-root-port,id=a,port=3,slot=5,chassis=6,x-speed=32,x-width=16", 0),
+        ("-device pcie-root-port,id=a,io-reserve=4K,bus-reserve=2,hotplug=off,disable-acs=on", 9),
+        ("-device pcie-root-port,id=a -device virtio-rng-pci,bus=a", 1),
+        ("-device pcie-root-port,id=a -device nvme,serial=1,bus=a", 9),
+        ("-device pcie-root-port,id=a -device edu,bus=a", 1),
+        ("-device nvme,serial=1", 0),
+        ("-device pci-bridge,id=b,chassis_nr=1,shpc=off -device virtio-rng-pci,bus=b,addr=2", 0),
+        (
+            "-device pcie-root-port,id=a -device x3130-upstream,bus=a,id=u \
+             -device xio3130-downstream,bus=u,id=d,chassis=3,slot=4 -device virtio-rng-pci,bus=d",
+            3,
+        ),
+    ];
+    for (args, masks_from) in cases {
+        let dump = |e: &mut Emulator| {
+            let (mut out, mut next) = (String::new(), 1);
+            e.space(0, 1, masks_from, &mut next, &mut out);
+            out
+        };
+        let Some((ours, theirs)) = both(args, dump) else { return };
+        let differ = ours.lines().zip(theirs.lines()).find(|(a, b)| a != b);
+        assert_eq!(differ, None, "{args}");
+        assert_eq!(ours.len(), theirs.len(), "{args}");
+    }
+}
+
+/// Slot control and status of the port in slot 1, and the first word of the device behind it.
+fn slot_of(e: &mut Emulator) -> (u32, u32, u32) {
+    let port = ECAM + (1 << 15);
+    (e.read32(port + 0x6c), e.read32(port + 0x64) >> 16, e.read32(ECAM + (1 << 20)))
+}
+
+fn hot_plug(e: &mut Emulator) -> Vec<String> {
+    let control = ECAM + (1 << 15) + 0x6c;
+    let mut out = Vec::new();
+    let mut note = |e: &mut Emulator, what: String| {
+        let state = slot_of(e);
+        out.push(format!("{what} {state:x?}"));
+    };
+    e.write(ECAM + (1 << 15) + 0x18, 32, 0x1_0100);
+    let rng = "\"driver\":\"virtio-rng-pci\",\"bus\":\"a\"";
+    let words = e.device_add(&format!("{rng},\"id\":\"r\""));
+    note(e, words);
+    // The guest takes note and switches power on.
+    e.write(control + 2, 16, 9);
+    e.write(control, 16, 0x1e9);
+    note(e, "on".into());
+    e.write(control + 2, 16, 0x10);
+    let words = e.device_add(&format!("{rng},\"id\":\"s\""));
+    note(e, words);
+    let words = e.device_add("\"driver\":\"virtio-rng-pci\",\"bus\":\"pcie.0\",\"id\":\"s\"");
+    note(e, words);
+    // The button is pressed; a second time it is too early.
+    for _ in 0..2 {
+        let words = e.device_del("r");
+        note(e, words);
+    }
+    // Clearing more than is there clears nothing.
+    e.write(control + 2, 16, 9);
+    note(e, "clear".into());
+    e.write(control, 16, 0x2e9);
+    note(e, "blink".into());
+    e.write(control, 16, 0x7e9);
+    e.gone("r");
+    note(e, "off".into());
+    let words = e.device_del("r");
+    note(e, words);
+    // Nobody sees it yet, so it goes at once.
+    let words = e.device_add(&format!("{rng},\"id\":\"t\""));
+    note(e, words);
+    let words = e.device_del("t");
+    e.gone("t");
+    note(e, words);
+    let words = e.device_add(&format!("{rng},\"id\":\"v\""));
+    note(e, words);
+    e.write(control, 16, 0x2c0);
+    let words = e.device_del("v");
+    note(e, words);
+    e.qmp("{\"execute\":\"system_reset\"}");
+    out
+}
+
+#[test]
+fn devices_come_and_go_as_at_the_peer() {
+    let Some((ours, theirs)) = both("-device pcie-root-port,id=a", hot_plug) else { return };
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+    assert!(ours.iter().any(|line| line.contains("already in the process of unplug")), "{ours:?}");
+}
+
+#[test]
+fn windows_and_numbers_of_bridges_route() {
+    // The identification of the educational device, behind two bridges.
+    let args = "-device pcie-root-port,id=a -device pcie-pci-bridge,id=b,bus=a \
+                -device edu,bus=b,addr=3";
+    let mut e = Emulator::start(OURS, args).expect("our program");
+    let (port, bridge) = (ECAM + (1 << 15), ECAM + (5 << 20));
+    let edu = ECAM + (7 << 20) + (3 << 15);
+    assert_eq!(e.read32(edu), u32::MAX, "no number leads there yet");
+    e.write(port + 0x18, 32, 0x0a_0500);
+    e.write(bridge + 0x18, 32, 0x08_0705);
+    assert_eq!(e.read32(edu), 0x11e8_1234);
+    e.write(edu + 0x10, 32, BAR + 0x20_0000);
+    e.write(edu + 4, 32, 6);
+    e.write(bridge + 4, 32, 6);
+    e.write(port + 4, 32, 6);
+    let window = |first: u64, last: u64| last >> 16 << 16 | first >> 16;
+    let (first, last) = (BAR + 0x20_0000, BAR + 0x3f_ffff);
+    e.write(port + 0x20, 32, window(first, last));
+    e.write(bridge + 0x20, 32, window(BAR, BAR + 0xf_ffff));
+    assert_ne!(e.read32(first), 0x0100_00ed, "the lower window is elsewhere");
+    e.write(bridge + 0x20, 32, window(first, last));
+    assert_eq!(e.read32(first), 0x0100_00ed);
+    e.write(port + 4, 32, 0);
+    assert_ne!(e.read32(first), 0x0100_00ed, "the port does not decode");
+    e.write(port + 4, 32, 6);
+    assert_eq!(e.read32(first), 0x0100_00ed);
+    e.qmp("{\"execute\":\"system_reset\"}");
+    assert_eq!(e.read32(edu), u32::MAX);
+}
+
+/// A driver for one controller: queues in RAM, one command at a time.
+struct Nvme<'a> {
+    e: &'a mut Emulator,
+    id: u16,
+    /// By number: heads, phase.
+    queues: [(u64, u64, u32, u32, u16); 2],
+}
+
+const DATA: u64 = RAM + 0x20_0000;
+
+impl Nvme<'_> {
+    fn of(e: &mut Emulator) -> Nvme<'_> {
+        let device = ECAM + (1 << 15);
+        assert_ne!(e.read32(device), u32::MAX);
+        e.write(device + 0x10, 32, BAR);
+        e.write(device + 0x14, 32, 0);
+        e.write(device + 4, 32, 6);
+        e.write(BAR + 0x24, 32, 31 << 16 | 31);
+        for (at, value) in [(0x28, RAM + 0x10_0000), (0x2c, 0), (0x30, RAM + 0x11_0000), (0x34, 0)]
+        {
+            e.write(BAR + at, 32, value & 0xffff_ffff);
+        }
+        e.write(BAR + 0x14, 32, 1 | 6 << 16 | 4 << 20);
+        assert_eq!(e.read32(BAR + 0x1c), 1, "ready");
+        let queue =
+            |n: u64| (RAM + 0x10_0000 + n * 0x2_0000, RAM + 0x11_0000 + n * 0x2_0000, 0, 0, 1);
+        Nvme { e, id: 0, queues: [queue(0), queue(1)] }
+    }
+
+    /// Result and status of a command; words are 10 to 12.
+    fn run(
+        &mut self,
+        queue: usize,
+        opcode: u8,
+        nsid: u32,
+        (p1, p2): (u64, u64),
+        dw: [u32; 3],
+    ) -> (u32, u16) {
+        self.id += 1;
+        let mut c = vec![opcode, 0];
+        c.extend(self.id.to_le_bytes());
+        c.extend(nsid.to_le_bytes());
+        c.extend([0; 16]);
+        c.extend(p1.to_le_bytes());
+        c.extend(p2.to_le_bytes());
+        c.extend(dw.iter().flat_map(|word| word.to_le_bytes()));
+        c.resize(64, 0);
+        let (sq, cq, tail, head, phase) = self.queues[queue];
+        self.e.put(sq + 64 * u64::from(tail), &c);
+        let tail = (tail + 1) % 32;
+        let bell = BAR + 0x1000 + 8 * queue as u64;
+        self.e.write(bell, 32, tail.into());
+        let mut tries = 0..4000;
+        let answer = loop {
+            let answer = self.e.bytes(cq + 16 * u64::from(head), 16);
+            if u16::from(answer[14] & 1) == phase {
+                break answer;
+            }
+            assert!(tries.next().is_some(), "no answer to {opcode:#x}");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        assert_eq!(u16::from_le_bytes([answer[12], answer[13]]), self.id);
+        let head = (head + 1) % 32;
+        let phase = if head == 0 { phase ^ 1 } else { phase };
+        self.queues[queue] = (sq, cq, tail, head, phase);
+        self.e.write(bell + 4, 32, head.into());
+        let status = u16::from_le_bytes([answer[14], answer[15]]) >> 1;
+        (u32::from_le_bytes([answer[0], answer[1], answer[2], answer[3]]), status)
+    }
+}
+
+fn nvme(e: &mut Emulator) -> Vec<String> {
+    let mut n = Nvme::of(e);
+    let mut out = Vec::new();
+    let page = (DATA, DATA + 4096);
+    for (opcode, nsid, pages, dw) in [
+        (6, 0, page, [1, 0, 0]),
+        (6, 0, page, [2, 0, 0]),
+        (6, 0, page, [0x42, 0, 0]),
+        (6, u32::MAX, page, [0, 0, 0]),
+        (9, 0, page, [7, 0x3_0003, 0]),
+        (10, 0, page, [7, 0, 0]),
+        (10, 0, page, [0x304, 0, 0]),
+        (9, 0, page, [4, 0x150, 0]),
+        (10, 0, page, [4, 0, 0]),
+        (9, 0, page, [1, 5, 0]),
+        (2, 1, page, [2 | 127 << 16, 0, 0]),
+        (2, 1, page, [0xc0 | 127 << 16, 0, 0]),
+        (5, 0, (RAM + 0x13_0000, 0), [31 << 16, 1, 0]),
+        (5, 0, (RAM + 0x13_0000, 0), [5000 << 16 | 1, 1, 0]),
+        (5, 0, (RAM + 0x13_0000, 0), [31 << 16 | 1, 99 << 16 | 3, 0]),
+        (5, 0, (RAM + 0x13_0010, 0), [31 << 16 | 1, 1, 0]),
+        (5, 0, (RAM + 0x13_0000, 0), [31 << 16 | 1, 1, 0]),
+        (1, 0, (RAM + 0x12_0000, 0), [31 << 16 | 1, 2 << 16 | 1, 0]),
+        (1, 0, (RAM + 0x12_0000, 0), [31 << 16 | 1, 1 << 16 | 1, 0]),
+        (4, 0, page, [1, 0, 0]),
+        (4, 0, page, [9, 0, 0]),
+        (0, 0, page, [9, 0, 0]),
+        (8, 0, page, [5 << 16 | 1, 0, 0]),
+        (0x7f, 0, page, [0, 0, 0]),
+    ] {
+        out.push(format!("admin {opcode:x} {dw:x?}: {:x?}", n.run(0, opcode, nsid, pages, dw)));
+    }
+    let data: Vec<u8> = (0..8192u32).map(|i| (i * 7 % 251) as u8).collect();
+    n.e.put(DATA, &data);
+    let list: Vec<u8> =
+        [3u64, 2, 1, 5].iter().flat_map(|p| (DATA + p * 0x1000).to_le_bytes()).collect();
+    n.e.put(RAM + 0x30_0000, &list);
+    for (opcode, nsid, pages, dw) in [
+        (1, 1, page, [8, 0, 15]),
+        (5, 1, page, [8, 0, 15]),
+        (5, 1, page, [9, 0, 14]),
+        (2, 1, (DATA + 0x200, DATA + 4096), [8, 0, 7]),
+        (2, 1, (DATA, DATA + 4096 + 8), [8, 0, 15]),
+        (2, 1, (DATA, RAM + 0x30_0000), [8, 0, 39]),
+        (2, 1, page, [0x1f_ffff, 0, 7]),
+        (2, 2, page, [0, 0, 7]),
+        (2, 0, page, [0, 0, 7]),
+        (2, 1, page, [0, 0, 0xffff]),
+        (0, 1, page, [0, 0, 0]),
+        (0, u32::MAX, page, [0, 0, 0]),
+        (8, 1, page, [8, 0, 1 << 25]),
+        (9, 1, page, [0, 4, 0]),
+        (0x7f, 1, page, [0, 0, 0]),
+    ] {
+        let answer = n.run(1, opcode, nsid, pages, dw);
+        let sum: u64 =
+            n.e.bytes(DATA, 0x6000)
+                .iter()
+                .fold(7, |s, b| (s ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+        out.push(format!("I/O {opcode:x} {dw:x?}: {answer:x?} {sum:x}"));
+    }
+    out
+}
+
+#[test]
+fn nvme_answers_as_the_peer_does() {
+    let file = std::env::temp_dir().join(format!("tinamou-nvme-{}", std::process::id()));
+    let args = format!(
+        "-blockdev driver=file,node-name=d,filename={} -device nvme,serial=abc,drive=d",
+        file.display()
+    );
+    let mut all = Vec::new();
+    for program in [PEER, OURS] {
+        std::fs::write(&file, vec![0; 1 << 20]).expect("a disk");
+        let Some(mut e) = Emulator::start(program, &args) else { continue };
+        all.push(nvme(&mut e));
+    }
+    std::fs::remove_file(&file).expect("the disk");
+    if let [theirs, ours] = all.as_slice() {
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            assert_eq!(ours, theirs);
+        }
+    }
+    // What was written came back, and what differs is said to.
+    let ours = all.last().expect("our answers");
+    assert!(ours.iter().any(|line| line.starts_with("I/O 5 [8, 0, f]: (0, 0)")), "{ours:#?}");
+    assert!(ours.iter().any(|line| line.starts_with("I/O 5 [9, 0, e]: (0, 4285)")), "{ours:#?}");
+}

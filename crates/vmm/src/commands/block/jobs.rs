@@ -1,0 +1,389 @@
+//! What is asked of jobs: `job-*`, `block-job-*`, `query-jobs`, `query-block-jobs`; their events.
+//!
+//! [`serve`] gives the machine its jobs and turns what they tell into events. Transactions of jobs
+//! and `block-job-change` are not built.
+
+use std::sync::Arc;
+
+use block_jobs::{About, JobError, JobType as Kind, Jobs, Status, Told};
+use derive::Qapi;
+use qapi::{Error, Qapi as _, Result};
+
+use super::super::QmpCommand;
+use crate::Vm;
+
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
+pub(crate) enum JobType {
+    /// Merge into the base.
+    Commit,
+    /// Merge from below.
+    Stream,
+    /// Make an image.
+    Create,
+}
+
+impl From<Kind> for JobType {
+    fn from(kind: Kind) -> JobType {
+        match kind {
+            Kind::Commit => JobType::Commit,
+            Kind::Stream => JobType::Stream,
+            Kind::Create => JobType::Create,
+        }
+    }
+}
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
+pub(crate) enum JobStatus {
+    /// Not begun.
+    Created,
+    /// At work.
+    Running,
+    /// Waits to be resumed.
+    Paused,
+    /// Can be completed.
+    Ready,
+    /// Ready and paused.
+    Standby,
+    /// Waits for others.
+    Waiting,
+    /// Waits to be finalized.
+    Pending,
+    /// Being undone.
+    Aborting,
+    /// Over.
+    Concluded,
+    /// Forgotten.
+    Null,
+}
+
+impl From<Status> for JobStatus {
+    fn from(status: Status) -> JobStatus {
+        match status {
+            Status::Created => JobStatus::Created,
+            Status::Running => JobStatus::Running,
+            Status::Paused => JobStatus::Paused,
+            Status::Ready => JobStatus::Ready,
+            Status::Standby => JobStatus::Standby,
+            Status::Waiting => JobStatus::Waiting,
+            Status::Pending => JobStatus::Pending,
+            Status::Aborting => JobStatus::Aborting,
+            Status::Concluded => JobStatus::Concluded,
+            Status::Null => JobStatus::Null,
+        }
+    }
+}
+
+/// How a device's or job's last requests went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
+pub(crate) enum BlockDeviceIoStatus {
+    /// Well.
+    Ok,
+    /// Not.
+    Failed,
+    /// There was no space left.
+    Nospace,
+}
+
+/// What `JOB_STATUS_CHANGE` says.
+#[derive(Qapi)]
+pub(crate) struct JobStatusChange {
+    /// Its state.
+    status: JobStatus,
+    /// The job.
+    id: String,
+}
+
+/// What `BLOCK_JOB_COMPLETED`, `_CANCELLED` and `_READY` say.
+#[derive(Qapi)]
+pub(crate) struct BlockJobEnd {
+    /// The job.
+    device: String,
+    /// To do.
+    len: u64,
+    /// Done.
+    offset: u64,
+    /// Bytes per second; 0: no limit.
+    speed: u64,
+    /// What the job does.
+    r#type: JobType,
+    /// Why it failed.
+    error: Option<String>,
+}
+
+impl BlockJobEnd {
+    fn of(about: &About, with_error: bool) -> BlockJobEnd {
+        BlockJobEnd {
+            r#type: about.kind.into(),
+            device: about.id.clone(),
+            len: about.total,
+            offset: about.current,
+            speed: about.speed,
+            error: about.error.clone().filter(|_| with_error),
+        }
+    }
+}
+
+/// What `BLOCK_JOB_PENDING` says.
+#[derive(Qapi)]
+pub(crate) struct BlockJobPending {
+    /// What the job does.
+    r#type: JobType,
+    /// The job.
+    id: String,
+}
+
+/// What `BLOCK_JOB_ERROR` says.
+#[derive(Qapi)]
+pub(crate) struct BlockJobError {
+    /// The job.
+    device: String,
+    /// `read` or `write`.
+    operation: String,
+    /// What is done about it.
+    action: String,
+}
+
+fn tell(vm: &Vm, told: &Told) {
+    let (name, data) = match told {
+        Told::Status(id, status) => {
+            let data = JobStatusChange { id: id.clone(), status: (*status).into() };
+            ("JOB_STATUS_CHANGE", data.to_value())
+        }
+        Told::Ready(about) => ("BLOCK_JOB_READY", BlockJobEnd::of(about, false).to_value()),
+        Told::Completed(about) => ("BLOCK_JOB_COMPLETED", BlockJobEnd::of(about, true).to_value()),
+        Told::Cancelled(about) => ("BLOCK_JOB_CANCELLED", BlockJobEnd::of(about, false).to_value()),
+        Told::Pending(id, kind) => {
+            let data = BlockJobPending { r#type: (*kind).into(), id: id.clone() };
+            ("BLOCK_JOB_PENDING", data.to_value())
+        }
+        Told::Error { id, write, verdict } => {
+            let action = match verdict {
+                JobError::Report => "report",
+                JobError::Ignore => "ignore",
+                JobError::Stop => "stop",
+            };
+            let operation = if *write { "write" } else { "read" };
+            let data = BlockJobError {
+                device: id.clone(),
+                operation: operation.into(),
+                action: action.into(),
+            };
+            ("BLOCK_JOB_ERROR", data.to_value())
+        }
+    };
+    vm.emit(name, Some(data));
+}
+
+/// Gives the machine its jobs.
+pub(crate) fn serve(vm: &Arc<Vm>) {
+    let (handle, weak) = (vm.handle.clone(), Arc::downgrade(vm));
+    let jobs = Jobs::new(
+        move |call| handle.call(call),
+        move |told| {
+            if let Some(vm) = weak.upgrade() {
+                tell(&vm, told);
+            }
+        },
+    );
+    vm.services.add(jobs);
+}
+
+/// The machine's jobs.
+pub(crate) fn jobs(vm: &Vm) -> Result<Jobs> {
+    vm.services.find::<Jobs>().ok_or_else(|| Error::generic("there is no storage"))
+}
+
+/// A job.
+#[derive(Qapi)]
+pub(crate) struct JobInfo {
+    /// Its id.
+    id: String,
+    /// What it does.
+    r#type: JobType,
+    /// Its state.
+    status: JobStatus,
+    /// Done.
+    current_progress: u64,
+    /// To do.
+    total_progress: u64,
+    /// Why it failed.
+    error: Option<String>,
+}
+
+/// List the jobs.
+#[derive(Qapi)]
+pub(crate) struct QueryJobs;
+
+impl QmpCommand for QueryJobs {
+    const NAME: &'static str = "query-jobs";
+    type Returns = Vec<JobInfo>;
+    fn run(self, vm: &Vm) -> Result<Vec<JobInfo>> {
+        let info = |about: About| JobInfo {
+            id: about.id,
+            r#type: about.kind.into(),
+            status: about.status.into(),
+            current_progress: about.current,
+            total_progress: about.total,
+            error: about.error,
+        };
+        Ok(jobs(vm)?.list().into_iter().map(info).collect())
+    }
+}
+
+/// A job that works on a disk.
+#[derive(Qapi)]
+pub(crate) struct BlockJobInfo {
+    /// What it does.
+    r#type: JobType,
+    /// Its id.
+    device: String,
+    /// To do.
+    len: u64,
+    /// Done.
+    offset: u64,
+    /// It is at work right now.
+    busy: bool,
+    /// It was paused.
+    paused: bool,
+    /// Bytes per second; 0: no limit.
+    speed: u64,
+    /// How its last requests went.
+    io_status: BlockDeviceIoStatus,
+    /// It can be completed.
+    ready: bool,
+    /// Its state.
+    status: JobStatus,
+    /// Its result is put in place without being asked for.
+    auto_finalize: bool,
+    /// It is forgotten at its end.
+    auto_dismiss: bool,
+    /// Why it failed.
+    error: Option<String>,
+}
+
+/// List the jobs that work on disks.
+#[derive(Qapi)]
+pub(crate) struct QueryBlockJobs;
+
+impl QmpCommand for QueryBlockJobs {
+    const NAME: &'static str = "query-block-jobs";
+    type Returns = Vec<BlockJobInfo>;
+    fn run(self, vm: &Vm) -> Result<Vec<BlockJobInfo>> {
+        let info = |about: About| BlockJobInfo {
+            r#type: about.kind.into(),
+            device: about.id,
+            len: about.total,
+            offset: about.current,
+            busy: about.busy,
+            paused: about.paused,
+            speed: about.speed,
+            io_status: match about.io_status {
+                0 => BlockDeviceIoStatus::Ok,
+                2 => BlockDeviceIoStatus::Nospace,
+                _ => BlockDeviceIoStatus::Failed,
+            },
+            ready: matches!(about.status, Status::Ready | Status::Standby),
+            status: about.status.into(),
+            auto_finalize: about.auto_finalize,
+            auto_dismiss: about.auto_dismiss,
+            error: about.error,
+        };
+        let all = jobs(vm)?.list().into_iter();
+        Ok(all.filter(|about| about.kind != Kind::Create).map(info).collect())
+    }
+}
+
+macro_rules! asks {
+    ($doc:literal, $type:ident, $name:literal, $id:ident, $block:literal, $verb:ident) => {
+        #[doc = $doc]
+        #[derive(Qapi)]
+        pub(crate) struct $type {
+            /// The job.
+            $id: String,
+        }
+
+        impl QmpCommand for $type {
+            const NAME: &'static str = $name;
+            type Returns = ();
+            fn run(self, vm: &Vm) -> Result<()> {
+                jobs(vm)?.$verb(&self.$id, $block)
+            }
+        }
+    };
+}
+
+asks!("Pause a job.", JobPause, "job-pause", id, false, pause);
+asks!("Let a job go on.", JobResume, "job-resume", id, false, resume);
+asks!("Let a job that is ready end.", JobComplete, "job-complete", id, false, complete);
+asks!("Put a job's result in place.", JobFinalize, "job-finalize", id, false, finalize);
+asks!("Forget a job that is over.", JobDismiss, "job-dismiss", id, false, dismiss);
+asks!("Pause a block job.", BlockJobPause, "block-job-pause", device, true, pause);
+asks!("Let a block job go on.", BlockJobResume, "block-job-resume", device, true, resume);
+asks!(
+    "Let a block job that is ready end.",
+    BlockJobComplete,
+    "block-job-complete",
+    device,
+    true,
+    complete
+);
+asks!(
+    "Put a block job's result in place.",
+    BlockJobFinalize,
+    "block-job-finalize",
+    id,
+    true,
+    finalize
+);
+asks!("Forget a block job that is over.", BlockJobDismiss, "block-job-dismiss", id, true, dismiss);
+
+/// Cancel a job.
+#[derive(Qapi)]
+pub(crate) struct JobCancel {
+    /// The job.
+    id: String,
+}
+
+impl QmpCommand for JobCancel {
+    const NAME: &'static str = "job-cancel";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        jobs(vm)?.cancel(&self.id, false, true)
+    }
+}
+
+/// Cancel a block job.
+#[derive(Qapi)]
+pub(crate) struct BlockJobCancel {
+    /// The job.
+    device: String,
+    /// Even if it is paused, or ready.
+    force: Option<bool>,
+}
+
+impl QmpCommand for BlockJobCancel {
+    const NAME: &'static str = "block-job-cancel";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        jobs(vm)?.cancel(&self.device, true, self.force.unwrap_or(false))
+    }
+}
+
+/// Set a block job's speed.
+#[derive(Qapi)]
+pub(crate) struct BlockJobSetSpeed {
+    /// The job.
+    device: String,
+    /// Bytes per second; 0: no limit.
+    speed: i64,
+}
+
+impl QmpCommand for BlockJobSetSpeed {
+    const NAME: &'static str = "block-job-set-speed";
+    type Returns = ();
+    fn run(self, vm: &Vm) -> Result<()> {
+        jobs(vm)?.set_speed(&self.device, self.speed)
+    }
+}
