@@ -83,7 +83,8 @@ pub fn entry(name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
 /// A RAM disk with `tests/guests/NAME.c` as init, compiled here.
 pub fn of_program(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../guests/{name}.c"));
-    let (program, path) = (crate::scratch(name), crate::scratch(&format!("{name}.cpio")));
+    let thread = format!("{name}-{:?}", std::thread::current().id());
+    let (program, path) = (crate::scratch(&thread), crate::scratch(&format!("{thread}.cpio")));
     let mut compiler = Command::new("aarch64-linux-gnu-gcc");
     compiler.args(["-O1", "-static", "-pthread", "-o"]).args([&program, &source]);
     assert!(compiler.status().is_ok_and(|s| s.success()), "{compiler:?}");
