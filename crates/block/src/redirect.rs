@@ -83,11 +83,17 @@ impl Graph {
     /// One of them is used in a way that does not allow it, or `above` can have no backing.
     pub fn begin_snapshot(&self, below: &Arc<Node>, above: &Arc<Node>) -> Result<Redirect> {
         check_free(self, below)?;
+        // A disk's own node first, then what can have no backing, then what other nodes use.
+        let in_use = || Err(Error::generic("The overlay is already in use"));
+        let is_above = |node: Arc<Node>| Arc::ptr_eq(&node, above);
+        if self.backends().iter().any(|disk| disk.node().is_some_and(is_above)) {
+            return in_use();
+        }
         if !above.class().has_backing {
             return Err(Error::generic("The overlay does not support backing images"));
         }
         if above.is_used() {
-            return Err(Error::generic("The overlay is already in use"));
+            return in_use();
         }
         if above.child("backing").is_some() {
             return Err(Error::generic("The overlay already has a backing image"));
@@ -165,5 +171,8 @@ mod tests {
         let (below, above) = (null(), null());
         let error = graph.begin_snapshot(&below, &above).err().unwrap();
         assert_eq!(error.desc, "The overlay does not support backing images");
+        _ = graph.add_drive("disk", Some(above.clone())).unwrap();
+        let error = graph.begin_snapshot(&below, &above).err().unwrap();
+        assert_eq!(error.desc, "The overlay is already in use");
     }
 }

@@ -134,8 +134,8 @@ mod tests {
             let mut count = self.0.lock();
             *count += 1;
             self.1.notify_all();
-            let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
-            while *count < 2 && !self.1.wait_until(&mut count, limit).timed_out() {}
+            let limit = std::time::Duration::from_secs(20);
+            while *count < 2 && !self.1.wait_for(&mut count, limit).timed_out() {}
         }
     }
 
