@@ -106,7 +106,11 @@ fn create(new: &Creation) -> Result<()> {
     };
     file.set_len(whole).map_err(fail)?;
     match new.option("preallocation").unwrap_or("off") {
-        "off" => Ok(()),
+        // As QEMU does it, so that maps of new images are alike: the first block has a place.
+        "off" => {
+            let first = usize::try_from(new.size.min(4096)).unwrap_or(0);
+            std::os::unix::fs::FileExt::write_all_at(&file, &vec![0; first], 0).map_err(fail)
+        }
         "falloc" if new.size > 0 => host::allocate(&file, 0, new.size).map_err(fail),
         "full" => crate::file::fill(&file, 0, new.size).map_err(fail),
         "falloc" => Ok(()),

@@ -7,6 +7,13 @@ use std::sync::{Arc, OnceLock};
 pub trait IrqSink: Send + Sync {
     /// Sets the level of an input. Must not call back into the device that drives it.
     fn set(&self, input: u32, level: bool);
+
+    /// One edge of an input that is low. Calls of several threads at once are as many edges: an
+    /// interrupt controller counts one that comes while another is being delivered.
+    fn pulse(&self, input: u32) {
+        self.set(input, true);
+        self.set(input, false);
+    }
 }
 
 /// Input numbers of a CPU's [`IrqSink`].
@@ -49,10 +56,12 @@ impl IrqOut {
         }
     }
 
-    /// Drives the line high, then low.
+    /// An edge, as a message makes one: any thread may send it at any time, and none is lost in
+    /// another. Nothing happens on a line that is high.
     pub fn pulse(&self) {
-        self.set(true);
-        self.set(false);
+        if let Some((sink, input)) = self.to.get().filter(|_| !self.level()) {
+            sink.pulse(*input);
+        }
     }
 
     /// The level it drives.
@@ -115,5 +124,30 @@ mod tests {
         out.pulse();
         assert_eq!(*log.0.lock(), [(5, true), (5, false), (5, true), (5, false)]);
         assert!(!out.level() && out.is_connected());
+    }
+
+    /// Takes an edge only when two are there.
+    struct Pair(Mutex<u32>, parking_lot::Condvar);
+    impl IrqSink for Pair {
+        fn set(&self, _: u32, _: bool) {}
+        fn pulse(&self, _: u32) {
+            let mut count = self.0.lock();
+            *count += 1;
+            self.1.notify_all();
+            let limit = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while *count < 2 && !self.1.wait_until(&mut count, limit).timed_out() {}
+        }
+    }
+
+    #[test]
+    fn an_edge_is_not_lost_in_another() {
+        let out = IrqOut::new();
+        let pair = Arc::new(Pair(Mutex::new(0), parking_lot::Condvar::new()));
+        out.connect(pair.clone(), 0);
+        std::thread::scope(|s| {
+            s.spawn(|| out.pulse());
+            s.spawn(|| out.pulse());
+        });
+        assert_eq!(*pair.0.lock(), 2);
     }
 }

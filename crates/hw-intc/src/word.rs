@@ -50,6 +50,11 @@ impl Word {
         before != (self.level, self.latch)
     }
 
+    /// An edge of a low input.
+    pub(crate) fn pulse(&mut self, bit: u32) {
+        self.latch |= self.edge & !self.level & 1u32 << (bit & 31);
+    }
+
     /// Acknowledges one interrupt: active, no longer latched.
     pub(crate) fn acknowledge(&mut self, bit: u32) {
         let mask = 1u32 << (bit & 31);

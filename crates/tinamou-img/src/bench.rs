@@ -130,9 +130,10 @@ fn direct(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<bo
     let len = memory.len() as u64;
     let Some(found) = node.driver().resolve(at, len, plan.writes) else { return Ok(false) };
     let align = u64::from(found.align.max(1));
-    if !(found.at.is_multiple_of(align) && len.is_multiple_of(align))
-        || !guest_ram::is_aligned(std::slice::from_ref(memory), found.align as usize)
-    {
+    let fits = found.at.is_multiple_of(align)
+        && len.is_multiple_of(align)
+        && guest_ram::is_aligned(std::slice::from_ref(memory), found.align as usize);
+    if !fits {
         return Ok(false);
     }
     let (file, mut done) = (found.file.as_fd(), 0);

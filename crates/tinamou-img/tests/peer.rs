@@ -244,6 +244,7 @@ fn damage_gets_the_peers_verdict() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a rate is kept in the host's time")]
 fn convert_keeps_a_rate_and_lets_the_system_copy() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -284,5 +285,25 @@ fn drives_of_the_host_say_what_the_peer_says() {
             (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
         });
         assert_eq!(both[0], both[1], "{options}");
+    }
+}
+
+#[test]
+fn what_shows_through_a_target_is_not_taken_for_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("base.raw"), vec![7; 1 << 20]).unwrap();
+    std::fs::write(dir.join("other.raw"), vec![8; 1 << 20]).unwrap();
+    let create = |more: &[&str]| {
+        let args = [&["create", "-q", "-f", "qcow2"][..], more].concat();
+        fine(OURS, dir, &args);
+    };
+    create(&["empty.qcow2", "1M"]);
+    create(&["-b", "other.raw", "-F", "raw", "overlay.qcow2"]);
+    for source in ["empty.qcow2", "overlay.qcow2"] {
+        create(&["-b", "base.raw", "-F", "raw", "target.qcow2"]);
+        fine(OURS, dir, &["convert", "-n", "-O", "qcow2", source, "target.qcow2"]);
+        let compare = fine(OURS, dir, &["compare", source, "target.qcow2"]);
+        assert_eq!(compare, "Images are identical.\n", "{source}");
     }
 }

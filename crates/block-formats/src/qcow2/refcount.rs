@@ -128,7 +128,7 @@ impl Refcounts {
     /// Adds to the count of a cluster (or takes away); gives the new one.
     pub(super) fn add(&mut self, cluster: u64, by: i64) -> io::Result<u64> {
         let count = self.count(cluster)?.checked_add_signed(by);
-        let count = count.ok_or_else(|| invalid("a reference count would be below zero"))?;
+        let count = count.ok_or_else(|| invalid("a reference count is out of range"))?;
         self.set(cluster, count)?;
         Ok(count)
     }

@@ -125,24 +125,48 @@ pub(super) fn read_l1(meta: &Meta, stored: &Stored) -> io::Result<Vec<u64>> {
     Ok((0..stored.l1_size as usize).map(|at| be64(&bytes, at * 8)).collect())
 }
 
-/// Counts all that an L1 table names once more.
-fn reference(meta: &mut Meta, l1: &[u64]) -> io::Result<()> {
+/// Does something with each cluster that an L1 table names, as often as it names it.
+fn each(
+    meta: &mut Meta,
+    l1: &[u64],
+    step: &mut dyn FnMut(&mut Meta, u64) -> io::Result<()>,
+) -> io::Result<()> {
     for entry in l1.iter().filter(|entry| *entry & PLACE != 0) {
         let place = meta.place(*entry)?;
-        meta.refcounts.add(place >> meta.bits(), 1)?;
+        let bits = meta.bits();
+        step(meta, place >> bits)?;
         let stride = meta.stride();
         for entry in meta.l2(place)?.entries.clone().into_iter().step_by(stride) {
             if entry & COMPRESSED != 0 {
                 let (at, len) = meta.packed(entry);
-                for cluster in at >> meta.bits()..=(at + len - 1) >> meta.bits() {
-                    meta.refcounts.add(cluster, 1)?;
+                for cluster in at >> bits..=(at + len - 1) >> bits {
+                    step(meta, cluster)?;
                 }
             } else if entry & PLACE != 0 {
-                meta.refcounts.add(meta.place(entry)? >> meta.bits(), 1)?;
+                let place = meta.place(entry)?;
+                step(meta, place >> bits)?;
             }
         }
     }
     Ok(())
+}
+
+/// Counts all that an L1 table names once more, or nothing of it.
+fn reference(meta: &mut Meta, l1: &[u64]) -> io::Result<()> {
+    let mut added = 0u64;
+    let done = each(meta, l1, &mut |meta, cluster| {
+        meta.refcounts.add(cluster, 1)?;
+        added += 1;
+        Ok(())
+    });
+    if done.is_err() {
+        // In the same order, as far as it came; the walk ends where it ended.
+        _ = each(meta, l1, &mut |meta, cluster| {
+            added = added.checked_sub(1).ok_or(io::ErrorKind::Interrupted)?;
+            meta.refcounts.add(cluster, -1).map(|_| ())
+        });
+    }
+    done
 }
 
 /// Gives up all that an L1 table names, with the next commit.
@@ -261,7 +285,12 @@ fn create(meta: &mut Meta, name: &str, (seconds, nanoseconds): (u32, u32)) -> io
     let id = (ids.max().unwrap_or(0) + 1).to_string();
     let l1 = meta.l1.clone();
     let place = meta.take((l1.len() as u64 * 8).div_ceil(meta.cluster()).max(1))?;
-    reference(meta, &l1)?;
+    if let Err(error) = reference(meta, &l1) {
+        for n in 0..(l1.len() as u64 * 8).div_ceil(meta.cluster()).max(1) {
+            meta.free(place + (n << meta.bits()));
+        }
+        return Err(error);
+    }
     mark(meta)?;
     let bytes: Vec<u8> = meta.l1.iter().flat_map(|entry| (entry & !COPIED).to_be_bytes()).collect();
     meta.file.driver().write(place, &bytes)?;

@@ -194,6 +194,15 @@ impl IrqSink for Shared {
     fn set(&self, input: u32, level: bool) {
         self.0.drive(0, input.saturating_add(32), level);
     }
+
+    fn pulse(&self, input: u32) {
+        // In one piece: messages of several threads overlap, and each is an edge.
+        let (mut regs, intid) = (self.0.regs.lock(), input.saturating_add(32));
+        if let Some(word) = regs.word(0, intid) {
+            word.pulse(intid & 31);
+            self.0.update(&mut regs);
+        }
+    }
 }
 
 struct Private(Arc<Gicv2>, usize);

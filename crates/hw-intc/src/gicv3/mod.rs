@@ -265,6 +265,15 @@ impl IrqSink for Shared {
     fn set(&self, input: u32, level: bool) {
         self.0.drive_spi(input, level);
     }
+
+    fn pulse(&self, input: u32) {
+        // In one piece: messages of several threads overlap, and each is an edge.
+        let (mut dist, intid) = (self.0.dist.lock(), input.saturating_add(32));
+        if let Some(word) = dist.words.get_mut(intid as usize / 32) {
+            word.pulse(input & 31);
+            self.0.route(&mut dist);
+        }
+    }
 }
 
 /// Private inputs of one CPU.

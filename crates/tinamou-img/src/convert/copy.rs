@@ -27,8 +27,10 @@ pub(super) struct Copy<'a> {
     pub(super) sparse: u64,
     /// The target reads as zeroes where nothing is written.
     pub(super) is_zero: bool,
-    /// The target has a backing file: what the source's top layer does not hold is left out.
+    /// The target has a backing file, so that zeroes must be written.
     pub(super) has_backing: bool,
+    /// What the source's top layer does not hold is in the target's backing file, as the user says.
+    pub(super) shares: bool,
     /// Bytes of a cluster, when they are compressed.
     pub(super) compress: Option<u64>,
     pub(super) salvage: bool,
@@ -126,7 +128,9 @@ impl Copy<'_> {
             return Ok((extent.len, Kind::Data));
         }
         let above = depth == 0 && extent.allocated;
-        let kind = match (self.has_backing && !above, extent.zero) {
+        // Without a backing file of its own, nothing below the source can be below the target.
+        let below = self.shares && !above && node.child("backing").is_some();
+        let kind = match (below, extent.zero) {
             (true, _) => Kind::Below,
             (_, true) => Kind::Zero,
             _ => Kind::Data,

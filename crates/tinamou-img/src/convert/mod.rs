@@ -330,6 +330,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         sparse,
         is_zero: reads_zero(&given, &to),
         has_backing,
+        shares: backed,
         compress: about.cluster_size.filter(|_| compress),
         salvage: given.has("salvage"),
         // Compressing is all work; copying waits for the disk.
