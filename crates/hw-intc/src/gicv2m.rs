@@ -10,7 +10,6 @@ use device::{
     Access, AccessRules, Build, Bus, BusFault, Device, DeviceClass, DeviceType, IrqOut, Migration,
     Mmio, Region, Reset,
 };
-use parking_lot::Mutex;
 
 /// The class for the catalog.
 pub static CLASS: DeviceClass = DeviceClass::of::<Gicv2m>();
@@ -38,8 +37,6 @@ const MAX_SPI: u32 = 988;
 pub struct Gicv2m {
     first: u32,
     outs: Vec<Arc<IrqOut>>,
-    /// One message at a time: a second edge on a line that is still high would be lost.
-    pulsing: Mutex<()>,
 }
 
 impl DeviceType for Gicv2m {
@@ -56,8 +53,7 @@ impl DeviceType for Gicv2m {
             )));
         }
         let outs = (0..props.num_spi).map(|_| at.irq_out()).collect();
-        let device =
-            Arc::new(Gicv2m { first: props.base_spi + 32, outs, pulsing: Mutex::default() });
+        let device = Arc::new(Gicv2m { first: props.base_spi + 32, outs });
         at.mmio(Region::mmio("gicv2m", 0x1000, AccessRules::WORD32, &device));
         Ok(device)
     }
@@ -79,10 +75,7 @@ impl Mmio for Gicv2m {
             let number = (value & 0x3ff).checked_sub(self.first.into());
             let out = number.and_then(|n| self.outs.get(usize::try_from(n).ok()?));
             match out {
-                Some(out) => {
-                    let _one = self.pulsing.lock();
-                    out.pulse();
-                }
+                Some(out) => out.pulse(),
                 None => trace::guest_error!("gicv2m: {value:#x} is none of its interrupts"),
             }
         }
