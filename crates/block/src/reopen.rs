@@ -28,10 +28,6 @@ impl Graph {
         if node.is_read_only() == read_only {
             return Ok(());
         }
-        let asked_for = |v: qapi::Value| v.as_bool() == Some(true) || v.as_str() == Some("on");
-        if !read_only && node.given("read-only").is_some_and(asked_for) {
-            return Err(Error::generic("Block node is read-only"));
-        }
         let flags = Flags { read_only, ..node.flags() };
         self.reopen_as(node, flags, node.detect_zeroes())
     }
@@ -72,6 +68,15 @@ impl Graph {
                 link.set_how(wants);
             }
             let own = self.is_named(&file);
+            // A file that was itself asked for as read-only does not follow.
+            let asked_for = |v: qapi::Value| v.as_bool() == Some(true) || v.as_str() == Some("on");
+            if !to.read_only
+                && !own
+                && file.is_read_only()
+                && file.given("read-only").is_some_and(asked_for)
+            {
+                return Err(Error::generic("Block node is read-only"));
+            }
             let follows = !own || (file.flags().auto_read_only && file.is_read_only());
             let old = file.flags();
             let changed = old.read_only != to.read_only

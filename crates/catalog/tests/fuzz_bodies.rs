@@ -236,7 +236,8 @@ fn nvme() {
             let ram = testbench::RAM_BASE;
             words[3] = ram + (random.next() & 0x1f_ffff);
             words[4] = (ram + (random.next() & 0x1f_f000)) | ((random.next() & 3) << 60);
-            words[5] = random.next() & 0xff | (random.next() & 7) << 16 | (random.next() & 3) << 32;
+            let (low, flags, more) = (random.next() & 0xff, random.next() & 7, random.next() & 3);
+            words[5] = low | (flags << 16) | (more << 32);
             words[6] = random.next() & 0x7f;
             input.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         }

@@ -2,7 +2,7 @@
 //!
 //! Rules come from a file (`config`) or from options (`inject-error`, `set-state`): an event arms
 //! a rule, and requests of its kinds (in its sector) fail with its error until it is used up
-//! (`once`) or the state changes. Events come from the filter's own requests (`flush_to_os`,
+//! (`once`) or another event arms. Events come from the filter's own requests (`flush_to_os`,
 //! `flush_to_disk`, `pwritev`, `pwritev_zero`, `pwritev_rmw_*`, `pwritev_done`), from the format above
 //! ([`BlockDriver::event`]: `read_aio`, `write_aio`, `l2_load`, `cluster_alloc`, ...), and `none` always
 //! is. Limits cut requests into pieces, each of which is asked for; with `align` whole blocks are.
