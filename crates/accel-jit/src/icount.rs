@@ -58,7 +58,9 @@ pub(crate) fn attach(engine: &Arc<Engine>, icount: &Arc<Icount>) {
             }
         }
     };
-    icount.config.clock.count_with(now, sooner);
+    let counter = Arc::downgrade(icount);
+    let steps = move || counter.upgrade().map_or(0, |i| i.executed());
+    icount.config.clock.count_with(now, steps, sooner);
 }
 
 /// For the interpreter: takes a block's instructions off the budget; false = there are not as many.

@@ -232,11 +232,12 @@ fn nvme() {
         for _ in 0..40 {
             // Commands that may mean something: known opcodes, one namespace, addresses in RAM.
             let mut words = [0u64; 8];
-            words[0] = random.next() % 14 | (random.next() & 3) << 14 | 1 << 32;
+            words[0] = (random.next() % 14) | ((random.next() & 3) << 14) | (1 << 32);
             let ram = testbench::RAM_BASE;
             words[3] = ram + (random.next() & 0x1f_ffff);
-            words[4] = ram + (random.next() & 0x1f_f000) | (random.next() & 3) << 60;
-            words[5] = random.next() & 0xff | (random.next() & 7) << 16 | (random.next() & 3) << 32;
+            words[4] = (ram + (random.next() & 0x1f_f000)) | ((random.next() & 3) << 60);
+            let (low, flags, more) = (random.next() & 0xff, random.next() & 7, random.next() & 3);
+            words[5] = low | (flags << 16) | (more << 32);
             words[6] = random.next() & 0x7f;
             input.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         }

@@ -1,8 +1,8 @@
 //! Performance monitors, PMUv3 (Arm ARM D13): the cycle counter and six event counters.
 //!
 //! Events as QEMU 10.0 counts them: SW_INCR (0x00), CPU_CYCLES (0x11, one per nanosecond of guest time),
-//! and the stall events of PMUv3p4 (0x23, 0x24, 0x3c), which never occur. INST_RETIRED is only counted
-//! by QEMU with `-icount`, so it is not advertised. An overflow raises the `pmu` output.
+//! INST_RETIRED (0x08, those of all CPUs) where instructions are counted, which is with `-icount`, and the
+//! stall events of PMUv3p4 (0x23, 0x24, 0x3c), which never occur. An overflow raises the `pmu` output.
 //! Counters with a rate are kept as differences to the guest's clock: counting costs nothing.
 //! Not modelled: PMEVTYPER.MT, chained counters, HCR-based secure filtering beyond MDCR_EL2.HPME and
 //! MDCR_EL3.SPME, freezing on overflow.
@@ -62,6 +62,10 @@ struct Regs {
     /// Which slots run with the clock.
     running: [bool; SLOTS],
     since: u64,
+    /// Instructions at the same time.
+    steps: u64,
+    /// Instructions are counted.
+    counted: bool,
     gate: Gate,
     /// PMUv3p5: event counters have 64 bits, whatever overflow means.
     wide: bool,
@@ -133,6 +137,10 @@ impl Regs {
         n == COUNTERS || self.types[n] & 0xffff == 0x11
     }
 
+    fn is_instructions(&self, n: usize) -> bool {
+        n != COUNTERS && self.types[n] & 0xffff == 0x08 && self.counted
+    }
+
     /// Bits before the overflow flag is set.
     fn width(&self, n: usize) -> u32 {
         let long = if n == COUNTERS { self.pmcr & pmcr::LC } else { self.pmcr & pmcr::LP };
@@ -159,18 +167,20 @@ impl Regs {
     }
 
     /// Brings running slots up to `now`.
-    fn sync(&mut self, now: u64) {
+    fn sync(&mut self, now: u64, steps: u64) {
         let span = now.saturating_sub(self.since);
-        self.since = now;
+        let done = steps.saturating_sub(self.steps);
+        (self.since, self.steps) = (now, steps);
         for n in 0..SLOTS {
-            if self.running[n] && span > 0 {
-                let by = self.scaled(n, span);
+            let by = if self.is_instructions(n) { done } else { self.scaled(n, span) };
+            if self.running[n] && by > 0 {
                 self.add(n, by);
             }
         }
     }
 
-    /// Nanoseconds until the next overflow of a slot that runs.
+    /// Nanoseconds until the next overflow of a slot that runs; fewer for instructions, which take one
+    /// at least.
     fn next_overflow(&self) -> Option<u64> {
         let left = |n: usize| {
             let room = match self.width(n) {
@@ -195,7 +205,8 @@ impl Pmu {
                     p.change(|_| {});
                 }
             });
-            let regs = Mutex::new(Regs { wide, ..Regs::default() });
+            let counted = clock.is_counted();
+            let regs = Mutex::new(Regs { wide, counted, ..Regs::default() });
             Self { clock: clock.clone(), regs, alarm, out: IrqOut::new() }
         })
     }
@@ -203,11 +214,12 @@ impl Pmu {
     /// Changes registers with counters up to date, then works out what runs and what is due.
     fn change<T>(&self, f: impl FnOnce(&mut Regs) -> T) -> T {
         let now = self.clock.now_ns();
+        let steps = self.clock.steps();
         let mut r = self.regs.lock();
-        r.sync(now);
+        r.sync(now, steps);
         let result = f(&mut r);
         for n in 0..SLOTS {
-            r.running[n] = r.is_cycles(n) && r.counts(n);
+            r.running[n] = (r.is_cycles(n) || r.is_instructions(n)) && r.counts(n);
         }
         let asserted = r.overflow & r.inten & MASK != 0 && r.pmcr & pmcr::E != 0;
         self.out.set(asserted);
@@ -223,6 +235,12 @@ impl Pmu {
         if self.regs.lock().gate != gate {
             self.change(|r| r.gate = gate);
         }
+    }
+
+    /// Instructions are counted.
+    #[must_use]
+    pub fn counts_instructions(&self) -> bool {
+        self.clock.is_counted()
     }
 
     /// Something is enabled, so level changes matter.

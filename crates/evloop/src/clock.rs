@@ -13,6 +13,7 @@ use crate::timer::{Timer, TimerCore};
 /// What moves a counted clock.
 struct Count {
     now: Box<dyn Fn() -> u64 + Send + Sync>,
+    steps: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Told when an earlier deadline came up.
     sooner: Box<dyn Fn() + Send + Sync>,
 }
@@ -82,14 +83,28 @@ impl Clock {
         Clock::make(false, false, true)
     }
 
-    /// Sets what a counted clock counts, and who is told when a timer is armed that is due before all
-    /// others. Once only.
+    /// Sets what a counted clock counts: the time, the steps that it is made of, and who is told when
+    /// a timer is armed that is due before all others. Once only.
     pub fn count_with(
         &self,
         now: impl Fn() -> u64 + Send + Sync + 'static,
+        steps: impl Fn() -> u64 + Send + Sync + 'static,
         sooner: impl Fn() + Send + Sync + 'static,
     ) {
-        _ = self.0.count.set(Count { now: Box::new(now), sooner: Box::new(sooner) });
+        let (now, steps) = (Box::new(now), Box::new(steps));
+        _ = self.0.count.set(Count { now, steps, sooner: Box::new(sooner) });
+    }
+
+    /// Whether the time is a count.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.0.counted
+    }
+
+    /// Steps (executed instructions) of a counted clock so far; 0 of others.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.0.count.get().map_or(0, |c| (c.steps)())
     }
 
     /// Fires what is due on a counted clock, on the caller's thread.
@@ -299,7 +314,8 @@ mod tests {
         let (count, sooner) = (Arc::new(AtomicU64::new(7)), Arc::new(AtomicU64::new(0)));
         let (c, s) = (count.clone(), sooner.clone());
         let told = move || _ = s.fetch_add(1, Ordering::Relaxed);
-        clock.count_with(move || c.load(Ordering::Relaxed), told);
+        clock.count_with(move || c.load(Ordering::Relaxed), || 3, told);
+        assert!(clock.is_counted() && clock.steps() == 3);
         assert_eq!(clock.now_ns(), 7);
         let fired = Arc::new(AtomicU64::new(0));
         let (f, at) = (fired.clone(), clock.clone());

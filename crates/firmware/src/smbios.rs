@@ -519,7 +519,8 @@ fn onboard(o: &Options, m: &Machine<'_>, out: &mut Vec<u8>) -> Result<()> {
         let kind = kind.and_then(|k| u8::try_from(k + 1).ok()).unwrap_or(1);
         let mut s = Structure::new(41, n);
         const ENABLED: u8 = 0x80;
-        s.string(g.get("designation")).u8(kind | ENABLED).u8(low(g.number("instance"), 1));
+        let instance = if g.get("instance").is_some() { g.number("instance") } else { 1 };
+        s.string(g.get("designation")).u8(kind | ENABLED).u8(low(instance, 1));
         let (bus, function) = match g.get("pcidev") {
             Some(id) => pci_address(m, id)?,
             None => (0, 0),

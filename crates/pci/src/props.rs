@@ -1,7 +1,7 @@
 //! Properties that every PCI device has, with the peer's names and defaults.
 //!
-//! Functions sit on the root bus and are conventional there, at the peer as here, so what
-//! concerns express capabilities only (`x-pcie-*`) has no effect on either side.
+//! What tunes express capabilities for old machines of the peer (`x-pcie-*`) is taken and, but for
+//! what a device's own transport honours, kept: capabilities look as they do at its defaults.
 
 use derive::Qapi;
 use qapi::{Error, Kind, Result, Source, TypeInfo, Value};

@@ -1,9 +1,9 @@
-//! What the guest should find in its initial RAM disk, computed on the host.
+//! Initial RAM disks: what the guest should find in one, computed on the host, and such of one program.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -62,4 +62,36 @@ pub fn checksum(initrd: &Path) -> String {
     drop(input);
     let out = child.wait_with_output().expect("sha256sum ends").stdout;
     String::from_utf8_lossy(&out).split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A file of a cpio archive in newc form.
+pub fn entry(name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
+    let len = |n: usize| u32::try_from(n).expect("small");
+    let fields = [0, mode, 0, 0, 1, 0, len(data.len()), 0, 0, 0, 0, len(name.len() + 1), 0];
+    let mut out = b"070701".to_vec();
+    for field in fields {
+        out.extend(format!("{field:08x}").bytes());
+    }
+    out.extend(name.bytes());
+    out.push(0);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out.extend(data);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
+
+/// A RAM disk with `tests/guests/NAME.c` as init, compiled here.
+pub fn of_program(name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../guests/{name}.c"));
+    let (program, path) = (crate::scratch(name), crate::scratch(&format!("{name}.cpio")));
+    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
+    compiler.args(["-O1", "-static", "-pthread", "-o"]).args([&program, &source]);
+    assert!(compiler.status().is_ok_and(|s| s.success()), "{compiler:?}");
+    let code = std::fs::read(&program).expect("own file");
+    std::fs::remove_file(&program).expect("own file");
+    let mut bytes = [entry("proc", 0o40_755, &[]), entry("dev", 0o40_755, &[])].concat();
+    bytes.extend(entry("init", 0o100_755, &code));
+    bytes.extend(entry("TRAILER!!!", 0, &[]));
+    std::fs::write(&path, bytes).expect("a temporary file");
+    path
 }

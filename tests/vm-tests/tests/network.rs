@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::thread;
 
+use vm_tests::initrd::entry;
 use vm_tests::{Vm, guest, scratch};
 
 const LIMIT: u64 = 180;
@@ -17,22 +18,6 @@ modprobe virtio_pci; modprobe virtio_net; modprobe ipv6
 until [ -e /sys/class/net/eth0 ]; do sleep 1; done
 ip link set lo up; ip link set eth0 up
 ";
-
-/// A file of a cpio archive in newc form.
-fn entry(name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
-    let len = |n: usize| u32::try_from(n).expect("small");
-    let fields = [0, mode, 0, 0, 1, 0, len(data.len()), 0, 0, 0, 0, len(name.len() + 1), 0];
-    let mut out = b"070701".to_vec();
-    for field in fields {
-        out.extend(format!("{field:08x}").bytes());
-    }
-    out.extend(name.bytes());
-    out.push(0);
-    out.resize(out.len().next_multiple_of(4), 0);
-    out.extend(data);
-    out.resize(out.len().next_multiple_of(4), 0);
-    out
-}
 
 /// The installer's RAM disk with a script of our own.
 fn initrd(name: &str, script: &str) -> PathBuf {

@@ -127,7 +127,7 @@ impl ArmCpu {
     fn common_events(&self, which: u8) -> u64 {
         let v = self.features.id.dfr0 >> 8 & 15;
         match which {
-            0 => 1 << 0x11 | 1,
+            0 => 1 << 0x11 | 1 | u64::from(self.system.pmu.counts_instructions()) << 8,
             _ => {
                 // Stalls: front end and back end from PMUv3p1, STALL from PMUv3p4 on.
                 let first = if v >= 4 { 1 << 3 | 1 << 4 } else { 0 };
