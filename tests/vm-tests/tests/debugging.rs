@@ -44,3 +44,21 @@ fn instructions_are_counted_with_icount() {
 fn one_thread_runs_four_cpus() {
     debugs(&["-cpu", "max", "-smp", "4", "-accel", "tcg,thread=single"], "not counted");
 }
+
+#[test]
+fn with_icount_two_runs_of_linux_are_the_same_to_the_microsecond() {
+    let disk = initrd::of_program("debugging").display().to_string();
+    let kernel = guest("linux");
+    let run = || {
+        let machine = ["-M", "virt,dtb-randomness=off", "-cpu", "cortex-a57", "-m", "512"];
+        let count = ["-smp", "4", "-icount", "shift=1", "-rtc", "base=2024-01-01,clock=vm"];
+        let boot = ["-kernel", &kernel, "-initrd", &disk, "-append", "console=ttyAMA0 panic=-1"];
+        let rest = ["-no-reboot", "-display", "none", "-nodefaults", "-serial", "stdio"];
+        Vm::start(&[&machine[..], &count, &boot, &rest].concat(), 300).end().out
+    };
+    let (first, second) = (run(), run());
+    std::fs::remove_file(disk).expect("own file");
+    assert!(first.contains("DEBUGGING DONE"), "{first}");
+    // The kernel's lines have the time in microseconds.
+    assert_eq!(first, second);
+}
