@@ -25,13 +25,14 @@ impl Kick {
     /// Asks for one more run.
     pub fn kick(&self) {
         let Some(handle) = &self.handle else { return (self.call)() };
-        if self.posted.swap(true, Ordering::AcqRel) {
+        if self.posted.swap(true, Ordering::SeqCst) {
             return;
         }
         let (posted, call) = (self.posted.clone(), self.call.clone());
         handle.call(Box::new(move || {
-            // Before the run: what is notified during it is for the next one.
-            posted.store(false, Ordering::Release);
+            // Before the run: what is notified during it is for the next one. A full barrier, or the
+            // run could look at the ring before this is seen and miss what was put there.
+            posted.swap(false, Ordering::SeqCst);
             call();
         }));
     }
