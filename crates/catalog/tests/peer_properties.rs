@@ -29,7 +29,6 @@ const DEVICES: &[&str] = &[
     "pci-bridge",
     "pcie-pci-bridge",
     "pcie-root-port",
-    "pxb-pcie",
     "x3130-upstream",
     "xio3130-downstream",
     "virtconsole",

@@ -1,8 +1,9 @@
 //! PCI Express expander bridge (`pxb-pcie`): a further root bus of the host bridge.
 //!
 //! Its bus has a number of its own (`bus_nr`) and takes bridges only, whose buses have the numbers
-//! behind it. Windows and interrupt lines are the host bridge's; firmware learns of the bus from
-//! fw_cfg, ACPI from the board. Not modelled: a node of memory (`numa_node`), ways around an IOMMU.
+//! behind it. Windows and interrupt lines are the host bridge's. Not in the catalog: neither fw_cfg nor
+//! ACPI tells of the bus yet, so no guest would find it. Not modelled: a node of memory (`numa_node`), ways around an
+//! IOMMU.
 //! Source: QEMU's documentation, "PCI EXPANDER BRIDGE"; values of QEMU 10.0.
 
 use std::sync::Arc;

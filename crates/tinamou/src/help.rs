@@ -144,7 +144,7 @@ fn device(listing: &Listing, place: &str, value: &str) -> Step<Option<String>> {
 /// QEMU's headings, in its order, with the ends of names of devices that go under each; a device
 /// that is under none is "Misc".
 const CATEGORIES: &[(&str, &[&str])] = &[
-    ("Controller/Bridge/Hub", &["-bridge", "-root-port", "pxb-pcie", "-upstream", "-downstream"]),
+    ("Controller/Bridge/Hub", &["-bridge", "-root-port", "-upstream", "-downstream"]),
     ("USB", &["-xhci", "-ehci", "usb-storage"]),
     (
         "Storage",

@@ -31,6 +31,8 @@ const FUA: u32 = 1 << 30;
 const DEALLOCATE: u32 = 1 << 25;
 /// Most bytes that are compared at once where transfers have no limit.
 const MOST_COMPARED: u64 = 16 << 20;
+/// Bytes of a transfer at most, whatever MDTS allows: each page of one costs the host memory.
+const MOST_MOVED: u64 = 1 << 30;
 
 /// Several requests that are one command.
 struct Group {
@@ -121,8 +123,11 @@ impl Nvme {
     }
 
     fn check_len(&self, len: u64) -> Result<(), Status> {
-        let most = 4096u64.checked_shl(self.props.mdts.into()).unwrap_or(u64::MAX);
-        if self.props.mdts != 0 && len > most { Err(status::FIELD) } else { Ok(()) }
+        let most = match self.props.mdts {
+            0 => MOST_MOVED,
+            shift => 4096u64.checked_shl(shift.into()).unwrap_or(MOST_MOVED).min(MOST_MOVED),
+        };
+        if len > most { Err(status::FIELD) } else { Ok(()) }
     }
 
     /// Writes reach the disk at once without a cache, or when the command says so.
