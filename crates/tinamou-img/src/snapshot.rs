@@ -4,7 +4,7 @@
 //! id or its name. Times are shown in the host's time zone.
 //! Source: QEMU's manual, `qemu-img snapshot`.
 
-use block::{Flags, Snapshot, SnapshotChange};
+use block::{Flags, Snapshot, Snapshot, SnapshotChange};
 
 use crate::options::{Given, Opt, human};
 use crate::{Done, Fail, fail, say};
@@ -68,7 +68,14 @@ fn change(given: &Given) -> Result<Option<(&'static str, String, SnapshotChange)
     let rest = u32::try_from(now % 1_000_000_000).unwrap_or(0);
     Ok(match asked.first() {
         Some(("create", name)) => {
-            let change = SnapshotChange::Create((*name).to_owned(), seconds, rest);
+            let about = Snapshot {
+                name: (*name).to_owned(),
+                seconds,
+                nanoseconds: rest,
+                icount: u64::MAX,
+                ..Snapshot::default()
+            };
+            let change = SnapshotChange::Create(about);
             Some(("create", (*name).to_owned(), change))
         }
         Some(("apply", name)) => {
