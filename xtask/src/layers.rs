@@ -50,6 +50,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("firmware", 4, ""),
     ("machine", 4, ""),
     ("machine-arm", 4, "machine"),
+    ("migration", 4, ""),
     ("vmm", 4, ""),
     ("monitor", 4, ""),
     ("gdbstub", 4, ""),

@@ -23,9 +23,18 @@ pub enum JobType {
     Stream,
     Commit,
     Create,
+    SnapshotSave,
+    SnapshotLoad,
+    SnapshotDelete,
 }
 
 impl JobType {
+    /// Whether it is one of those that `query-block-jobs` shows and that have events of their own.
+    #[must_use]
+    pub fn is_block_job(self) -> bool {
+        matches!(self, JobType::Stream | JobType::Commit)
+    }
+
     /// Its word.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -33,6 +42,9 @@ impl JobType {
             JobType::Stream => "stream",
             JobType::Commit => "commit",
             JobType::Create => "create",
+            JobType::SnapshotSave => "snapshot-save",
+            JobType::SnapshotLoad => "snapshot-load",
+            JobType::SnapshotDelete => "snapshot-delete",
         }
     }
 }

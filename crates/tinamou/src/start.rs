@@ -80,6 +80,10 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let kept = create(program, &vm, &settings, &machine)?;
     warn_of_globals(program, &vm, &globals);
     vm.set_ready();
+    if let Some(tag) = &settings.loadvm {
+        let disks = vmm::snapshot::Disks::all(&vm)?;
+        vmm::snapshot::load(&vm, &disks, &tag.value)?;
+    }
     daemon::ready(&settings)?;
     if !settings.stopped {
         vm.cont().at("-S")?;

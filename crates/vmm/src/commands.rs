@@ -16,6 +16,7 @@ mod net;
 mod pci;
 mod qom;
 mod run;
+mod vm_snapshot;
 
 use qapi::{Error, Qapi, Result, Source, TypeRef, Value};
 
@@ -174,6 +175,9 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<control::QueryVersion>(),
     Command::of::<run::Quit>(),
     Command::of::<run::SetAction>(),
+    Command::of::<vm_snapshot::SnapshotDelete>(),
+    Command::of::<vm_snapshot::SnapshotLoad>(),
+    Command::of::<vm_snapshot::SnapshotSave>(),
     Command::of::<run::Stop>(),
     Command::of::<run::SystemPowerdown>(),
     Command::of::<run::SystemReset>(),
@@ -195,6 +199,7 @@ pub(crate) use devices::{DeviceDeleted, tell_deleted};
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use qom::add_object;
+pub use vm_snapshot::snapshot_text;
 
 /// Carries out a command by name.
 pub fn execute(vm: &Vm, name: &str, args: Value) -> Result<Value> {

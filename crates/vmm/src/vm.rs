@@ -263,6 +263,11 @@ impl Vm {
         }
     }
 
+    /// The stopped guest cannot go on as it is.
+    pub(crate) fn give_up(&self, state: RunState) {
+        *self.state.lock() = state;
+    }
+
     /// Hears of errors of disks: tells them, and stops where the policy says so.
     fn watch_disks(&self) {
         let Some(graph) = self.services.find::<Arc<block::Graph>>() else { return };

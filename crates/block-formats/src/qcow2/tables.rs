@@ -306,7 +306,8 @@ impl Meta {
         let sub = (at & (self.cluster() - 1)) >> self.unit_bits();
         let l2 = self.l2(place)?;
         let word = |at: usize| l2.entries.get(at).copied().unwrap_or(0);
-        let (entry, map) = (word(first * stride), if stride == 2 { word(first * 2 + 1) } else { 0 });
+        let (entry, map) =
+            (word(first * stride), if stride == 2 { word(first * 2 + 1) } else { 0 });
         self.decode(entry, map, sub)
     }
 

@@ -21,6 +21,12 @@ pub(crate) enum JobType {
     Stream,
     /// Make an image.
     Create,
+    /// Save the machine.
+    SnapshotSave,
+    /// Go back to a saved machine.
+    SnapshotLoad,
+    /// Delete a saved machine.
+    SnapshotDelete,
 }
 
 impl From<Kind> for JobType {
@@ -29,6 +35,9 @@ impl From<Kind> for JobType {
             Kind::Commit => JobType::Commit,
             Kind::Stream => JobType::Stream,
             Kind::Create => JobType::Create,
+            Kind::SnapshotSave => JobType::SnapshotSave,
+            Kind::SnapshotLoad => JobType::SnapshotLoad,
+            Kind::SnapshotDelete => JobType::SnapshotDelete,
         }
     }
 }
@@ -291,7 +300,7 @@ impl QmpCommand for QueryBlockJobs {
             error: about.error,
         };
         let all = jobs(vm)?.list().into_iter();
-        Ok(all.filter(|about| about.kind != Kind::Create).map(info).collect())
+        Ok(all.filter(|about| about.kind.is_block_job()).map(info).collect())
     }
 }
 
