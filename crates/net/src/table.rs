@@ -157,6 +157,23 @@ impl Netdevs {
         self.links.lock().clone()
     }
 
+    /// Calls `f` with the id and the saved state of each back end that has one: what is saved with
+    /// a machine, beside its devices. [`Netdevs::settle`] follows when all of it was loaded.
+    pub fn each_saved(&self, mut f: impl FnMut(&str, &dyn device::Saved)) {
+        for link in self.links() {
+            if let Some(saved) = link.backend().and_then(|backend| backend.saved()) {
+                f(&link.id, saved);
+            }
+        }
+    }
+
+    /// A state was loaded into cards and back ends.
+    pub fn settle(&self) {
+        for link in self.links() {
+            link.settle();
+        }
+    }
+
     /// Connects a card to the back end of an id.
     ///
     /// # Errors
