@@ -236,3 +236,36 @@ impl Netdevs {
         }
     }
 }
+
+/// The link and the address of a card, from its properties `netdev` and `mac`.
+///
+/// # Errors
+/// There is no such back end; the address makes no sense.
+pub fn card(
+    class: &str,
+    netdev: &Option<String>,
+    mac: &Option<String>,
+    table: Option<&Arc<Netdevs>>,
+) -> Result<(Option<Arc<Link>>, crate::link::Mac)> {
+    let given = match mac {
+        Some(text) => Some(crate::link::parse_mac(text).ok_or_else(|| {
+            Error::generic(format!("Property '{class}.mac' doesn't take value '{text}'"))
+        })?),
+        None => None,
+    };
+    let given = given.filter(|mac| *mac != [0; 6]);
+    let link = match netdev {
+        Some(id) => {
+            let found = table.and_then(|table| table.find(id));
+            Some(found.ok_or_else(|| {
+                Error::generic(format!("Property '{class}.netdev' can't find value '{id}'"))
+            })?)
+        }
+        None => None,
+    };
+    let mac = match table {
+        Some(table) => table.assign_mac(given),
+        None => given.unwrap_or([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+    };
+    Ok((link, mac))
+}
