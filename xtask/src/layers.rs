@@ -33,6 +33,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("hw-intc", 3, "hw"),
     ("hw-timer", 3, "hw"),
     ("hw-misc", 3, "hw"),
+    ("hw-net", 3, "hw"),
     ("hw-storage", 3, "hw"),
     ("pci", 2, ""),
     ("hw-pcihost", 3, "hw"),

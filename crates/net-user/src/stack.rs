@@ -17,6 +17,8 @@ use crate::icmp6;
 use crate::out::Out;
 use crate::reassembly::Reassembly;
 use crate::resolver::Resolver;
+use crate::saved::{NeighbourState, StackState};
+use crate::tcp::{ip_number, number_ip};
 use crate::tftp::Tftp;
 use crate::user::Reach;
 use crate::wire::{self, Datagram, ETHERNET, Ethernet, Ip, Segment};
@@ -143,6 +145,32 @@ impl Stack {
 
     pub(crate) fn table(&self, reach: &Reach, now: u64) -> String {
         crate::info::table(&self.conns, &self.flows, reach, now)
+    }
+
+    /// What is saved.
+    pub(crate) fn state(&self, instance: u64) -> StackState {
+        let neighbour = |(ip, mac)| NeighbourState { ip: ip_number(ip), mac };
+        let mut neighbours: Vec<_> = self.out.neighbours().map(neighbour).collect();
+        neighbours.sort_by_key(|known| known.ip);
+        let leases = self.dhcp.leases.clone();
+        StackState { instance, leases, neighbours, conns: self.conns.state() }
+    }
+
+    /// Goes back to a state.
+    pub(crate) fn restore(&mut self, state: StackState, instance: u64, now: u64) {
+        self.dhcp.leases = state.leases;
+        self.out.forget();
+        for NeighbourState { ip, mac } in state.neighbours {
+            self.out.learn(number_ip(ip), mac);
+        }
+        self.conns.restore(state.conns, state.instance == instance, now);
+        self.reassembly = Reassembly::default();
+        self.tftp = Tftp::default();
+    }
+
+    /// Everything is loaded: tells the guest what is broken.
+    pub(crate) fn settle(&mut self) {
+        self.conns.settle(&mut self.out);
     }
 
     #[cfg(test)]

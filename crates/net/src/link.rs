@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use device::Saved;
 use evloop::Handle;
 use parking_lot::{Mutex, RwLock};
 
@@ -145,6 +146,12 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
     /// It is removed.
     fn close(&self) {}
+    /// What is saved with the machine, if there is something.
+    fn saved(&self) -> Option<&dyn Saved> {
+        None
+    }
+    /// The whole machine has been loaded.
+    fn settle(&self) {}
     /// What only user-mode networking can do.
     fn user(&self) -> Option<&dyn UserNet> {
         None
@@ -448,6 +455,14 @@ impl Link {
             backend.room();
         }
         nic.flush();
+    }
+
+    /// A state was loaded: frames that wait belong to another time.
+    pub fn settle(&self) {
+        *self.pending.lock() = Pending::default();
+        if let Some(backend) = self.backend() {
+            backend.settle();
+        }
     }
 
     /// What the guest takes over changed.

@@ -179,33 +179,8 @@ impl DeviceType for VirtioNet {
 
     fn create(props: Props, at: &mut Build<'_>) -> Result<Arc<Self>> {
         props.check()?;
-        let refused = |text: &str| {
-            Error::generic(format!("Property '{}.mac' doesn't take value '{text}'", Self::NAME))
-        };
-        let given = match &props.mac {
-            Some(text) => Some(net::parse_mac(text).ok_or_else(|| refused(text))?),
-            None => None,
-        };
-        let given = given.filter(|mac| *mac != [0; 6]);
         let netdevs = at.service::<Arc<Netdevs>>();
-        if let (Some(id), None) = (&props.netdev, &netdevs) {
-            let text = format!("Property '{}.netdev' can't find value '{id}'", Self::NAME);
-            return Err(Error::generic(text));
-        }
-        let found = match (&props.netdev, &netdevs) {
-            (Some(id), Some(table)) => {
-                let missing = || {
-                    let text = format!("Property '{}.netdev' can't find value '{id}'", Self::NAME);
-                    Error::generic(text)
-                };
-                Some(table.find(id).ok_or_else(missing)?)
-            }
-            _ => None,
-        };
-        let mac = match &netdevs {
-            Some(table) => table.assign_mac(given),
-            None => given.unwrap_or([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
-        };
+        let (found, mac) = net::card(Self::NAME, &props.netdev, &props.mac, netdevs.as_ref())?;
         let handle = netdevs.as_ref().map(|table| table.context().handle.clone());
         let pairs = found.as_ref().map_or(1, |link| link.queues()).clamp(1, MAX_PAIRS);
         let pairs = if props.mq { pairs } else { 1 };
