@@ -26,11 +26,13 @@ pub enum Kind {
     Ram = 4,
     /// Nothing follows.
     End = 5,
+    /// A network back end.
+    Link = 6,
 }
 
 impl Kind {
     fn of(tag: u8) -> Option<Kind> {
-        [Kind::Machine, Kind::Device, Kind::Cpu, Kind::Ram, Kind::End]
+        [Kind::Machine, Kind::Device, Kind::Cpu, Kind::Ram, Kind::End, Kind::Link]
             .into_iter()
             .find(|kind| *kind as u8 == tag)
     }

@@ -12,8 +12,9 @@ use std::io;
 use std::sync::Arc;
 
 use derive::VmState;
-use device::{Record, Reset};
+use device::{Migration, Record, Reset};
 use guest_ram::RamBlock;
+use net::Netdevs;
 use migration::section::{self, Kind, Section};
 use migration::{StreamError, ram, seal};
 use qapi::{Error, Result};
@@ -43,6 +44,9 @@ struct Parts<'a> {
     vm: &'a Vm,
     machine: &'a Machine,
     devices: Vec<(String, Arc<Record>)>,
+    /// Network back ends that keep something.
+    links: Vec<String>,
+    netdevs: Option<Arc<Netdevs>>,
     blocks: Vec<Arc<RamBlock>>,
     cpus: usize,
 }
@@ -78,7 +82,22 @@ impl<'a> Parts<'a> {
             }
         }
         let cpus = vm.execution().cpus().len();
-        Ok(Parts { vm, machine, devices, blocks, cpus })
+        let netdevs = vm.services.find::<Arc<Netdevs>>();
+        let mut links = Vec::new();
+        if let Some(netdevs) = &netdevs {
+            netdevs.each_saved(|id, _| links.push(format!("net/{}", shorten(id, 200))));
+        }
+        Ok(Parts { vm, machine, devices, links, netdevs, blocks, cpus })
+    }
+
+    /// Does something with the state of a network back end.
+    fn with_link(&self, name: &str, f: &mut dyn FnMut(&Migration<'_>)) {
+        let Some(netdevs) = &self.netdevs else { return };
+        netdevs.each_saved(|id, saved| {
+            if name == format!("net/{}", shorten(id, 200)) {
+                f(&Migration::Saved(saved));
+            }
+        });
     }
 
     fn about(&self) -> About {
@@ -100,6 +119,11 @@ impl<'a> Parts<'a> {
                 Error::generic(format!("State blocked by non-migratable device '{id}': {why}"))
             })?;
             all.push(Section { kind: Kind::Device, name: name.clone(), body: w.into_bytes() });
+        }
+        for name in &self.links {
+            let mut w = StateWriter::new();
+            self.with_link(name, &mut |state| _ = state.write(&mut w));
+            all.push(Section { kind: Kind::Link, name: name.clone(), body: w.into_bytes() });
         }
         let accel = self.vm.execution().accel();
         for n in 0..self.cpus {
@@ -126,6 +150,11 @@ impl<'a> Parts<'a> {
                 }
                 loaded
             }
+            Kind::Link => {
+                let mut loaded = Err(vmstate::LoadError::Invalid("there is no such back end"));
+                self.with_link(&section.name, &mut |state| loaded = state.read(&mut r));
+                loaded
+            }
             _ => match self.devices.iter().find(|(name, _)| *name == section.name) {
                 Some((_, record)) => record.device.migration().read(&mut r),
                 None => Err(vmstate::LoadError::Invalid("there is no such device")),
@@ -143,6 +172,14 @@ impl<'a> Parts<'a> {
         sections.iter().try_for_each(|section| self.load(section))
     }
 
+    /// Lets devices and back ends derive what follows from their state.
+    fn settle(&self) {
+        self.machine.reset.settle();
+        if let Some(netdevs) = &self.netdevs {
+            netdevs.settle();
+        }
+    }
+
     /// Puts new states in, or leaves the old ones.
     fn replace(&self, new: &[Section], clock: u64) -> Result<()> {
         let (old, before) = (self.states()?, self.about().clock);
@@ -150,22 +187,33 @@ impl<'a> Parts<'a> {
         if done.is_err() {
             // What was just saved loads.
             _ = self.put(&old, before);
-            self.machine.reset.settle();
+            self.settle();
         }
         done
     }
 
+    /// Kind and name of the part at an index.
+    fn order(&self, at: usize) -> (Kind, String) {
+        if let Some((name, _)) = self.devices.get(at) {
+            return (Kind::Device, name.clone());
+        }
+        let at = at - self.devices.len();
+        if let Some(name) = self.links.get(at) {
+            return (Kind::Link, name.clone());
+        }
+        let at = at - self.links.len();
+        if at < self.cpus {
+            return (Kind::Cpu, at.to_string());
+        }
+        match self.blocks.get(at - self.cpus) {
+            Some(block) => (Kind::Ram, block.name().to_owned()),
+            None => (Kind::End, String::new()),
+        }
+    }
+
     /// What the stream must have next; the error names what is missing or too much.
     fn expect(&self, section: &Section, at: usize) -> Result<()> {
-        let cpu = |n: usize| (Kind::Cpu, n.to_string());
-        let device = self.devices.get(at).map(|(name, _)| (Kind::Device, name.clone()));
-        let wanted = device.or_else(|| {
-            let n = at - self.devices.len();
-            if n < self.cpus { Some(cpu(n)) } else { None }
-        });
-        let ram = |n: usize| self.blocks.get(n).map(|block| (Kind::Ram, block.name().to_owned()));
-        let wanted = wanted.or_else(|| ram(at - self.devices.len() - self.cpus));
-        let wanted = wanted.unwrap_or((Kind::End, String::new()));
+        let wanted = self.order(at);
         if wanted == (section.kind, section.name.clone()) {
             return Ok(());
         }
@@ -188,7 +236,7 @@ impl<'a> Parts<'a> {
             match section.kind {
                 Kind::End => break,
                 Kind::Ram => {
-                    let n = at - self.devices.len() - self.cpus;
+                    let n = at - self.devices.len() - self.links.len() - self.cpus;
                     let Some(block) = self.blocks.get(n) else { break };
                     ram::load(&mut r, block, &section.body, mode)
                         .map_err(|error| failed(&error))?;
@@ -283,6 +331,6 @@ pub(crate) fn load_states(vm: &Vm, checked: &Checked) -> Result<()> {
 pub(crate) fn load_ram(vm: &Vm, source: Source<'_>) -> Result<()> {
     let parts = Parts::of(vm)?;
     parts.read(source, true)?;
-    parts.machine.reset.settle();
+    parts.settle();
     Ok(())
 }

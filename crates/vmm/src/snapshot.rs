@@ -175,6 +175,10 @@ fn made_up_name() -> String {
 fn stopped(vm: &Vm, state: RunState, f: impl FnOnce() -> Result<()>) -> Result<()> {
     let running = vm.state() == RunState::Running;
     vm.stop(state);
+    if !running {
+        // One that never ran has nothing paused.
+        vm.pause_devices();
+    }
     let done = f();
     // A guest whose RAM was replaced by half does not go on.
     if running && vm.state() == state {
