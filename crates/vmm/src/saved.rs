@@ -14,9 +14,9 @@ use std::sync::Arc;
 use derive::VmState;
 use device::{Migration, Record, Reset};
 use guest_ram::RamBlock;
-use net::Netdevs;
 use migration::section::{self, Kind, Section};
 use migration::{StreamError, ram, seal};
+use net::Netdevs;
 use qapi::{Error, Result};
 use vmstate::{StateReader, StateWriter};
 
@@ -168,6 +168,10 @@ impl<'a> Parts<'a> {
     /// Puts states into all devices and CPUs, which are reset before.
     fn put(&self, sections: &[Section], clock: u64) -> Result<()> {
         self.machine.reset.reset_only(Reset::Cold);
+        // Controllers get levels of the time of saving: what is driven now must reach them.
+        for (_, record) in &self.devices {
+            record.irq_outs.iter().for_each(|(_, out)| out.forget());
+        }
         self.vm.clock.set_ns(clock);
         sections.iter().try_for_each(|section| self.load(section))
     }
