@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use qapi::Value;
 
@@ -285,6 +286,14 @@ pub trait BlockDriver: Send + Sync {
     /// # Errors
     /// As [`BlockDriver::read`].
     fn flush(&self) -> io::Result<()>;
+    /// Stores what waits for the end; the image could be used by others now. What fails is told on
+    /// the error stream ([`lost`]), as most callers can tell nobody.
+    ///
+    /// # Errors
+    /// Something is lost.
+    fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Changes the length.
     ///
     /// # Errors
@@ -513,6 +522,21 @@ impl fmt::Debug for BlockClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
+}
+
+/// Something could not be stored when an image was closed.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Tells the user that something could not be stored when an image was closed.
+pub fn lost(text: &str) {
+    LOST.store(true, Ordering::Relaxed);
+    trace::report(format_args!("{text}"));
+}
+
+/// Whether anything could not be stored when an image was closed.
+#[must_use]
+pub fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// A damaged image.

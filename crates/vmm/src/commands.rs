@@ -191,7 +191,8 @@ pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use block::io::io_command;
 pub(crate) use block::jobs::{
-    BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, jobs, serve as serve_jobs,
+    BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, drop_drive, jobs,
+    serve as serve_jobs,
 };
 pub(crate) use block::limits::BlockWriteThreshold;
 pub use control::{Version, VersionInfo, version};

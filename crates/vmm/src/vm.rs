@@ -118,6 +118,7 @@ impl Vm {
         let Some(machine) = self.machine() else { return };
         let Some(record) = machine.devices.find(id) else { return };
         for gone in machine.devices.remove(&record) {
+            crate::commands::drop_drive(self, &gone);
             crate::commands::tell_deleted(self, &gone);
         }
     }

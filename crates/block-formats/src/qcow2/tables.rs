@@ -699,16 +699,23 @@ impl Meta {
         super::bitmap::record(self, at, len);
     }
 
-    /// The image is closed: everything is stored and it is clean.
-    pub(super) fn close(&mut self, unmap: bool) -> io::Result<()> {
-        self.commit(unmap)?;
-        super::bitmap::end(self)?;
+    /// The image is closed: everything is stored and it is clean. What could not be done is told
+    /// in the peer's words; bitmaps that are lost keep nothing else from being stored.
+    pub(super) fn close(&mut self, unmap: bool, name: &str) -> Result<(), String> {
+        let tables = |error: io::Error| {
+            format!("Failed to flush the L2 block cache: {}", host::reason(&error))
+        };
+        self.commit(unmap).map_err(tables)?;
+        let bitmaps = super::bitmap::end(self).map_err(|why| {
+            format!("Lost persistent bitmaps during inactivation of node '{name}': {why}")
+        });
+        self.commit(unmap).map_err(tables)?;
         if self.changing && self.header.incompatible & feature::DIRTY != 0 {
-            self.file.driver().flush()?;
-            self.set_flags(feature::DIRTY)?;
+            self.file.driver().flush().map_err(tables)?;
+            self.set_flags(feature::DIRTY).map_err(tables)?;
         }
-        self.changing = false;
-        Ok(())
+        self.changing = bitmaps.is_err();
+        bitmaps
     }
 
     /// Whether the image names a backing file.

@@ -66,6 +66,7 @@ fn start(
         kind,
         speed: 0,
         on_error: OnJobError::Report,
+        nodes: Vec::new(),
         auto_finalize: true,
         auto_dismiss: false,
     };
