@@ -26,8 +26,8 @@ use net::link::MAX_FRAME;
 use net::{Bytes, Frame, Link, Mac, Netdevs, Nic, NicInfo, RxFilter, Takes};
 use parking_lot::Mutex;
 use qapi::{Result, Value};
-use vmstate::{LoadError, StateReader, StateSchema, StateWriter, VmState as _};
 use virtio::{Kick, Port, Queue, VirtioDevice, VirtioId, pieces};
+use vmstate::{LoadError, StateReader, StateSchema, StateWriter, VmState as _};
 
 pub use control::fuzz as fuzz_control;
 pub use props::Props;
@@ -156,7 +156,14 @@ impl State {
     fn header_len(&self) -> usize {
         let long = self.has(virtio::feature::VERSION_1) || self.has(f::MRG_RXBUF);
         // 5.1.6.1: the number of buffers, the hash and its kind.
-        Offload::LEN + if self.has(f::HASH_REPORT) { 10 } else if long { 2 } else { 0 }
+        Offload::LEN
+            + if self.has(f::HASH_REPORT) {
+                10
+            } else if long {
+                2
+            } else {
+                0
+            }
     }
 }
 
@@ -540,11 +547,7 @@ impl Saved for VirtioNet {
     fn save(&self, w: &mut StateWriter) {
         self.state.lock().save(w);
     }
-    fn load(
-        &self,
-        r: &mut StateReader<'_>,
-        version: u32,
-    ) -> std::result::Result<(), LoadError> {
+    fn load(&self, r: &mut StateReader<'_>, version: u32) -> std::result::Result<(), LoadError> {
         let state = State::load(r, version)?;
         let sane = (1..=self.pairs).contains(&state.pairs)
             && state.offloads & !control::OFFLOADS == 0

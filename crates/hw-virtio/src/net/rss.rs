@@ -96,11 +96,8 @@ impl Rss {
     fn hash(&self, flow: &Flow) -> Option<(u32, u16)> {
         let on = |bit: u32| self.types >> bit & 1 != 0;
         // Bits of the plain kind and of that with extension headers, and what is reported.
-        let kinds: [(bool, u32, u16); 3] = [
-            (flow.is_tcp(), 1, 2),
-            (flow.is_udp(), 2, 3),
-            (true, 0, 1),
-        ];
+        let kinds: [(bool, u32, u16); 3] =
+            [(flow.is_tcp(), 1, 2), (flow.is_udp(), 2, 3), (true, 0, 1)];
         for (fits, bit, report) in kinds.into_iter().filter(|(fits, ..)| *fits) {
             _ = fits;
             let (bit, report) = if flow.v6 { (bit + 3, report + 3) } else { (bit, report) };
