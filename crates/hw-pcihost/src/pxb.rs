@@ -50,6 +50,7 @@ impl DeviceType for Expander {
     type Props = Props;
 
     fn create(props: Props, at: &mut Build<'_>) -> Result<Arc<Self>> {
+        props.pci.refuse_rom(Self::NAME)?;
         props.pci.check(Self::NAME)?;
         if props.node != NO_NODE {
             return Err(Error::generic(format!("Illegal numa node {}", props.node)));

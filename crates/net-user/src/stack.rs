@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use evloop::Readiness;
+use net::frame::gso;
 use net::{Bytes, Context, Frame, Link};
 use qapi::Result;
 
@@ -320,7 +321,16 @@ impl Stack {
         _ = ethernet;
         let Some(outward) = reach.config.outward(to, &mut self.resolver, now) else { return };
         let target = (outward.to, outward.dns);
-        let sent = self.flows.send(reach, from, target, &data, now);
+        // Several datagrams of one length may come as one (virtio 1.3, 5.1.6.2).
+        let several = frame.offload.gso & !gso::ECN == gso::UDP_L4 && frame.offload.segment > 0;
+        let size = if several { usize::from(frame.offload.segment) } else { data.len().max(1) };
+        let mut sent = Ok(());
+        if data.is_empty() {
+            sent = self.flows.send(reach, from, target, &data, now);
+        }
+        for datagram in data.chunks(size) {
+            sent = sent.and(self.flows.send(reach, from, target, datagram, now));
+        }
         if let (Err(error), IpAddr::V4(_), Some(v4)) = (sent, from.ip(), v4)
             && error.kind() == std::io::ErrorKind::NetworkUnreachable
         {

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use device::Saved;
 use evloop::{Clock, Handle, Readiness, Timer};
+use net::link::Datagrams;
 use net::{Backend, Context, Frame, Kind, Link, UserNet};
 use parking_lot::Mutex;
 use qapi::{Error, Result};
@@ -140,6 +141,10 @@ impl User {
 impl Backend for User {
     fn offloads(&self) -> bool {
         true
+    }
+
+    fn datagram_offloads(&self) -> Datagrams {
+        Datagrams { ufo: false, uso: true }
     }
 
     fn send(&self, frame: &Frame<'_>) {

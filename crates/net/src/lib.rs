@@ -32,4 +32,4 @@ pub use link::{Backend, Link, Mac, Nic, NicInfo, RxFilter, Takes, UserNet, mac_t
 pub use socket::SocketArgs;
 pub use stream::StreamArgs;
 pub use table::{Connected, Context, FindFd, Kind, NetdevClass, Netdevs, Open, Tell, card};
-pub use tap::TapArgs;
+pub use tap::{BridgeArgs, TapArgs};

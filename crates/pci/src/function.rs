@@ -100,8 +100,10 @@ pub struct Function {
     pub multifunction: bool,
     config: Mutex<Config>,
     bars: Vec<Option<Bar>>,
-    /// Where each region is mapped now. Taken before the map's own locks.
+    /// Where each region is mapped now, that of the ROM last. Taken before the map's own locks.
     mapped: Mutex<Vec<Option<u64>>>,
+    /// The expansion ROM: all of it, and as it is mapped.
+    pub(crate) rom: OnceLock<(Region, Region)>,
     /// MSI-X and where its capability is.
     msix: OnceLock<(Arc<Msix>, usize)>,
     /// Where the MSI capability is.
@@ -163,8 +165,9 @@ impl Function {
             addr: common.addr.0,
             multifunction: common.multifunction,
             config: Mutex::new(c),
-            mapped: Mutex::new(vec![None; bars.len()]),
+            mapped: Mutex::new(vec![None; bars.len() + 1]),
             bars,
+            rom: OnceLock::new(),
             msix: OnceLock::new(),
             msi: OnceLock::new(),
             hook: OnceLock::new(),
@@ -548,6 +551,18 @@ impl Function {
             }
             if let Some(base) = wanted {
                 window.map(base, &bar.region, 1);
+            }
+            *now = wanted;
+        }
+        let wanted = self.rom_wanted(command & COMMAND_MEMORY != 0);
+        if let (Some(region), Some(now)) = (self.rom_region(), mapped.last_mut())
+            && *now != wanted
+        {
+            if now.is_some() {
+                place.host.mmio.unmap(region);
+            }
+            if let Some(base) = wanted {
+                place.host.mmio.map(base, region, 1);
             }
             *now = wanted;
         }

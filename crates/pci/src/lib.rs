@@ -16,6 +16,7 @@ mod function;
 mod listing;
 mod msix;
 mod props;
+mod rom;
 mod slot;
 
 pub use bridge::{Bridge, Header, SlotParts};

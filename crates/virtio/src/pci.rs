@@ -190,6 +190,8 @@ impl VirtioPci {
                 regs: Mutex::default(),
             }
         });
+        let own = setup.name.starts_with("virtio-net-pci").then_some("efi-virtio.rom");
+        transport.function.add_rom(&setup.pci, own)?;
         transport.start(device, &space);
         at.offer::<Arc<Function>>(transport.function.clone());
         Ok(transport)

@@ -202,6 +202,7 @@ impl DeviceType for E1000e {
                 card.restart();
             }
         });
+        card.function.add_rom(&card.props.pci, Some("efi-e1000e.rom"))?;
         let nic: Arc<dyn Nic> = card.clone();
         if let (Some(id), Some(table)) = (&card.props.netdev, &netdevs) {
             table.connect((Self::NAME, "netdev"), id, Arc::downgrade(&nic))?;
