@@ -9,6 +9,7 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv3::CLASS,
     &hw_intc::gicv2m::CLASS,
     &hw_misc::edu::CLASS,
+    &hw_misc::pc_dimm::CLASS,
     &hw_misc::fw_cfg::CLASS,
     &hw_misc::ged::CLASS,
     &hw_misc::gpio_key::CLASS,

@@ -25,7 +25,10 @@ mod reset;
 mod run;
 mod services;
 
-pub use abilities::{Balloon, BalloonStats, CpuCount, Entropy, RamSize, SecretBytes};
+pub use abilities::{
+    Balloon, BalloonStats, CpuCount, Entropy, GuestEvents, MemoryDevice, MemoryDeviceState,
+    MemorySlots, RamSize, SecretBytes, SlotStatus,
+};
 pub use boot_order::BootEntry;
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};

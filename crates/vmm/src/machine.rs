@@ -7,6 +7,22 @@ use device::{Devices, FirmwareConfig, LateFiles, Reset, ResetTree, World};
 use memory::AddressSpace;
 use qapi::Value;
 
+/// A node of memory and CPUs (`-numa`).
+#[derive(Clone, Debug)]
+pub struct MemoryNode {
+    /// Bytes of memory at start.
+    pub mem: u64,
+}
+
+/// Where a CPU is.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuPlace {
+    /// Socket, cluster in it, core in that, thread of that.
+    pub ids: [u32; 4],
+    /// Its node, if there are nodes.
+    pub node: Option<u16>,
+}
+
 /// A created machine.
 pub struct Machine {
     /// Name of its class.
@@ -17,6 +33,10 @@ pub struct Machine {
     pub cpu_model: String,
     /// RAM in bytes at start.
     pub ram_size: u64,
+    /// Nodes of memory and CPUs.
+    pub nodes: Vec<MemoryNode>,
+    /// Place of each CPU.
+    pub places: Vec<CpuPlace>,
     /// Devices in order of creation.
     pub devices: Devices,
     /// Where firmware finds files.
@@ -75,6 +95,8 @@ impl Machine {
             props: Value::empty(),
             cpu_model: String::new(),
             ram_size: 0,
+            nodes: Vec::new(),
+            places: Vec::new(),
             devices: Devices::default(),
             firmware: None,
             strict_boot: false,

@@ -14,6 +14,8 @@ use super::{Gic, Plan, dsdt, map};
 const EVENT_DEVICE: &str = "acpi-ged";
 /// Event of the power button.
 const POWER_DOWN: u64 = 2;
+/// Event of the slots for memory.
+const MEMORY: u64 = 1;
 
 /// Whether the guest is given tables.
 pub(super) fn is_on(plan: &Plan) -> bool {
@@ -38,13 +40,24 @@ pub(super) fn create_events(
     if !has_events(plan, board) {
         return Ok(());
     }
-    let props = Value::map([("ged-event", Value::from(POWER_DOWN))]);
+    let config = board.config;
+    let (base, room) = plan.plugged.unwrap_or_default();
+    let most = config.max_ram.saturating_sub(config.ram_size);
+    let events = POWER_DOWN | if config.ram_slots > 0 { MEMORY } else { 0 };
+    let props = Value::map([
+        ("ged-event", Value::from(events)),
+        ("memory-slots", Value::from(u64::from(config.ram_slots))),
+        ("memory-base", Value::from(base)),
+        ("memory-room", Value::from(room)),
+        ("memory-most", Value::from(most)),
+        ("memory-nodes", Value::from(config.numa.nodes.len().max(1) as u64)),
+    ]);
     let record = board.device(EVENT_DEVICE, EVENT_DEVICE, props)?;
     if let Some(out) = record.irq_out("irq0") {
         out.connect(irqs.shared(), map::EVENTS.1);
     }
     let button = record.irq_in("powerdown").cloned();
-    board.map_banks(EVENT_DEVICE, &[map::EVENTS.0])?;
+    board.map_banks(EVENT_DEVICE, &[map::EVENTS.0, map::MEMORY_SLOTS.0])?;
     if let Some(button) = button {
         board.set_powerdown(Box::new(move || button.sink.set(0, true)));
     }
@@ -101,7 +114,7 @@ pub(super) fn offer(
     let second = board.record(map::UART2.name).filter(|_| !plan.props.secure);
     serials.extend(second.map(|_| &map::UART2));
     let event = has_events(plan, board).then_some(map::EVENTS);
-    let dsdt = t.add(*b"DSDT", 2, &dsdt::body(plan, &serials, event), &[]);
+    let dsdt = t.add(*b"DSDT", 2, &dsdt::body(plan, &serials, event, board.config.ram_slots), &[]);
     let psci = match plan.calls {
         FirmwareCalls::None => fixed::Psci::None,
         FirmwareCalls::Smc => fixed::Psci::Smc,
@@ -122,6 +135,7 @@ pub(super) fn offer(
     t.add(*b"SPCR", 2, &fixed::spcr(uart.base, SPI + uart.irq.unwrap_or(0)), &[]);
     let uart_len = u32::try_from(uart.size).unwrap_or(u32::MAX);
     t.add(*b"DBG2", 0, &fixed::dbg2(uart.base, uart_len, "COM0"), &[]);
+    super::nodes::tables(plan, board, &mut t);
     if plan.has_its() || plan.gic == Gic::V2 {
         t.add(*b"IORT", 3, &fixed::iort(), &[]);
     }

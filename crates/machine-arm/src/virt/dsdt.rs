@@ -3,8 +3,8 @@
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, BufferData, CreateDWordField, Device, Else,
     Equal, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Interrupt,
-    Local, Memory32Fixed, Method, Name, NotEqual, Notify, ONE, OpRegion, OpRegionSpace, Or,
-    PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, Uuid, VarPackageTerm, ZERO,
+    Local, Memory32Fixed, Method, MethodCall, Name, NotEqual, Notify, ONE, OpRegion, OpRegionSpace,
+    Or, PackageBuilder, Path, ResourceTemplate, Return, Scope, Store, Uuid, VarPackageTerm, ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 use machine::Slot;
@@ -20,7 +20,7 @@ const LINKS: u32 = 4;
 const SLOTS: u32 = 32;
 
 /// A part of the table.
-type Part = Box<dyn Aml>;
+pub(super) type Part = Box<dyn Aml>;
 
 /// Bytes that are AML already.
 struct Raw(Vec<u8>);
@@ -31,7 +31,7 @@ impl Aml for Raw {
     }
 }
 
-fn raw(parts: &[&dyn Aml]) -> Part {
+pub(super) fn raw(parts: &[&dyn Aml]) -> Part {
     let mut bytes = Vec::new();
     for part in parts {
         part.to_aml_bytes(&mut bytes);
@@ -39,19 +39,19 @@ fn raw(parts: &[&dyn Aml]) -> Part {
     Box::new(Raw(bytes))
 }
 
-fn name(n: &str, value: &dyn Aml) -> Part {
+pub(super) fn name(n: &str, value: &dyn Aml) -> Part {
     raw(&[&Name::new(Path::new(n), value)])
 }
 
-fn device(n: &str, parts: &[Part]) -> Part {
+pub(super) fn device(n: &str, parts: &[Part]) -> Part {
     raw(&[&Device::new(Path::new(n), parts.iter().map(|p| &**p).collect())])
 }
 
-fn resources(parts: &[&dyn Aml]) -> Part {
+pub(super) fn resources(parts: &[&dyn Aml]) -> Part {
     raw(&[&ResourceTemplate::new(parts.to_vec())])
 }
 
-fn memory(base: u64, len: u64) -> Memory32Fixed {
+pub(super) fn memory(base: u64, len: u64) -> Memory32Fixed {
     let low = |v: u64| u32::try_from(v).unwrap_or(u32::MAX);
     Memory32Fixed::new(true, low(base), low(len))
 }
@@ -61,7 +61,12 @@ fn level(irq: u32) -> Interrupt {
 }
 
 /// The body of the table.
-pub(super) fn body(plan: &Plan, serials: &[&Slot], event: Option<(u64, u32)>) -> Vec<u8> {
+pub(super) fn body(
+    plan: &Plan,
+    serials: &[&Slot],
+    event: Option<(u64, u32)>,
+    slots: u32,
+) -> Vec<u8> {
     let mut parts: Vec<Part> = Vec::new();
     for cpu in 0..plan.ids.len() {
         let id = [name("_HID", &"ACPI0007"), name("_UID", &cpu)];
@@ -77,10 +82,15 @@ pub(super) fn body(plan: &Plan, serials: &[&Slot], event: Option<(u64, u32)>) ->
     parts.extend((0..map::VIRTIO_COUNT).map(virtio));
     parts.extend((0..LINKS).map(link));
     parts.push(pci(plan));
-    parts.push(match event {
-        Some((base, irq)) => ged(base, irq),
-        None => gpio(),
-    });
+    match event {
+        Some((base, irq)) => {
+            parts.push(ged(base, irq, slots > 0));
+            if slots > 0 {
+                parts.extend(super::dsdt_memory::parts(map::MEMORY_SLOTS, slots));
+            }
+        }
+        None => parts.push(gpio()),
+    }
     parts.push(device("PWRB", &[name("_HID", &"PNP0C0C"), name("_UID", &ZERO)]));
     let scope = Scope::new(Path::new("\\_SB_"), parts.iter().map(|p| &**p).collect());
     let mut bytes = Vec::new();
@@ -288,7 +298,7 @@ fn gpio() -> Part {
     device(NAME, &parts)
 }
 
-fn ged(base: u64, irq: u32) -> Part {
+fn ged(base: u64, irq: u32, has_slots: bool) -> Part {
     const POWER_DOWN: u8 = 2;
     let crs = resources(&[&Interrupt::new(true, true, false, false, SPI + irq)]);
     let base = u32::try_from(base).unwrap_or(u32::MAX);
@@ -307,7 +317,13 @@ fn ged(base: u64, irq: u32) -> Part {
     let pressed = Equal::new(&bit, &POWER_DOWN);
     let press = Notify::new(&button, &0x80u8);
     let power = If::new(&pressed, vec![&press]);
-    let event = Method::new(Path::new("_EVT"), 1, true, vec![&read, &power]);
+    let bit = And::new(&ZERO, &Local(0), &ONE);
+    let changed = Equal::new(&bit, &ONE);
+    let scan = MethodCall::new(Path::new(super::dsdt_memory::SCAN), vec![]);
+    let slots = If::new(&changed, vec![&scan]);
+    let steps: Vec<&dyn Aml> =
+        if has_slots { vec![&read, &slots, &power] } else { vec![&read, &power] };
+    let event = Method::new(Path::new("_EVT"), 1, true, steps);
     let parts = [
         name("_HID", &"ACPI0013"),
         name("_UID", &"GED"),

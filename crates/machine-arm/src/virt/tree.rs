@@ -153,8 +153,8 @@ fn cpu_nodes(t: &mut Fdt, plan: &Plan, board: &Board<'_>) {
             t.set(&node, "enable-method", Prop::str("psci"));
         }
         t.set(&node, "reg", Prop::cell(u32::try_from(*id).unwrap_or(0)));
-        if board.config.ram_slots > 0 {
-            t.set(&node, "numa-node-id", Prop::cell(0));
+        if let Some(id) = super::nodes::of_cpu(board, index) {
+            t.set(&node, "numa-node-id", Prop::cell(id));
         }
         if plan.version.topology {
             t.set(&node, "phandle", Prop::cell(phandle(index)));
@@ -292,12 +292,20 @@ pub(super) fn add_boot(
     board: &Board<'_>,
     initrd: Option<(u64, u64)>,
 ) -> qapi::Result<()> {
-    let memory = address(map::RAM, "memory");
-    t.set(&memory, "device_type", Prop::str("memory"));
-    t.set(&memory, "reg", Prop::reg(&[map::RAM, board.config.ram_size]));
-    if board.config.ram_slots > 0 {
-        t.set(&memory, "numa-node-id", Prop::cell(0));
+    let mut ranges = super::nodes::ranges(board);
+    let in_nodes = !ranges.is_empty();
+    if !in_nodes {
+        ranges.push((0, map::RAM, board.config.ram_size));
     }
+    for (id, base, len) in ranges {
+        let memory = address(base, "memory");
+        t.set(&memory, "device_type", Prop::str("memory"));
+        t.set(&memory, "reg", Prop::reg(&[base, len]));
+        if in_nodes {
+            t.set(&memory, "numa-node-id", Prop::cell(id.into()));
+        }
+    }
+    super::nodes::distance_map(t, board);
     psci(t, plan);
     t.node("/chosen");
     if let Some(append) = &board.config.boot.append {
