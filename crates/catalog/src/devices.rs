@@ -21,6 +21,7 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_pcihost::conventional::pci_bridge::CLASS,
     &hw_pcihost::conventional::pcie_pci::CLASS,
     &hw_pcihost::gpex::CLASS,
+    &hw_pcihost::pxb::CLASS,
     &hw_pcihost::root_port::CLASS,
     &hw_pcihost::switch::downstream::CLASS,
     &hw_pcihost::switch::upstream::CLASS,

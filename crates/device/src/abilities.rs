@@ -46,6 +46,10 @@ pub struct BalloonStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamSize(pub u64);
 
+/// Nodes of memory and CPUs (`-numa`); a service (`World::services`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeCount(pub u32);
+
 /// CPUs the machine was made with (`-smp`); a service (`World::services`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuCount(pub u32);

@@ -271,6 +271,10 @@ impl Slots {
                 state.removing = false;
             }
             let leaves = value & EJECT != 0 && state.enabled;
+            if leaves {
+                // The guest looks at once whether it is gone.
+                state.enabled = false;
+            }
             seats.get(at).and_then(Option::as_ref).filter(|_| leaves).map(|s| s.id.clone())
         };
         if let (Some(id), Some(departure)) = (leaving, &self.host.departure) {

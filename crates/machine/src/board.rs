@@ -116,6 +116,8 @@ impl<'a> Board<'a> {
 
     /// Creates RAM and maps it.
     pub fn ram(&mut self, name: &str, base: u64, size: u64) -> qapi::Result<()> {
+        let nodes = u32::try_from(self.config.numa.nodes.len()).unwrap_or(u32::MAX);
+        self.world.services.add(device::NodeCount(nodes));
         if self.config.numa.nodes.iter().any(|node| node.memdev.is_some()) {
             self.node_ram(base)?;
             self.world.services.add(device::RamSize(size));

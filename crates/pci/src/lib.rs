@@ -13,15 +13,17 @@ mod bus;
 mod config;
 mod express;
 mod function;
+mod iommu;
 mod listing;
 mod msix;
 mod props;
 mod slot;
 
 pub use bridge::{Bridge, Header, SlotParts};
-pub use bus::{Host, PciBus, Site};
+pub use bus::{Host, PciBus, RootTraits, Site};
 pub use express::{Express, Link, Role, SlotTraits};
 pub use function::{Bar, ConfigHook, Function, Identity};
+pub use iommu::Iommu;
 pub use listing::{BridgeInfo, FunctionInfo, RegionInfo};
 pub use msix::Msix;
 pub use props::{Addr, BusNumber, Common};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::{AccelVm, CpuHandle};
-use device::{Devices, FirmwareConfig, LateFiles, Reset, ResetTree, World};
+use device::{Devices, FirmwareConfig, LateFiles, LateTables, Reset, ResetTree, World};
 use memory::AddressSpace;
 use qapi::Value;
 
@@ -81,6 +81,9 @@ impl Machine {
     /// A device that is named does not exist.
     pub fn tell_devices(&self) -> qapi::Result<()> {
         let Some(world) = &self.world else { return Ok(()) };
+        if let Some(LateTables(make)) = world.services.find() {
+            make();
+        }
         let Some(LateFiles(tell)) = world.services.find() else { return Ok(()) };
         tell(&|id| {
             let function: Arc<pci::Function> = self.devices.find(id)?.ability()?;

@@ -31,6 +31,7 @@ pub(super) struct High {
 }
 
 /// What the steps of creation share.
+#[derive(Clone)]
 pub(super) struct Plan {
     pub(super) version: Version,
     pub(super) props: Props,

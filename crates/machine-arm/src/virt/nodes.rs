@@ -1,6 +1,6 @@
 //! What ACPI and the device tree say of nodes of memory and CPUs.
 
-use firmware::acpi::{Tables, fixed};
+use firmware::acpi::fixed;
 use firmware::{Fdt, Prop};
 use machine::Board;
 use machine::numa::{Associativity, Cache, Table, WritePolicy};
@@ -27,10 +27,11 @@ pub(super) fn of_cpu(board: &Board<'_>, index: usize) -> Option<u32> {
 }
 
 /// SRAT, SLIT and HMAT.
-pub(super) fn tables(plan: &Plan, board: &Board<'_>, t: &mut Tables) {
+pub(super) fn tables(plan: &Plan, board: &Board<'_>) -> Vec<(&'static [u8; 4], u8, Vec<u8>)> {
     let numa = &board.config.numa;
+    let mut out: Vec<(&'static [u8; 4], u8, Vec<u8>)> = Vec::new();
     if !numa.is_on() {
-        return;
+        return out;
     }
     let cpus: Vec<u32> =
         (0..plan.ids.len()).map(|index| of_cpu(board, index).unwrap_or(0)).collect();
@@ -47,16 +48,17 @@ pub(super) fn tables(plan: &Plan, board: &Board<'_>, t: &mut Tables) {
         let node = u32::try_from(numa.nodes.len().saturating_sub(1)).unwrap_or(0);
         memory.push(fixed::MemoryAffinity { node, base, len, hotplug: true });
     }
-    t.add(*b"SRAT", 3, &fixed::srat(&cpus, &memory), &[]);
+    out.push((b"SRAT", 3, fixed::srat(&cpus, &memory)));
     let ids = || 0..u16::try_from(numa.nodes.len()).unwrap_or(u16::MAX);
     if numa.has_distances() {
         let all: Vec<u8> =
             ids().flat_map(|from| ids().map(move |to| numa.distance(from, to))).collect();
-        t.add(*b"SLIT", 1, &fixed::slit(numa.nodes.len() as u64, &all), &[]);
+        out.push((b"SLIT", 1, fixed::slit(numa.nodes.len() as u64, &all)));
     }
     if board.config.hmat {
-        t.add(*b"HMAT", 2, &hmat(board), &[]);
+        out.push((b"HMAT", 2, hmat(board)));
     }
+    out
 }
 
 fn hmat(board: &Board<'_>) -> Vec<u8> {
