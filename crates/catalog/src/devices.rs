@@ -8,6 +8,7 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_intc::gicv2::CLASS,
     &hw_intc::gicv3::CLASS,
     &hw_intc::gicv2m::CLASS,
+    &hw_iommu::smmuv3::CLASS,
     &hw_misc::edu::CLASS,
     &hw_misc::pc_dimm::CLASS,
     &hw_misc::fw_cfg::CLASS,

@@ -245,16 +245,59 @@ pub fn hmat(near: &[(u32, Option<u32>)], tables: &[Locality], caches: &[SideCach
     out.0
 }
 
-/// IORT revision 3: one ITS group and one root complex whose identifiers go to it unchanged.
+/// An SMMUv3 in the IORT.
+#[derive(Clone, Debug)]
+pub struct SmmuNode {
+    /// Its registers.
+    pub base: u64,
+    /// Its event interrupt; page requests, commands and errors follow.
+    pub first_interrupt: u32,
+    /// Requester identifiers that it sees, in order: first and last.
+    pub streams: Vec<(u32, u32)>,
+}
+
+/// IORT revision 3: one ITS group and one root complex whose identifiers go to it unchanged, some of
+/// them through an SMMU.
 #[must_use]
-pub fn iort() -> Vec<u8> {
+pub fn iort(smmu: Option<&SmmuNode>) -> Vec<u8> {
+    const GROUP_AT: u32 = 0x30;
+    const SMMU_AT: u32 = 0x48;
+    const LAST: u32 = 0xffff;
     let mut out = Out::default();
-    out.u32(2).u32(0x30).u32(0);
+    out.u32(if smmu.is_some() { 3 } else { 2 }).u32(GROUP_AT).u32(0);
     out.u8(0).u16(0x18).u8(1).u32(0).u32(0).u32(0).u32(1).u32(0);
+    let map = |out: &mut Out, (first, last): (u32, u32), to: u32| {
+        out.u32(first).u32(last - first).u32(first).u32(to).u32(0);
+    };
+    let mut maps = Vec::new();
+    let mut next = 0;
+    if let Some(smmu) = smmu {
+        // Coherent; interrupts of events, page requests, errors, commands; one mapping.
+        out.u8(4).u16(0x58).u8(4).u32(1).u32(1).u32(0x44).u64(smmu.base).u32(1).u32(0).u64(0);
+        let irq = smmu.first_interrupt;
+        out.u32(0).u32(irq).u32(irq + 1).u32(irq + 3).u32(irq + 2).u32(0).u32(0);
+        map(&mut out, (0, LAST), GROUP_AT);
+        let mut around = Vec::new();
+        for (first, last) in &smmu.streams {
+            maps.push(((*first, *last), SMMU_AT));
+            if *first > next {
+                around.push(((next, first - 1), GROUP_AT));
+            }
+            next = next.max(last + 1);
+        }
+        maps.extend(around);
+    }
+    if next <= LAST {
+        maps.push(((next, LAST), GROUP_AT));
+    }
+    let count = u32::try_from(maps.len()).unwrap_or(1);
+    let len = u16::try_from(0x24 + 20 * count).unwrap_or(u16::MAX);
     // Coherent accesses; 64 address bits.
-    out.u8(2).u16(0x38).u8(3).u32(1).u32(1).u32(0x24).u32(1).u8(0).u16(0).u8(3);
-    out.u32(0).u32(0).u8(64).zeroes(3);
-    out.u32(0).u32(0xffff).u32(0).u32(0x30).u32(0);
+    out.u8(2).u16(len).u8(3).u32(if smmu.is_some() { 2 } else { 1 }).u32(count).u32(0x24);
+    out.u32(1).u8(0).u16(0).u8(3).u32(0).u32(0).u8(64).zeroes(3);
+    for (range, to) in maps {
+        map(&mut out, range, to);
+    }
     out.0
 }
 

@@ -161,8 +161,13 @@ impl Maker {
     }
 }
 
-fn iort(_: &Plan, _: &Roots) -> Vec<u8> {
-    fixed::iort()
+fn iort(plan: &Plan, roots: &Roots) -> Vec<u8> {
+    let smmu = plan.has_iommu().then(|| fixed::SmmuNode {
+        base: map::SMMU.0,
+        first_interrupt: SPI + map::SMMU.2,
+        streams: roots.translated(plan.props.default_bus_bypass_iommu),
+    });
+    fixed::iort(smmu.as_ref())
 }
 
 /// Builds the tables and gives them to firmware.

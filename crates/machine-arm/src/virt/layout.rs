@@ -126,6 +126,11 @@ impl Plan {
         Ok(Plan { version, props, gic, ids, calls, high, plugged: None })
     }
 
+    /// Whether an IOMMU is in front of PCI's devices.
+    pub(super) fn has_iommu(&self) -> bool {
+        self.props.iommu == "smmuv3"
+    }
+
     /// Whether the GICv3 has an ITS.
     pub(super) fn has_its(&self) -> bool {
         let wanted = self.props.its.unwrap_or(self.version.its);

@@ -9,7 +9,7 @@ use super::{Gic, Plan, map};
 // Cells of an interrupt specifier (arm,gic.yaml).
 pub(super) const SPI: u32 = 0;
 const PPI: u32 = 1;
-const EDGE_RISING: u32 = 1;
+pub(super) const EDGE_RISING: u32 = 1;
 pub(super) const LEVEL_HIGH: u32 = 4;
 
 /// First phandle; later ones count up.
@@ -30,7 +30,8 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
     let gic = CLOCK.wrapping_add(cpus).wrapping_add(1);
     let msi = plan.has_msi().then(|| gic.wrapping_add(1));
-    let gpio = msi.unwrap_or(gic).wrapping_add(1);
+    let iommu = plan.has_iommu().then(|| msi.unwrap_or(gic).wrapping_add(1));
+    let gpio = iommu.or(msi).unwrap_or(gic).wrapping_add(1);
     root(&mut t, gic);
     clock(&mut t);
     timer(&mut t, plan);
@@ -59,7 +60,10 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
         super::pci::its_node(&mut t, its);
     }
     if board.record("gpex").is_some() {
-        super::pci::node(&mut t, plan, gic, msi);
+        super::pci::node(&mut t, plan, gic, (msi, iommu));
+    }
+    if let Some(iommu) = iommu {
+        super::pci::iommu_node(&mut t, iommu);
     }
     super::flash::nodes(&mut t, plan);
     if plan.props.secure {

@@ -28,6 +28,8 @@ pub(super) struct Version {
     pub(super) flash_told: bool,
     /// Until 5.0: nodes may be given by size.
     pub(super) nodes_by_size: bool,
+    /// Since 9.2: the IOMMU has both stages.
+    pub(super) nested_iommu: bool,
     /// Since 6.0: a GPIO controller of the secure world.
     pub(super) secure_gpio: bool,
     /// Since 6.2: the CPUs' topology is told, and there is an ITS.
@@ -75,6 +77,7 @@ const fn version(((major, minor), name, summary): Named) -> Version {
         smbios: if number >= 212 { name } else { "1.0" },
         memory_device: if number >= 901 { 2047 << 30 } else { 16 << 30 },
         flash_told: number <= 500,
+        nested_iommu: number >= 902,
         nodes_by_size: number <= 500,
         secure_gpio: number >= 600,
         topology: number >= 602,
