@@ -107,7 +107,7 @@ impl Smmu {
     }
 
     /// The configuration of a stream.
-    fn config(&self, sid: u16) -> Result<Arc<Config>, Event> {
+    fn config(&self, sid: u16) -> Result<Arc<Config>, End> {
         let epoch = {
             let cache = self.cache.lock();
             if let Some(config) = cache.stream(sid) {
@@ -135,13 +135,16 @@ impl Smmu {
         Ok(config)
     }
 
-    fn context(&self, at: u64, second: Option<&Second>) -> Result<Context, Event> {
+    fn context(&self, at: u64, second: Option<&Second>) -> Result<Context, End> {
         let place = match second {
             None => at,
-            Some(second) => self.through_second(second, at, (false, Class::Context))?.0,
+            Some(second) => {
+                let found = self.through_second(second, at, (false, Class::Context));
+                found.map_err(|event| stage2_end(second, event))?.0
+            }
         };
         let cd = self.words(place).ok_or(Event::Fetch { kind: CD_FETCH, at: place })?;
-        Context::of(&cd).map_err(|_| Event::Config { kind: BAD_CD })
+        Ok(Context::of(&cd).map_err(|_| Event::Config { kind: BAD_CD })?)
     }
 
     /// Where an intermediate address leads, and the mapping.
