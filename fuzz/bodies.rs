@@ -258,13 +258,15 @@ pub fn smmu(data: &[u8]) {
     const RAM: u64 = testbench::RAM_BASE;
     let bench = testbench::Bench::of(&hw_iommu::smmuv3::CLASS, "stage=nested");
     let Some(iommu) = bench.record.ability::<std::sync::Arc<dyn pci::Iommu>>() else { return };
-    let mut words = data.chunks(8).map(|chunk| {
-        chunk.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte))
-    });
+    let mut words = data
+        .chunks(8)
+        .map(|chunk| chunk.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte)));
     let mut next = || words.next().unwrap_or(0);
     let put = |at: u64, word: u64| bench.put_ram(at, &word.to_le_bytes());
     // Addresses lie in RAM for the most part, so that walks get somewhere.
-    let addr = |word: u64, to: u64| if word & 0xf00 == 0xf00 { word } else { word & !0xf_ffff_ffff_f000 | (RAM + to) };
+    let addr = |word: u64, to: u64| {
+        if word & 0xf00 == 0xf00 { word } else { word & !0xf_ffff_ffff_f000 | (RAM + to) }
+    };
     let shape = next();
     let ste = [addr(next() | 1, 0x3000), next(), next(), addr(next(), 0x8000)];
     let cd = [next() | 1 << 31 | 1 << 41 | 1 << 46, addr(next(), 0xc000), addr(next(), 0xc000)];

@@ -257,7 +257,8 @@ fn smmu() {
         // Entries that are mostly legal: configuration, sizes and granules that go together.
         words[1] = (words[1] & 0xf00) | (random.next() & 7) << 1;
         words[2] &= 7;
-        words[3] = (words[3] & 3) | 24 << 32 | 1 << 38 | 4 << 48 | 1 << 51 | (random.next() & 1) << 58;
+        words[3] =
+            (words[3] & 3) | 24 << 32 | 1 << 38 | 4 << 48 | 1 << 51 | (random.next() & 1) << 58;
         words[5] = 25 | 25 << 16 | 2 << 22 | 4 << 32 | (random.next() & 1) << 45;
         for _ in 0..random.at(6) {
             let at = random.at(8);

@@ -39,8 +39,8 @@ pub use global::{Global, Globals};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use lpi::{LpiSource, Lpis};
 pub use memory::{
-    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Front, Mmio, RamSlice, Region,
-    Size, Translate, Translated, TxAttrs,
+    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Front, Mmio, RamSlice,
+    Region, Size, Translate, Translated, TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, ThreadId};
 pub use plug::{Departure, Devices, Numbers, PlugBus, Unplug};

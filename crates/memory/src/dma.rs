@@ -1,7 +1,7 @@
 //! A device's access to guest memory.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use guest_ram::RamSlice;
 
@@ -200,7 +200,10 @@ impl DmaView {
         while done < len {
             let at = addr.checked_add(done).ok_or(DmaFault(addr));
             let piece = at.and_then(|at| {
-                let ram = self.ram_for(at, write).filter(|r| !(write && r.readonly)).ok_or(DmaFault(at))?;
+                let ram = self
+                    .ram_for(at, write)
+                    .filter(|r| !(write && r.readonly))
+                    .ok_or(DmaFault(at))?;
                 let n = usize::try_from(ram.len.min(len - done)).map_err(|_| DmaFault(at))?;
                 RamSlice::new(ram.block, ram.offset, n).map_err(|_| DmaFault(at))
             });

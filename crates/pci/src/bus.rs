@@ -15,8 +15,8 @@ use device::{AddressSpace, Build, Bus, IrqOut, PlugBus, Record, Region, Unplug};
 use parking_lot::Mutex;
 use qapi::Error;
 
-use crate::{Function, Iommu};
 use crate::bridge::Bridge;
+use crate::{Function, Iommu};
 
 /// What a host bridge gives its bus.
 #[derive(Clone)]
@@ -196,11 +196,7 @@ impl PciBus {
     }
 
     /// A root bus behind an expander bridge on this bus, with the same windows.
-    pub fn expander(
-        self: &Arc<Self>,
-        name: &str,
-        (number, root): (u8, RootTraits),
-    ) -> Arc<PciBus> {
+    pub fn expander(self: &Arc<Self>, name: &str, (number, root): (u8, RootTraits)) -> Arc<PciBus> {
         let kind = (Site::Expander, root);
         let way = (self.iommu.clone(), Arc::new(AtomicBool::new(root.bypass)));
         let bus = PciBus::empty(name, kind, self.host.clone(), self.lines.clone(), way);

@@ -10,8 +10,8 @@ use vmstate::{LoadError, Saved, StateReader, StateSchema, StateWriter, VmState};
 
 use crate::bridge::Bridge;
 use crate::bus::{Host, PciBus, Pin, Requester};
-use crate::iommu::{Iommu, Stream};
 use crate::config::{BARS, COMMAND, Config, HEADER_TYPE, INTERRUPT_PIN, STATUS, SUBSYSTEM, put};
+use crate::iommu::{Iommu, Stream};
 use crate::msix::{self, Msix};
 
 const COMMAND_IO: u16 = 1;

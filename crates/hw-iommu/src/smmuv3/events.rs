@@ -61,9 +61,7 @@ impl Event {
         match *self {
             Event::Config { kind } => [head(kind), 0, 0, 0],
             Event::Fetch { kind, at } => [head(kind), 0, 0, at],
-            Event::Walk { class, stage2, at } => {
-                [head(WALK_ABORT), flags(class, stage2), addr, at]
-            }
+            Event::Walk { class, stage2, at } => [head(WALK_ABORT), flags(class, stage2), addr, at],
             Event::Fault(fault) => {
                 let ipa = fault.ipa & 0x000f_ffff_ffff_f000;
                 [head(fault.kind), flags(fault.class, fault.stage2), addr, ipa]

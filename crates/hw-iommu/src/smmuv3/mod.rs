@@ -118,8 +118,7 @@ mod line {
 }
 
 /// Peripheral and component identifiers, from `ID_REGISTERS` on.
-const IDENTIFIERS: [u32; 12] =
-    [0x04, 0, 0, 0, 0x84, 0xb4, 0xf0, 0x10, 0x0d, 0xf0, 0x05, 0xb1];
+const IDENTIFIERS: [u32; 12] = [0x04, 0, 0, 0, 0x84, 0xb4, 0xf0, 0x10, 0x0d, 0xf0, 0x05, 0xb1];
 
 #[derive(Clone, Debug, VmState)]
 #[vmstate(name = "smmuv3", version = 1)]

@@ -124,7 +124,6 @@ impl Second {
         };
         Ok(Second { walk, record: field(d2, 58, 1) != 0 })
     }
-
 }
 
 /// A context: two ranges of addresses.
@@ -174,8 +173,7 @@ impl Context {
             let had = tables & 2 != 0;
             let stage = Stage::One(had);
             let level = granule.start(bits);
-            let walk =
-                Walk { base, level, bits, granule, out_bits, stage, no_flag_fault: flag };
+            let walk = Walk { base, level, bits, granule, out_bits, stage, no_flag_fault: flag };
             Ok((Some(walk), tsz))
         };
         let (low, high) = (range(0, d1)?, range(16, d2)?);

@@ -55,12 +55,29 @@ pub(crate) struct Mapping {
 pub(crate) enum Scope {
     All,
     /// Of a machine: stage 1 and nested ones, or all.
-    Machine { vmid: u16, stage1_only: bool },
-    Space { vmid: u16, asid: u16 },
+    Machine {
+        vmid: u16,
+        stage1_only: bool,
+    },
+    Space {
+        vmid: u16,
+        asid: u16,
+    },
     /// Input addresses of stage 1; `asid` `None`: of all spaces.
-    Range { vmid: u16, asid: Option<u16>, first: u64, pages: u64, page_bits: u32 },
+    Range {
+        vmid: u16,
+        asid: Option<u16>,
+        first: u64,
+        pages: u64,
+        page_bits: u32,
+    },
     /// Input addresses of stage 2.
-    Second { vmid: u16, first: u64, pages: u64, page_bits: u32 },
+    Second {
+        vmid: u16,
+        first: u64,
+        pages: u64,
+        page_bits: u32,
+    },
 }
 
 /// Both caches.
@@ -143,12 +160,12 @@ impl Cache {
         }
         match scope {
             Scope::All => self.forget_mappings(),
-            Scope::Machine { vmid, stage1_only } => self.mappings.retain(|(tag, ..), _| {
-                tag.vmid != vmid || stage1_only && tag.asid.is_none()
-            }),
-            Scope::Space { vmid, asid } => self.mappings.retain(|(tag, ..), m| {
-                tag.vmid != vmid || tag.asid != Some(asid) || m.global
-            }),
+            Scope::Machine { vmid, stage1_only } => self
+                .mappings
+                .retain(|(tag, ..), _| tag.vmid != vmid || stage1_only && tag.asid.is_none()),
+            Scope::Space { vmid, asid } => self
+                .mappings
+                .retain(|(tag, ..), m| tag.vmid != vmid || tag.asid != Some(asid) || m.global),
             Scope::Range { vmid, asid, first, pages, page_bits } => match asid {
                 Some(asid) if pages <= MANY_PAGES && !self.has_global => {
                     let tag = Tag { vmid, asid: Some(asid) };
@@ -230,8 +247,7 @@ mod tests {
             [(Some(1), 0x1fff), (Some(2), 0x3f_ffff), (None, 0x5000)]
                 .map(|(asid, at)| cache.find(tag(asid), at).is_some())
         };
-        let page =
-            |first, asid| Scope::Range { vmid: 0, asid, first, pages: 1, page_bits: 12 };
+        let page = |first, asid| Scope::Range { vmid: 0, asid, first, pages: 1, page_bits: 12 };
         for (scope, expected) in [
             (Scope::All, [false, false, false]),
             (Scope::Machine { vmid: 0, stage1_only: true }, [false, false, true]),

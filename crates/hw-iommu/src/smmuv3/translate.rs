@@ -117,8 +117,7 @@ impl Smmu {
         };
         let at = self.entry_address(sid)?;
         let ste = self.words(at).ok_or(Event::Fetch { kind: STE_FETCH, at })?;
-        let entry =
-            Entry::of(&ste, self.stages).map_err(|_| Event::Config { kind: BAD_STE })?;
+        let entry = Entry::of(&ste, self.stages).map_err(|_| Event::Config { kind: BAD_STE })?;
         let config = match entry {
             Entry::Abort => Config::Abort,
             Entry::Bypass => Config::Bypass,
@@ -231,7 +230,9 @@ impl Smmu {
                 let (_, leaf) = by_second.map_err(|event| stage2_end(second, event))?;
                 mapping(leaf, None)
             }
-            (Some(context), None) => mapping(self.through_first((context, None), addr, write)?, None),
+            (Some(context), None) => {
+                mapping(self.through_first((context, None), addr, write)?, None)
+            }
             (Some(context), Some(second)) => {
                 let first = self.through_first((context, Some(second)), addr, write)?;
                 let ipa = first.base | (addr & ((1u64 << first.shift) - 1));

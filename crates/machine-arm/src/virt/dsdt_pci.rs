@@ -3,11 +3,11 @@
 //! Windows of the buses behind expanders are what firmware gave to devices there, and the host
 //! bridge's own bus has what is left. Names, order and code are QEMU 10.0's.
 
+use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, BufferData, CreateDWordField, Else, Equal, If,
     Method, NotEqual, ONE, Or, PackageBuilder, Path, Return, Store, Uuid, VarPackageTerm, ZERO,
 };
-use acpi_tables::Aml;
 
 use super::dsdt::{Part, Raw, device, level, name, raw, resources};
 use super::layout::Place;
@@ -73,8 +73,7 @@ fn window((at, len): Place) -> (u64, u64) {
 }
 
 fn text(words: &str) -> BufferData {
-    let text: Vec<u8> =
-        words.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    let text: Vec<u8> = words.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
     BufferData::new(text)
 }
 
@@ -215,4 +214,3 @@ fn labels() -> Part {
     let known = If::new(&is_labeling, vec![&which]);
     raw(&[&Method::new(Path::new("_DSM"), 4, false, vec![&known, &otherwise])])
 }
-

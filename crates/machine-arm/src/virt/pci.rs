@@ -137,12 +137,7 @@ fn cells(value: u64) -> [u32; 2] {
 }
 
 /// The host bridge's node.
-pub(super) fn node(
-    t: &mut Fdt,
-    plan: &Plan,
-    gic: u32,
-    (msi, iommu): (Option<u32>, Option<u32>),
-) {
+pub(super) fn node(t: &mut Fdt, plan: &Plan, gic: u32, (msi, iommu): (Option<u32>, Option<u32>)) {
     let node = format!("/pcie@{:x}", map::PCI_MMIO.0);
     let (ecam, len) = plan.ecam();
     let last_bus = u32::try_from((len >> 20) - 1).unwrap_or(0);
