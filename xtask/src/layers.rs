@@ -31,6 +31,7 @@ const CRATES: &[(&str, u8, &str)] = &[
     ("cpu-arm", 3, "cpu"),
     ("hw-char", 3, "hw"),
     ("hw-intc", 3, "hw"),
+    ("hw-iommu", 3, "hw"),
     ("hw-timer", 3, "hw"),
     ("hw-misc", 3, "hw"),
     ("hw-net", 3, "hw"),

@@ -8,6 +8,7 @@
 mod bench;
 mod bench_network;
 mod bench_storage;
+mod compare;
 mod cross;
 mod demo;
 mod guests;
@@ -57,6 +58,11 @@ const TASKS: &[Task] = &[
         name: "guests",
         about: "fetch the Debian kernels and initrds that demo and tests boot",
         run: |_| guests::fetch().map(|_| ()),
+    },
+    Task {
+        name: "compare",
+        about: "compare IMAGE: what Debian sees on ours and on an installed QEMU (the manual's worked example)",
+        run: compare::run,
     },
     Task {
         name: "cross",

@@ -21,6 +21,7 @@ mod help;
 mod icount;
 mod listing;
 mod network;
+mod numa_option;
 mod options;
 mod rtc;
 mod settings;

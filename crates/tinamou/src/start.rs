@@ -173,6 +173,7 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
         let set = (Some(given.set), given.opaque.clone());
         vm.fds.add_fd(fd, set.0, set.1).at(&given.place)?;
     }
+    overcommit(settings)?;
     let objects = parse_objects(vm, settings)?;
     for object in objects.iter().filter(|object| object.early) {
         add_object(vm, object)?;
@@ -200,7 +201,7 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
         add_object(vm, object)?;
     }
     let drives = crate::drives::open_all(vm, settings)?;
-    board::create(vm, settings, machine, (serials, drives.flash))?;
+    board::create(program, vm, settings, machine, (serials, drives.flash))?;
     plan.plug(program, vm)?;
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
@@ -225,6 +226,15 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
     }
     network::warn(program, vm, &networks);
     Ok(kept)
+}
+
+/// `-overcommit`: locks memory; CPUs are threads that wait in any case.
+fn overcommit(settings: &Settings) -> Step<()> {
+    if let Some(on_fault) = settings.mem_lock {
+        host::lock_memory(on_fault)
+            .map_err(|e| Stop::new(format!("mlockall: {}", host::reason(&e))))?;
+    }
+    Ok(())
 }
 
 fn add_chardev(vm: &Vm, given: &Placed) -> Step<()> {
@@ -409,6 +419,16 @@ fn parse_objects(vm: &Vm, settings: &Settings) -> Step<Vec<GivenObject>> {
             return Err(qapi::Error::not_accepted("qom-type", &kind, names)).at(place);
         }
         let id = word("id").at(place)?;
+        if settings.mem_prealloc && kind.starts_with("memory-backend-") {
+            let known = value.get("prealloc").is_some();
+            if !known {
+                let on = match source {
+                    Source::Json => Value::from(true),
+                    Source::KeyVal => Value::from("on"),
+                };
+                value.set("prealloc", on);
+            }
+        }
         if objects.iter().any(|object| object.id == id) {
             return Err(qapi::Error::duplicate_id(&id, "object")).at(place);
         }

@@ -165,6 +165,7 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<pci::QueryPci>(),
     Command::of::<memory::Pmemsave>(),
     Command::of::<memory::QueryMemdev>(),
+    Command::of::<memory::QueryAcpiOspmStatus>(),
     Command::of::<memory::QueryMemoryDevices>(),
     Command::of::<memory::QueryMemorySizeSummary>(),
     Command::of::<control::QueryName>(),
@@ -197,6 +198,8 @@ pub(crate) use block::jobs::{
 pub(crate) use block::limits::BlockWriteThreshold;
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::{DeviceDeleted, tell_deleted};
+pub(crate) use memory::AcpiDeviceOst;
+pub use memory::modules;
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use qom::add_object;

@@ -88,6 +88,7 @@ impl From<Cause> for ShutdownCause {
 
 /// Every event with the type of its data, for the schema.
 pub static EVENTS: &[(&str, TypeRef)] = &[
+    ("ACPI_DEVICE_OST", crate::commands::AcpiDeviceOst::type_info),
     ("BALLOON_CHANGE", crate::commands::BalloonInfo::type_info),
     ("BLOCK_IO_ERROR", crate::commands::BlockIoError::type_info),
     ("BLOCK_JOB_CANCELLED", crate::commands::BlockJobEnd::type_info),

@@ -102,6 +102,8 @@ impl Vm {
             config,
         });
         requests.serve(&vm);
+        let events: Arc<dyn device::GuestEvents> = requests.clone();
+        vm.services.add(events);
         let departure: Arc<dyn device::Departure> = requests;
         vm.services.add(departure);
         vm

@@ -42,6 +42,20 @@ pub(super) struct CpuInstanceProperties {
     thread_id: Option<i64>,
 }
 
+impl CpuInstanceProperties {
+    pub(super) fn of(place: &crate::CpuPlace) -> Self {
+        let [socket, cluster, core, thread] = place.ids.map(|id| Some(i64::from(id)));
+        Self {
+            node_id: place.node.map(i64::from),
+            socket_id: socket,
+            die_id: None,
+            cluster_id: cluster,
+            core_id: core,
+            thread_id: thread,
+        }
+    }
+}
+
 /// A place for a CPU.
 #[derive(Qapi)]
 pub(super) struct HotpluggableCpu {
