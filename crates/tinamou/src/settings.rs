@@ -225,6 +225,8 @@ impl Settings {
             "mem-path" => self.mem_path = Some(given),
             "mem-prealloc" => self.mem_prealloc = true,
             "overcommit" => self.overcommit(&given)?,
+            "audiodev" => crate::audio::check(&given)?,
+            "no-acpi" => self.machine_props.push(("acpi".into(), "off".into())),
             "msg" => self.timestamps = timestamps(&given)?,
             _ => {}
         }

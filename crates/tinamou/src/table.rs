@@ -249,6 +249,8 @@ pub(crate) static TABLE: &[Opt] = &[
     ),
     built(STANDARD, "mem-path", "path", "takes the memory of a file, or of a new one in a folder"),
     built(STANDARD, "mem-prealloc", "", "touches all memory at the start"),
+    built(STANDARD, "audiodev", "[driver=]none,id=id", "names a back end for sound"),
+    built(STANDARD, "no-acpi", "", "as -machine acpi=off, for managers that know older versions"),
     built(
         DEBUG,
         "overcommit",
@@ -257,7 +259,6 @@ pub(crate) static TABLE: &[Opt] = &[
     ),
     absent("k", true),
     absent("audio", true),
-    absent("audiodev", true),
     absent("fda", true),
     absent("fdb", true),
     absent("mtdblock", true),
