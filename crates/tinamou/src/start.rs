@@ -299,6 +299,9 @@ fn mon_option(vm: &Vm, given: &Placed) -> Step<(String, MonitorKind)> {
         let text = value.as_str().unwrap_or_default();
         match (key.as_str(), text) {
             ("chardev", id_text) => id = Some(id_text.to_owned()),
+            // The monitor's own name, which nothing refers to.
+            ("id", name) if qapi::keyval::is_identifier(name) => {}
+            ("id", _) => return Err(qapi::Error::expects("id", "an identifier")).at(place),
             ("mode", "readline") => control = false,
             ("mode", "control") => control = true,
             ("mode", other) => {

@@ -12,6 +12,7 @@ mod facts;
 mod fd;
 mod machine;
 mod memory;
+mod migration;
 mod net;
 mod pci;
 mod qom;
@@ -153,7 +154,9 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<facts::QueryGicCapabilities>(),
     Command::of::<facts::QueryHotpluggableCpus>(),
     Command::of::<facts::QueryIothreads>(),
-    Command::of::<facts::QueryMigrateCapabilities>(),
+    Command::of::<migration::MigrateSetCapabilities>(),
+    Command::of::<migration::QueryMigrate>(),
+    Command::of::<migration::QueryMigrateCapabilities>(),
     Command::of::<facts::QueryTpmModels>(),
     Command::of::<facts::QueryTpmTypes>(),
     Command::of::<facts::QueryYank>(),
@@ -200,6 +203,7 @@ pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::{DeviceDeleted, tell_deleted};
 pub(crate) use memory::AcpiDeviceOst;
 pub use memory::modules;
+pub(crate) use migration::{Migration, MigrationPass, MigrationState, MigrationStatus};
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use qom::add_object;

@@ -100,6 +100,8 @@ pub static EVENTS: &[(&str, TypeRef)] = &[
     ("BLOCK_WRITE_THRESHOLD", crate::commands::BlockWriteThreshold::type_info),
     ("DEVICE_TRAY_MOVED", crate::commands::TrayMoved::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
+    ("MIGRATION", crate::commands::Migration::type_info),
+    ("MIGRATION_PASS", crate::commands::MigrationPass::type_info),
     ("NETDEV_STREAM_CONNECTED", crate::commands::StreamConnected::type_info),
     ("NETDEV_STREAM_DISCONNECTED", crate::commands::StreamDisconnected::type_info),
     ("NIC_RX_FILTER_CHANGED", crate::commands::RxFilterChanged::type_info),

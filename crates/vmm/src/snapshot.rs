@@ -11,6 +11,7 @@ use std::sync::Arc;
 use block::{Graph, Node, Snapshot, SnapshotChange};
 use qapi::{Error, Result};
 
+use crate::commands::MigrationStatus;
 use crate::saved::{self, Source};
 use crate::{RunState, Vm};
 
@@ -205,7 +206,15 @@ pub fn save(vm: &Vm, disks: &Disks, name: Option<&str>, overwrite: bool) -> Resu
     stopped(vm, RunState::SaveVm, || {
         let holder = disks.state_disk()?;
         let mut put = |at: u64, bytes: &[u8]| holder.node.driver().write_vm_state(at, bytes);
-        let vm_state = saved::save(vm, &mut put)?;
+        vm.migration.enter(vm, MigrationStatus::Setup);
+        let saved = saved::save(vm, &mut put);
+        let status =
+            if saved.is_ok() { MigrationStatus::Completed } else { MigrationStatus::Failed };
+        if saved.is_ok() {
+            vm.migration.pass(vm, 1);
+        }
+        vm.migration.enter(vm, status);
+        let vm_state = saved?;
         let about = Snapshot {
             name: name.clone(),
             seconds: u32::try_from(now.div_euclid(1_000_000_000)).unwrap_or(0),

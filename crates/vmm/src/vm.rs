@@ -54,6 +54,8 @@ pub struct Vm {
     pub fds: Arc<Fds>,
     /// Storage, networks and the like, by type.
     pub services: Services,
+    /// What is known of migration.
+    pub(crate) migration: crate::commands::MigrationState,
     /// The guest's clock.
     pub clock: Clock,
     /// The main loop.
@@ -87,6 +89,7 @@ impl Vm {
             objects: Arc::new(Objects::new(services.clone())),
             fds,
             services: services.clone(),
+            migration: crate::commands::MigrationState::default(),
             clock,
             handle,
             requests: requests.clone(),

@@ -162,27 +162,6 @@ impl QmpCommand for InjectNmi {
     }
 }
 
-/// An ability of migration.
-#[derive(Qapi)]
-pub(super) struct MigrationCapabilityStatus {
-    /// Its name.
-    capability: String,
-    /// Whether it is on.
-    state: bool,
-}
-
-/// List the abilities of migration; there is no migration yet.
-#[derive(Qapi)]
-pub(super) struct QueryMigrateCapabilities;
-
-impl QmpCommand for QueryMigrateCapabilities {
-    const NAME: &'static str = "query-migrate-capabilities";
-    type Returns = Vec<MigrationCapabilityStatus>;
-    fn run(self, _: &Vm) -> Result<Vec<MigrationCapabilityStatus>> {
-        Ok(Vec::new())
-    }
-}
-
 /// List the kinds of trusted platform modules; there are none.
 #[derive(Qapi)]
 pub(super) struct QueryTpmModels;
