@@ -57,7 +57,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "guests",
         about: "fetch the Debian kernels and initrds that demo and tests boot",
-        run: |_| guests::fetch().map(|_| ()),
+        run: |_| guests::fetch_all().map(|_| ()),
     },
     Task {
         name: "compare",

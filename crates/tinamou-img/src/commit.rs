@@ -134,7 +134,8 @@ pub(crate) fn run(args: &[String]) -> Done {
     let size = chain.len();
     drop((above, below, chain));
     let share = Flags { force_share: true, read_only: true, ..flags };
-    let base_flags = Flags { read_only: false, ..flags };
+    // Zeroes give space up, as at the peer.
+    let base_flags = Flags { read_only: false, unmap: true, ..flags };
     let base = match base_at {
         At::Options(value) => graph.open(value, qapi::Source::KeyVal, base_flags)?,
         At::Name(path, format) => crate::options::open(&graph, &path, Some(format), base_flags)?,

@@ -75,6 +75,7 @@ fn bitmaps_that_are_lost_at_the_end_are_told() {
 struct Talk {
     child: std::process::Child,
     lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+    asked: u32,
 }
 
 impl Drop for Talk {
@@ -97,7 +98,7 @@ impl Talk {
             .spawn()
             .unwrap();
         let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut talk = Talk { child, lines };
+        let mut talk = Talk { child, lines, asked: 0 };
         talk.ask(r#"{"execute": "qmp_capabilities"}"#);
         talk
     }
@@ -119,9 +120,12 @@ impl Talk {
         }
     }
 
+    /// The answer to a command, which is told from others by its id.
     fn ask(&mut self, command: &str) -> String {
-        self.send(command);
-        self.until("\"return\"").pop().unwrap()
+        let id = format!("\"id\": \"q{}\"", self.asked);
+        self.asked += 1;
+        self.send(&format!("{}, {id}}}", command.strip_suffix('}').unwrap()));
+        self.until(&id).pop().unwrap().replace(&format!(", {id}"), "")
     }
 }
 
