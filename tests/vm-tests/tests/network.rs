@@ -410,3 +410,51 @@ fn firmware_boots_from_the_network() {
     drop(vm);
     _ = fs::remove_dir_all(files);
 }
+
+/// A program outside serves the queues; it is killed, and another one takes over.
+#[test]
+fn a_vhost_user_program_serves_a_guest_and_is_replaced() {
+    let socket = scratch("vhost-socket");
+    let path = socket.display().to_string();
+    let script = "ip addr add 10.7.0.2/24 dev eth0
+until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done; echo REPORT first
+read line
+until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done; echo REPORT second
+cat /sys/class/net/eth0/statistics/rx_errors | sed 's/^/REPORT errors /'";
+    let image = initrd("vhost", script);
+    let chardev = format!("socket,id=c,path={path},server=on");
+    let args = [
+        "-object",
+        "memory-backend-memfd,id=m,size=1G,share=on",
+        "-machine",
+        "memory-backend=m",
+        "-chardev",
+        &chardev,
+        "-netdev",
+        "vhost-user,id=n,chardev=c",
+        "-device",
+        "virtio-net-pci,netdev=n",
+    ];
+    let mut vm = boot(&image.display().to_string(), &args);
+    let program = || {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/vhost-user.py");
+        let mut python = Command::new("python3");
+        python.arg(source).arg(&path).stdin(Stdio::null());
+        while !socket.exists() {
+            thread::yield_now();
+        }
+        python.spawn().expect("python3 starts")
+    };
+    let mut first = program();
+    vm.wait_for("REPORT first");
+    first.kill().expect("own child");
+    first.wait().expect("own child");
+    let mut second = program();
+    vm.send("\n");
+    vm.wait_for("REPORT second");
+    vm.wait_for("REPORT errors 0");
+    let ended = vm.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    _ = second.wait();
+    _ = fs::remove_file(image);
+}
