@@ -10,5 +10,6 @@ pub static NETDEVS: &[NetdevClass] = &[
     NetdevClass::of::<net::HubPortArgs>(),
     NetdevClass::of::<net::TapArgs>(),
     NetdevClass::of::<net::BridgeArgs>(),
+    NetdevClass::of::<net::VhostUserArgs>(),
     NetdevClass::of::<net_user::UserArgs>(),
 ];

@@ -23,6 +23,8 @@ mod socket;
 pub mod stream;
 mod table;
 mod tap;
+pub mod vhost;
+mod vhost_user;
 
 pub use dgram::DgramArgs;
 pub use filter::{Direction, Filter, Verdict};
@@ -33,3 +35,4 @@ pub use socket::SocketArgs;
 pub use stream::StreamArgs;
 pub use table::{Connected, Context, FindFd, Kind, NetdevClass, Netdevs, Open, Tell, card};
 pub use tap::{BridgeArgs, TapArgs};
+pub use vhost_user::VhostUserArgs;

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::filter::{Direction, Filter, Verdict};
 use crate::frame::{Bytes, Frame, NEEDS_CSUM, Offload, gso};
+use crate::vhost::Vhost;
 
 /// Most frames and bytes that wait for a card.
 const MAX_FRAMES: usize = 1024;
@@ -191,6 +192,10 @@ pub trait Backend: Send + Sync {
     }
     /// The whole machine has been loaded.
     fn settle(&self) {}
+    /// What serves the card's queues instead of frames.
+    fn vhost(&self) -> Option<&dyn Vhost> {
+        None
+    }
     /// What only user-mode networking can do.
     fn user(&self) -> Option<&dyn UserNet> {
         None
@@ -314,6 +319,12 @@ impl Link {
     #[must_use]
     pub fn datagram_offloads(&self) -> Datagrams {
         self.backend().map(|backend| backend.datagram_offloads()).unwrap_or_default()
+    }
+
+    /// What serves the card's queues instead of frames.
+    #[must_use]
+    pub fn vhost(&self) -> Option<&dyn Vhost> {
+        self.backend()?.vhost()
     }
 
     /// Number of queue pairs.

@@ -261,6 +261,12 @@ impl Mapping {
         false
     }
 
+    /// What is mapped and from where on, when others can see writes to it.
+    #[must_use]
+    pub fn shared_fd(&self) -> Option<(std::os::fd::BorrowedFd<'_>, u64)> {
+        self.fd.as_ref().filter(|_| self.shared).map(|fd| (fd.as_fd(), self.offset))
+    }
+
     /// The descriptor behind a memfd mapping.
     #[must_use]
     pub fn fd(&self) -> Option<&OwnedFd> {

@@ -15,12 +15,15 @@ mod receive;
 mod rss;
 #[cfg(test)]
 mod tests;
+mod vhost;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use derive::VmState;
-use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset, Saved};
+use device::{
+    AddressSpace, BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset, Saved,
+};
 use net::frame::Offload;
 use net::link::MAX_FRAME;
 use net::{Bytes, Frame, Link, Mac, Netdevs, Nic, NicInfo, RxFilter, Takes};
@@ -188,6 +191,9 @@ pub struct VirtioNet {
     running: AtomicBool,
     /// The filter changed since it was asked for.
     filter_told: AtomicBool,
+    /// Guest memory, for a program that serves the queues, and what it has of them.
+    memory: AddressSpace,
+    away: Mutex<Option<vhost::Away>>,
     state: Mutex<State>,
 }
 
@@ -205,7 +211,7 @@ impl DeviceType for VirtioNet {
         let pairs = found.as_ref().map_or(1, |link| link.queues()).clamp(1, MAX_PAIRS);
         let pairs = if props.mq { pairs } else { 1 };
         let name = (!at.id().contains('[')).then(|| at.id().to_owned());
-        let link = found.clone();
+        let (link, memory) = (found.clone(), at.world().memory.clone());
         let table = netdevs.clone();
         let card = Arc::new_cyclic(|this: &Weak<VirtioNet>| {
             let kick = |f: fn(&VirtioNet, u16), pair: u16| {
@@ -230,6 +236,8 @@ impl DeviceType for VirtioNet {
                 quiet: (0..pairs).map(|_| AtomicBool::new(false)).collect(),
                 running: AtomicBool::new(false),
                 filter_told: AtomicBool::new(true),
+                memory,
+                away: Mutex::default(),
                 state: Mutex::new(State { mac: mac_number(mac), ..State::default() }),
                 props,
             }
@@ -375,7 +383,11 @@ impl VirtioDevice for VirtioNet {
 
     fn features(&self) -> u64 {
         let datagrams = self.link.as_ref().map(|link| link.datagram_offloads());
-        self.props.features(self.offloads(), datagrams.unwrap_or_default(), self.pairs)
+        let own = self.props.features(self.offloads(), datagrams.unwrap_or_default(), self.pairs);
+        match self.vhost() {
+            Some(program) => own & !vhost::NEVER & (program.features() | !vhost::OF_PROGRAM),
+            None => own,
+        }
     }
 
     fn legacy_only(&self) -> u64 {
@@ -453,9 +465,23 @@ impl VirtioDevice for VirtioNet {
         if let Some(link) = &self.link {
             link.takes_changed();
         }
+        self.go_away(negotiated);
+    }
+
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        self.come_back();
+        Box::pin(std::future::ready(()))
+    }
+
+    fn resume(&self) {
+        let features = self.state.lock().features;
+        if features != 0 && self.away.lock().is_none() {
+            self.go_away(features);
+        }
     }
 
     fn stop(&self) {
+        self.come_back();
         self.running.store(false, Ordering::Release);
         let mut state = self.state.lock();
         let (link_down, mac) = (state.link_down, self.mac);
@@ -474,6 +500,8 @@ impl VirtioDevice for VirtioNet {
     fn notify(&self, index: u16) {
         if index == 2 * self.pairs {
             self.serve_control();
+        } else if self.kick_away(index) {
+            // The program does the rest.
         } else if index.is_multiple_of(2) {
             if self.link.as_ref().is_some_and(|link| link.wants_room()) {
                 self.receives.kick();
