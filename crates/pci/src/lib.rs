@@ -4,7 +4,7 @@
 //! address regions as the guest moves them, and sends interrupts by MSI-X, MSI or INTx.
 //! A [`PciBus`] finds functions by bus, device and function number and joins their
 //! interrupt pins. A [`Bridge`] leads to a further bus through its windows; a port's slot lets
-//! devices come and go. Host bridges give a root bus its windows. Not here: expansion ROMs,
+//! devices come and go. Host bridges give a root bus its windows. Not here:
 //! SR-IOV, the standard hot plug controller of conventional bridges.
 //! Sources: PCI Local Bus 3.0, PCI-to-PCI Bridge Architecture 1.2 and PCI Express Base.
 
@@ -17,6 +17,7 @@ mod iommu;
 mod listing;
 mod msix;
 mod props;
+mod rom;
 mod slot;
 
 pub use bridge::{Bridge, Header, SlotParts};

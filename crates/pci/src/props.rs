@@ -23,12 +23,12 @@ pub struct Common {
     /// Whether the device has other functions
     #[qapi(default = false)]
     pub multifunction: bool,
-    /// Whether the expansion ROM is shown; there is none here
+    /// Whether the expansion ROM is shown; 0: it is not
     #[qapi(default = -1)]
     pub rombar: i32,
-    /// File of the expansion ROM; not supported
+    /// File of the expansion ROM
     pub romfile: Option<String>,
-    /// Size of the expansion ROM; there is none here
+    /// Size of the expansion ROM
     #[qapi(default = 4294967295)]
     pub romsize: u32,
     /// Maximum buffer size allocated for bounce buffers used for mapped access to indirect DMA memory
@@ -83,11 +83,6 @@ impl Common {
         }
         if self.failover_pair_id.is_some() {
             return Err(Error::generic("failover primary device is not an Ethernet device"));
-        }
-        if self.romfile.as_deref().is_some_and(|name| !name.is_empty()) {
-            return Err(Error::generic(format!(
-                "Property '{class}.romfile': expansion ROMs are not supported"
-            )));
         }
         if self.romsize != u32::MAX && !self.romsize.is_power_of_two() {
             let text = format!("ROM size {} is not a power of two", self.romsize);
