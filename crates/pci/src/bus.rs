@@ -402,6 +402,9 @@ impl PciBus {
             )));
         }
         let devfn = self.choose(&function)?;
+        if let Some(bridge) = self.bridge() {
+            bridge.check(devfn)?;
+        }
         function.make_rom()?;
         if self.site == Site::Link && devfn >> 3 != 0 {
             trace::warning!(

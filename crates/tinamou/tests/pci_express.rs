@@ -3,7 +3,9 @@
 
 mod harness;
 
-use harness::{Emulator, both};
+use std::time::Duration;
+
+use harness::{Emulator, OURS, PEER, both};
 
 const ECAM: u64 = 0x40_1000_0000;
 /// Where the tests put a region: the start of the low window.
@@ -330,4 +332,70 @@ fn nvme_answers_as_the_peer_does() {
     let ours = all.last().expect("our answers");
     assert!(ours.iter().any(|line| line.starts_with("I/O 5 [8, 0, f]: (0, 0)")), "{ours:#?}");
     assert!(ours.iter().any(|line| line.starts_with("I/O 5 [9, 0, e]: (0, 4285)")), "{ours:#?}");
+}
+
+/// The hot plug controller of a conventional bridge: all registers after each step.
+fn conventional_hot_plug(e: &mut Emulator) -> Vec<String> {
+    const BRIDGE: u64 = ECAM + (2 << 15);
+    let place = |device: u64| ECAM + (1 << 20) + (device << 15);
+    let mut out = Vec::new();
+    for (at, value) in [(0x18, 0x0001_0100), (0x10, BAR), (0x14, 0), (4, 6)] {
+        e.write(BRIDGE + at, 32, value);
+    }
+    let look = |e: &mut Emulator, what: &str| {
+        let words: Vec<_> = (0..20).map(|n| format!("{:x}", e.read32(BAR + 4 * n))).collect();
+        let ids = [3, 5].map(|device| format!("{:x}", e.read32(place(device))));
+        format!("{what}: {} {} {:x}", words.join(" "), ids.join(" "), e.read32(BRIDGE + 4))
+    };
+    out.push(look(e, "cold"));
+    for select in 0..12 {
+        e.ask(&format!("writeb {:#x} {select:#x}", BRIDGE + 0x42));
+        out.push(format!("{select}: {:x}", e.read32(BRIDGE + 0x44)));
+    }
+    let add = |device: &str, id: &str| {
+        format!("\"driver\":\"edu\",\"bus\":\"b\",\"addr\":\"{device}\",\"id\":\"{id}\"")
+    };
+    out.push(e.device_add(&add("3", "hot")));
+    out.push(look(e, "hot"));
+    out.push(e.device_add(&add("0", "zero")));
+    out.push(e.device_add(&add("3", "twice")));
+    // Into an empty slot, and from state to state.
+    for command in [0x702, 0x701, 0x704, 0x703, 0x710, 0x70c, 0x301, 0x302, 0x301, 0x306] {
+        e.write(BAR + 0x14, 16, command);
+        out.push(look(e, "command"));
+    }
+    for command in [2, 5, 0x2002, 0x40, 0x41, 0x47, 0x4a, 0x80] {
+        e.write(BAR + 0x14, 16, command);
+        out.push(format!("{command:x}: {:x}", e.read32(BAR + 0x14)));
+    }
+    e.write(BAR + 0x20, 32, 0);
+    out.push(look(e, "interrupts"));
+    e.ask(&format!("writeb {:#x} 0xff", BAR + 0x24 + 8 + 2));
+    e.ask(&format!("writeb {:#x} 0", BAR + 0x24 + 8 + 3));
+    out.push(e.device_del("hot"));
+    out.push(look(e, "asked"));
+    out.push(e.device_del("hot"));
+    e.write(BAR + 0x14, 16, 0x308);
+    out.push(e.device_del("hot"));
+    e.write(BAR + 0x14, 16, 0x30f);
+    e.gone("hot");
+    out.push(look(e, "gone"));
+    e.write(BAR + 0x20, 32, 0x1_0000);
+    out.push(e.device_del("cold"));
+    out.push(look(e, "cold asked"));
+    e.write(BAR + 0x14, 16, 0x53f);
+    e.gone("cold");
+    out.push(look(e, "all gone"));
+    out
+}
+
+#[test]
+fn devices_behind_conventional_bridges_come_and_go_as_at_the_peer() {
+    for bridge in ["pci-bridge,chassis_nr=1", "pcie-pci-bridge"] {
+        let args = format!("-device {bridge},addr=2,id=b -device edu,bus=b,addr=5,id=cold");
+        let Some((ours, theirs)) = both(&args, conventional_hot_plug) else { return };
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert_eq!(a, b, "{bridge}");
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-const OURS: &str = env!("CARGO_BIN_EXE_tinamou");
-const PEER: &str = "qemu-system-aarch64";
+pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_tinamou");
+pub(crate) const PEER: &str = "qemu-system-aarch64";
 
 /// The emulator.
 pub(crate) struct Emulator {
