@@ -6,6 +6,7 @@
 //! Not here: anything the product needs at run time.
 
 mod bench;
+mod bench_network;
 mod bench_storage;
 mod compare;
 mod cross;
@@ -50,7 +51,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        about: "boot time against an installed QEMU, paired; bench storage: the image tool against its",
+        about: "boot time against an installed QEMU, paired; bench storage, bench network: the image tool, networks against its",
         run: bench::run,
     },
     Task {

@@ -19,6 +19,7 @@ pub static DEVICES: &[&DeviceClass] = &[
     &hw_misc::gpio_pwr::CLASS,
     &hw_misc::loader::CLASS,
     &hw_misc::pl061::CLASS,
+    &hw_net::e1000e::CLASS,
     &hw_pcihost::conventional::pci_bridge::CLASS,
     &hw_pcihost::conventional::pcie_pci::CLASS,
     &hw_pcihost::gpex::CLASS,

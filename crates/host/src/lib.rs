@@ -31,7 +31,7 @@ pub use system::random::fill_random;
 pub use system::ring::{Ring, RingDone, RingOp};
 pub use system::session::{detach_stdio, new_session};
 pub use system::signal::{Signal, SignalWatch};
-pub use system::tap::{TAP_HEADER, open_tap, set_tap_offloads, tap_name};
+pub use system::tap::{TAP_HEADER, open_tap, set_tap_buffer, set_tap_offloads, tap_name};
 pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns};
 pub use system::tty::{
     RawMode, is_terminal, read_fd, restore_terminals, set_nonblocking, wait_writable, window_size,

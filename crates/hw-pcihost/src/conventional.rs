@@ -62,6 +62,7 @@ pub mod pci_bridge {
     const FIRST: u8 = 0x20;
 
     fn create(props: &Props, at: &mut Build<'_>) -> Result<Port> {
+        props.bridge.pci.refuse_rom("pci-bridge")?;
         props.bridge.pci.check("pci-bridge")?;
         if props.chassis == 0 {
             return Err(Error::generic(
@@ -125,6 +126,7 @@ pub mod pcie_pci {
     const AT_MSI: u8 = 0x8c;
 
     fn create(props: &Props, at: &mut Build<'_>) -> Result<Port> {
+        props.bridge.pci.refuse_rom("pcie-pci-bridge")?;
         props.bridge.pci.check("pcie-pci-bridge")?;
         let identity = Identity {
             id: (0x1b36, 0x000e),

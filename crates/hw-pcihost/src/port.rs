@@ -65,6 +65,7 @@ impl PortProps {
                 self.log
             )));
         }
+        self.bridge.pci.refuse_rom(class)?;
         self.bridge.pci.check(class)
     }
 }

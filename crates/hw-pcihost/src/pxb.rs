@@ -48,6 +48,7 @@ impl DeviceType for Expander {
     type Props = Props;
 
     fn create(props: Props, at: &mut Build<'_>) -> Result<Arc<Self>> {
+        props.pci.refuse_rom(Self::NAME)?;
         props.pci.check(Self::NAME)?;
         let node = (props.node != NO_NODE).then_some(props.node);
         let nodes = at.service::<NodeCount>().map_or(0, |NodeCount(count)| count);

@@ -51,7 +51,6 @@ macro_rules! class {
                     modes: modes(&props),
                     pci: props.pci,
                     transport: props.transport,
-                    rom: $name.starts_with("virtio-net").then_some("efi-virtio.rom"),
                 };
                 let device = <$device as DeviceType>::create(props.device, at)?;
                 let transport = VirtioPci::new(device.clone(), &setup, at)?;

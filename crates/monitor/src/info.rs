@@ -61,6 +61,9 @@ static INFOS: &[Info] = &[
         "[-a]", "show the cpu registers (-a: show register info for all cpus)", registers
     ),
     info!("roms", "", "show roms", |vm, _| roms(vm)),
+    info!("snapshots", "", "show the currently saved VM snapshots", |vm, _| {
+        crate::snapshots::info(vm)
+    }),
     info!("status", "", "show the current VM status (running|paused)", |vm, _| status(vm)),
     info!("usernet", "", "show user network stack connection states", |vm, _| {
         network::usernet(vm)

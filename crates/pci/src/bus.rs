@@ -405,7 +405,6 @@ impl PciBus {
         if let Some(bridge) = self.bridge() {
             bridge.check(devfn)?;
         }
-        function.make_rom()?;
         if self.site == Site::Link && devfn >> 3 != 0 {
             trace::warning!(
                 "PCI: slot {} is not valid for {}, parent device only allows plugging into slot 0.",

@@ -13,7 +13,6 @@ use crate::bus::{Host, PciBus, Pin, Requester};
 use crate::config::{BARS, COMMAND, Config, HEADER_TYPE, INTERRUPT_PIN, STATUS, SUBSYSTEM, put};
 use crate::iommu::{Iommu, Stream};
 use crate::msix::{self, Msix};
-use crate::rom;
 
 const COMMAND_IO: u16 = 1;
 const COMMAND_MEMORY: u16 = 2;
@@ -102,8 +101,10 @@ pub struct Function {
     pub multifunction: bool,
     config: Mutex<Config>,
     bars: Vec<Option<Bar>>,
-    /// Where each region is mapped now. Taken before the map's own locks.
+    /// Where each region is mapped now, that of the ROM last. Taken before the map's own locks.
     mapped: Mutex<Vec<Option<u64>>>,
+    /// The expansion ROM: all of it, and as it is mapped.
+    pub(crate) rom: OnceLock<(Region, Region)>,
     /// MSI-X and where its capability is.
     msix: OnceLock<(Arc<Msix>, usize)>,
     /// Where the MSI capability is.
@@ -121,10 +122,6 @@ pub struct Function {
     master: Arc<AtomicBool>,
     /// The IOMMU of the bus it is on.
     front: Front,
-    wish: Mutex<rom::Wish>,
-    /// The expansion ROM, and where it is mapped now.
-    rom: OnceLock<Region>,
-    rom_mapped: Mutex<Option<u64>>,
     /// Its slot's power is on.
     powered: AtomicBool,
     /// The guest was asked to let it go; by the guest's clock, until when it has time. 0: it was not.
@@ -171,7 +168,7 @@ impl Function {
             addr: common.addr.0,
             multifunction: common.multifunction,
             config: Mutex::new(c),
-            mapped: Mutex::new(vec![None; bars.len()]),
+            mapped: Mutex::new(vec![None; bars.len() + 1]),
             bars,
             msix: OnceLock::new(),
             msi: OnceLock::new(),
@@ -184,14 +181,7 @@ impl Function {
             place: Mutex::default(),
             master: Arc::default(),
             front: Front::default(),
-            wish: Mutex::new(rom::Wish {
-                file: common.romfile.clone(),
-                default: None,
-                size: Some(common.romsize).filter(|size| *size != u32::MAX),
-                hidden: common.rombar == 0,
-            }),
             rom: OnceLock::new(),
-            rom_mapped: Mutex::default(),
             powered: AtomicBool::new(true),
             leaving: AtomicU64::new(0),
         };
@@ -199,50 +189,6 @@ impl Function {
             function.add_msix(msix, bar, None);
         }
         function
-    }
-
-    /// The file of the expansion ROM that it has if it is installed and the user names no other.
-    pub fn default_rom(&self, file: &'static str) {
-        self.wish.lock().default = Some(file);
-    }
-
-    /// Makes the expansion ROM, if there is to be one.
-    pub(crate) fn make_rom(&self) -> qapi::Result<()> {
-        let ids = (self.config32(0) & 0xffff, self.config32(0) >> 16);
-        let word = |v: u32| u16::try_from(v).unwrap_or(0);
-        let made = self.wish.lock().region(self.name(), (word(ids.0), word(ids.1)))?;
-        if let Some(region) = made {
-            let mask = u32::try_from(!(region.len() - 1) & 0xffff_ffff).unwrap_or(0) & !0x7ff;
-            self.config.lock().allow(rom::REGISTER, &(mask | rom::ENABLE).to_le_bytes());
-            _ = self.rom.set(region);
-        }
-        Ok(())
-    }
-
-    /// The expansion ROM: its length, and its address while it decodes.
-    pub(crate) fn rom_now(&self, command: u32) -> Option<(u64, Option<u64>)> {
-        let len = self.rom.get()?.len();
-        let register = self.config32(rom::REGISTER);
-        let base = u64::from(register & !0x7ff);
-        let on = command & u32::from(COMMAND_MEMORY) != 0 && register & rom::ENABLE != 0;
-        let fits = base.checked_add(len - 1).is_some_and(|last| last < u32::MAX.into());
-        Some((len, Some(base).filter(|_| on && fits)))
-    }
-
-    fn map_rom(&self, command: u16) {
-        let (Some(place), Some(region)) = (self.place(), self.rom.get()) else { return };
-        let wanted = self.rom_now(command.into()).and_then(|(_, base)| base);
-        let mut now = self.rom_mapped.lock();
-        if *now == wanted {
-            return;
-        }
-        if now.is_some() {
-            place.host.mmio.unmap(region);
-        }
-        if let Some(base) = wanted {
-            place.host.mmio.map(base, region, 1);
-        }
-        *now = wanted;
     }
 
     /// Adds the MSI-X capability; before the function is on a bus.
@@ -592,7 +538,6 @@ impl Function {
         let powered = self.is_powered();
         self.master.store(powered && command & COMMAND_MASTER != 0, Ordering::Release);
         self.map_bars(if powered { command } else { 0 });
-        self.map_rom(if powered { command } else { 0 });
         self.drive();
         if let Some((msix, _)) = self.msix.get() {
             msix.control(control & 0x8000 != 0, control & 0x4000 != 0);
@@ -635,6 +580,18 @@ impl Function {
             }
             if let Some(base) = wanted {
                 window.map(base, &bar.region, 1);
+            }
+            *now = wanted;
+        }
+        let wanted = self.rom_wanted(command & COMMAND_MEMORY != 0);
+        if let (Some(region), Some(now)) = (self.rom_region(), mapped.last_mut())
+            && *now != wanted
+        {
+            if now.is_some() {
+                place.host.mmio.unmap(region);
+            }
+            if let Some(base) = wanted {
+                place.host.mmio.map(base, region, 1);
             }
             *now = wanted;
         }

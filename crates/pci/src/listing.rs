@@ -6,9 +6,6 @@
 use crate::bus::PciBus;
 use crate::function::{Bar, Function};
 
-/// Number that the expansion ROM has among regions.
-const ROM: u8 = 6;
-
 /// A region of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionInfo {
@@ -91,14 +88,15 @@ impl Function {
         let subsystem = self.config32(0x2c);
         let numbered = (0u8..).zip(self.bars());
         let regions = numbered.filter_map(|(n, bar)| Some(self.region(n, bar.as_ref()?, command)));
-        let rom = self.rom_now(command).map(|(size, address)| RegionInfo {
-            bar: ROM,
-            size,
-            address,
+        let rom = self.rom_region().map(|region| RegionInfo {
+            bar: crate::rom::NUMBER,
+            size: region.len(),
+            address: self.rom_wanted(command & 2 != 0),
             io: false,
             wide: false,
             prefetch: false,
         });
+        let regions = regions.chain(rom);
         FunctionInfo {
             slot: devfn >> 3,
             function: devfn & 7,
@@ -107,7 +105,7 @@ impl Function {
             subsystem: (low(subsystem), low(subsystem >> 16)),
             irq: (byte(interrupt), byte(interrupt >> 8)),
             name: self.user_id(),
-            regions: regions.chain(rom).collect(),
+            regions: regions.collect(),
             bridge: self.bus_behind().map(|bus| {
                 let [primary, secondary, last, _] = self.config32(0x18).to_le_bytes();
                 BridgeInfo {

@@ -23,12 +23,12 @@ pub struct Common {
     /// Whether the device has other functions
     #[qapi(default = false)]
     pub multifunction: bool,
-    /// Whether the expansion ROM is shown; 0: it is not
+    /// Whether the expansion ROM is shown (0: it is not)
     #[qapi(default = -1)]
     pub rombar: i32,
     /// File of the expansion ROM
     pub romfile: Option<String>,
-    /// Size of the expansion ROM
+    /// Size of the expansion ROM; 4294967295 for the file's
     #[qapi(default = 4294967295)]
     pub romsize: u32,
     /// Maximum buffer size allocated for bounce buffers used for mapped access to indirect DMA memory
@@ -71,6 +71,19 @@ impl Common {
             extcap: true,
             dllla: true,
         }
+    }
+
+    /// Refuses a ROM, for those that have none.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn refuse_rom(&self, class: &str) -> Result<()> {
+        if self.romfile.as_deref().is_some_and(|name| !name.is_empty()) {
+            return Err(Error::generic(format!(
+                "Property '{class}.romfile': expansion ROMs of bridges are not supported"
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses what would not be honoured; `class` is the device's name.

@@ -1,8 +1,9 @@
-//! Expansion ROMs: code for firmware behind a base address register of their own.
+//! Expansion ROMs: the file, its register, and where it is mapped.
 //!
-//! A ROM that a device has by default is taken if it is installed, and gets the device's identifiers,
-//! as at the peer; one that a user names must be there. Source: PCI Local Bus 3.0, 6.2.5.2 and 6.3.
-//! Not modelled: bridges' ROMs, `rombar=0` as a file for firmware.
+//! Files are searched as they are named and where Debian's packages `qemu-system-data` and
+//! `ipxe-qemu` have them. A class's own file may be missing; one that the user names may not. The
+//! ids in a class's own file are made the function's (PCI Firmware 3.0, 5.1), so that its firmware
+//! finds it. Bridges have none. Sources: PCI Local Bus 3.0, 6.2.5.2 and 6.3; QEMU's messages.
 
 use std::path::{Path, PathBuf};
 
@@ -10,96 +11,120 @@ use device::Region;
 use guest_ram::{RamBlock, RamOptions};
 use qapi::{Error, Result};
 
-/// The register.
-pub(crate) const REGISTER: usize = 0x30;
-/// Address decoding is on.
-pub(crate) const ENABLE: u32 = 1;
-/// Largest file (the peer's limit is 2 GiB).
-const MOST: u64 = 16 << 20;
-/// Least size of a ROM.
-const LEAST: u64 = 2048;
-/// Where files without a folder are looked for.
-const FOLDERS: [&str; 4] =
-    ["/usr/share/tinamou", "/usr/share/qemu", "/usr/share/seabios", "/usr/lib/ipxe/qemu"];
+use crate::{Common, Function};
 
-/// The ROM of a function.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wish {
-    /// File that the user named.
-    pub(crate) file: Option<String>,
-    /// File that the device has by default.
-    pub(crate) default: Option<&'static str>,
-    /// Size that the user wants.
-    pub(crate) size: Option<u32>,
-    /// Not to be shown.
-    pub(crate) hidden: bool,
-}
+/// The register (6.1).
+pub(crate) const ROM: usize = 0x30;
+const ENABLE: u32 = 1;
+/// Number of the region in listings.
+pub(crate) const NUMBER: u8 = 6;
+/// Longest file.
+const MAX: u64 = 64 << 20;
+/// The smallest region.
+const MIN: u64 = 2048;
+const PAGE: u64 = 4096;
+const FOLDERS: [&str; 3] = ["", "/usr/share/qemu", "/usr/lib/ipxe/qemu"];
 
-fn place(name: &str) -> Option<PathBuf> {
-    let path = Path::new(name);
-    if name.contains('/') || path.exists() {
-        return path.exists().then(|| path.to_owned());
-    }
+fn find(name: &str) -> Option<PathBuf> {
     FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists())
 }
 
-/// Puts a function's identifiers into the header of the first image (6.3.1.2).
-fn identify(rom: &mut [u8], (vendor, device): (u16, u16)) -> Option<()> {
-    const CHECKSUM: usize = 6;
-    if rom.get(..2)? != [0x55, 0xaa] {
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+}
+
+/// Makes the ids of a file's first image those of a function and keeps its sum.
+fn adopt(bytes: &mut [u8], id: (u16, u16)) -> Option<()> {
+    if word(bytes, 0)? != 0xaa55 {
         return None;
     }
-    let at = usize::from(u16::from_le_bytes([*rom.get(0x18)?, *rom.get(0x19)?]));
-    if rom.get(at..at + 4)? != b"PCIR" {
+    let at = usize::from(word(bytes, 0x18)?);
+    if bytes.get(at..at.checked_add(4)?)? != b"PCIR" {
         return None;
     }
-    for (offset, id) in [(4, vendor), (6, device)] {
-        for (byte, new) in (at + offset..).zip(id.to_le_bytes()) {
-            let old = std::mem::replace(rom.get_mut(byte)?, new);
-            let sum = rom.get_mut(CHECKSUM)?;
-            *sum = sum.wrapping_add(old).wrapping_sub(new);
+    for (place, new) in [(at + 4, id.0), (at + 6, id.1)] {
+        let old = word(bytes, place)?.to_le_bytes();
+        let new = new.to_le_bytes();
+        for (old, new) in old.iter().zip(new) {
+            let sum = bytes.get_mut(6)?;
+            *sum = sum.wrapping_add(*old).wrapping_sub(new);
         }
+        bytes.get_mut(place..place + 2)?.copy_from_slice(&new);
     }
     Some(())
 }
 
-impl Wish {
-    /// The ROM's region; `None` if there is to be none.
+/// Reads a file; `None`: a class's own one is not there.
+fn read(name: &str, own: bool) -> Result<Option<Vec<u8>>> {
+    let bad = |text: String| Err(Error::generic(text));
+    let Some(path) = find(name) else {
+        return if own { Ok(None) } else { bad(format!("failed to find romfile \"{name}\"")) };
+    };
+    let about = std::fs::metadata(&path).ok();
+    if about.as_ref().is_some_and(|about| about.is_dir() || about.len() > MAX) {
+        return bad(format!("romfile \"{name}\" too large (size cannot exceed 2 GiB)"));
+    }
+    match std::fs::read(&path) {
+        Ok(bytes) if bytes.is_empty() => bad(format!("romfile \"{name}\" is empty")),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(_) => bad(format!("failed to load romfile \"{name}\"")),
+    }
+}
+
+impl Function {
+    /// Gives the function the ROM that its properties name, or its class's own one; before it is on
+    /// a bus.
     ///
     /// # Errors
-    /// What is wrong with the file that a user named.
-    pub(crate) fn region(&self, name: &str, ids: (u16, u16)) -> Result<Option<Region>> {
-        let own = self.file.as_deref();
-        let Some(file) = own.or(self.default).filter(|file| !file.is_empty() && !self.hidden)
-        else {
-            return Ok(None);
+    /// The file is not there, is empty, or does not fit.
+    pub fn add_rom(&self, common: &Common, own: Option<&str>) -> Result<()> {
+        let name = common.romfile.as_deref().or(own);
+        let Some(name) = name.filter(|name| !name.is_empty() && common.rombar != 0) else {
+            return Ok(());
         };
-        let failed = |why: &str| Error::generic(format!("failed to {why} romfile \"{file}\""));
-        let Some(path) = place(file) else {
-            return if own.is_some() { Err(failed("find")) } else { Ok(None) };
+        let is_own = common.romfile.is_none();
+        let Some(mut bytes) = read(name, is_own)? else { return Ok(()) };
+        if is_own {
+            let id = self.config32(0).to_le_bytes();
+            let [a, b, c, d] = id;
+            // A file that is no such image stays as it is.
+            _ = adopt(&mut bytes, (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])));
+        }
+        let len = bytes.len() as u64;
+        let size = match common.romsize {
+            u32::MAX => len.next_power_of_two().max(MIN),
+            size if u64::from(size) < len => {
+                return Err(Error::generic(format!(
+                    "romfile \"{name}\" ({len} bytes) is too large for ROM size {size}"
+                )));
+            }
+            size => u64::from(size),
         };
-        let len = std::fs::metadata(&path).map_err(|_| failed("find"))?.len();
-        if len == 0 {
-            return Err(Error::generic(format!("romfile \"{file}\" is empty")));
-        }
-        let size = self.size.map_or(len.next_power_of_two().max(LEAST), u64::from);
-        if len > MOST || size > MOST {
-            return Err(Error::generic(format!("romfile \"{file}\" too large")));
-        }
-        if len > size {
-            return Err(Error::generic(format!(
-                "romfile \"{file}\" ({len} bytes) is too large for ROM size {size}"
-            )));
-        }
-        let mut bytes = std::fs::read(&path).map_err(|_| failed("load"))?;
-        bytes.resize(usize::try_from(size).unwrap_or(0), 0);
-        if own.is_none() {
-            identify(&mut bytes, ids);
-        }
-        let block = RamBlock::new(&format!("{name}.rom"), size, RamOptions::default());
-        let block = block.map_err(|e| Error::generic(e.to_string()))?;
-        block.write(0, &bytes).map_err(|_| failed("load"))?;
-        Ok(Some(Region::rom(&format!("{name}.rom"), block)))
+        let failed = |e: &dyn std::fmt::Display| Error::generic(format!("romfile \"{name}\": {e}"));
+        let block = RamBlock::new("rom", size.max(PAGE), RamOptions::default());
+        let block = block.map_err(|e| failed(&e))?;
+        // It is at least as long as the file.
+        _ = block.write(0, &bytes);
+        let whole = Region::rom("rom", block);
+        let region = Region::alias("rom", &whole, 0, size);
+        let mask = u32::try_from(!(size - 1) & u64::from(u32::MAX)).unwrap_or(0) | ENABLE;
+        self.change_config(|c| c.allow(ROM, &mask.to_le_bytes()));
+        _ = self.rom.set((whole, region));
+        Ok(())
+    }
+
+    /// The ROM's region.
+    pub(crate) fn rom_region(&self) -> Option<&Region> {
+        self.rom.get().map(|(_, region)| region)
+    }
+
+    /// Where it belongs now.
+    pub(crate) fn rom_wanted(&self, decodes: bool) -> Option<u64> {
+        let region = self.rom_region()?;
+        let value = self.config32(ROM);
+        let base = u64::from(value & !(ENABLE | 0x7fe));
+        let fits = base.saturating_add(region.len()) < u64::from(u32::MAX);
+        (decodes && value & ENABLE != 0 && fits).then_some(base)
     }
 }
 
@@ -108,26 +133,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identifiers_are_put_in_and_the_checksum_stays() {
-        let mut rom = vec![0; 64];
+    fn ids_change_and_the_sum_stays() {
+        let mut rom = vec![0u8; 512];
         rom[..2].copy_from_slice(&[0x55, 0xaa]);
         rom[0x18] = 0x1c;
-        rom[0x1c..0x20].copy_from_slice(b"PCIR");
-        rom[0x20..0x24].copy_from_slice(&[0xf4, 0x1a, 0x41, 0x10]);
-        rom[6] = 104;
-        identify(&mut rom, (0x1af4, 0x1000)).unwrap();
-        assert_eq!((rom[6], &rom[0x20..0x24]), (169, &[0xf4, 0x1a, 0x00, 0x10][..]));
-        for broken in [vec![], vec![0x55], vec![0x55, 0xaa, 0, 0], vec![0xff; 0x1a]] {
-            assert_eq!(identify(&mut broken.clone(), (0, 0)), None);
+        rom[0x1c..0x24].copy_from_slice(b"PCIR\xf4\x1a\x41\x10");
+        let sum = |rom: &[u8]| rom.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        let before = sum(&rom);
+        adopt(&mut rom, (0x1af4, 0x1000)).unwrap();
+        assert_eq!((rom[0x22], rom[0x23], rom[6]), (0, 0x10, 0x41));
+        assert_eq!(sum(&rom), before);
+        for n in 0..40 {
+            _ = adopt(&mut rom[..n].to_vec(), (1, 2));
         }
+        rom[0x19] = 0xff;
+        assert!(adopt(&mut rom, (1, 2)).is_none());
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_told_if_a_user_named_it() {
-        let named = Wish { file: Some("/no/such/file".into()), ..Wish::default() };
-        let error = named.region("x", (0, 0)).unwrap_err();
-        assert_eq!(error.desc, "failed to find romfile \"/no/such/file\"");
-        let default = Wish { default: Some("no-such-file.rom"), ..Wish::default() };
-        assert!(default.region("x", (0, 0)).unwrap().is_none());
+    fn files_that_are_not_there() {
+        assert!(read("no-such-file.rom", true).unwrap().is_none());
+        let words = |name: &str| read(name, false).unwrap_err().desc;
+        assert_eq!(words("no-such-file.rom"), "failed to find romfile \"no-such-file.rom\"");
+        assert_eq!(words("/dev/null"), "romfile \"/dev/null\" is empty");
+        assert!(words("/etc").contains("too large"));
     }
 }

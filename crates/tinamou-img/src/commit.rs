@@ -151,7 +151,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     if let Err(error) = base.flush() {
         return fail("Failed to flush the base", &error);
     }
-    drop((above, chain, base));
+    drop((above, chain));
+    // Nobody writes to it any more: a failure is told now, and again when it is closed.
+    _ = base.driver().close();
     if !given.has("drop") && !given.has("base") {
         let flags = Flags { no_backing: true, ..flags };
         let top = given.open(&graph, name, format, flags)?;
@@ -164,6 +166,9 @@ pub(crate) fn run(args: &[String]) -> Done {
         }
     }
     drop(progress);
+    if let Some(status) = crate::close(&graph) {
+        return Ok(status);
+    }
     if !given.has("quiet") {
         say("Image committed.\n");
     }

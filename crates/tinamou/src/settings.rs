@@ -81,6 +81,7 @@ pub(crate) struct Settings {
     pub(crate) nographic: bool,
     pub(crate) nodefaults: bool,
     pub(crate) stopped: bool,
+    pub(crate) loadvm: Option<Placed>,
     pub(crate) actions: Actions,
     pub(crate) netdevs: Vec<Placed>,
     pub(crate) nics: Vec<Placed>,
@@ -167,6 +168,7 @@ impl Settings {
             "nographic" => self.nographic = true,
             "nodefaults" => self.nodefaults = true,
             "S" => self.stopped = true,
+            "loadvm" => self.loadvm = Some(placed()),
             "no-reboot" => self.actions.reboot = RebootAction::Shutdown,
             "no-shutdown" => self.actions.shutdown = ShutdownAction::Pause,
             name => self.take_more(name, placed())?,
@@ -223,6 +225,8 @@ impl Settings {
             "mem-path" => self.mem_path = Some(given),
             "mem-prealloc" => self.mem_prealloc = true,
             "overcommit" => self.overcommit(&given)?,
+            "audiodev" => crate::audio::check(&given)?,
+            "no-acpi" => self.machine_props.push(("acpi".into(), "off".into())),
             "msg" => self.timestamps = timestamps(&given)?,
             _ => {}
         }

@@ -80,6 +80,10 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let kept = create(program, &vm, &settings, &machine)?;
     warn_of_globals(program, &vm, &globals);
     vm.set_ready();
+    if let Some(tag) = &settings.loadvm {
+        let disks = vmm::snapshot::Disks::all(&vm)?;
+        vmm::snapshot::load(&vm, &disks, &tag.value)?;
+    }
     daemon::ready(&settings)?;
     if !settings.stopped {
         vm.cont().at("-S")?;
@@ -87,7 +91,10 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let result = if vm.exit().is_none() { event_loop.run() } else { Ok(()) };
     vm.execution().shut_down();
     if let Some(graph) = vm.services.find::<Arc<block::Graph>>() {
+        let _still = graph.drain();
         graph.flush_all();
+        // What fails is told on the error stream, and changes no status, as at the peer.
+        _ = graph.close_all();
     }
     drop(kept);
     result.map_err(|error| Stop::new(format!("the main loop failed: {error}")))?;

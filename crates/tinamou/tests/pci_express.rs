@@ -58,6 +58,8 @@ fn configuration_spaces_are_the_peers() {
         ("-device pcie-root-port,id=a -device nvme,serial=1,bus=a", 9),
         ("-device pcie-root-port,id=a -device edu,bus=a", 1),
         ("-device nvme,serial=1", 0),
+        ("-device e1000e,mac=52:54:00:12:34:56", 0),
+        ("-device pcie-root-port,id=a -device e1000e,bus=a,mac=52:54:00:12:34:56,subsys=7", 1),
         ("-device pci-bridge,id=b,chassis_nr=1,shpc=off -device virtio-rng-pci,bus=b,addr=2", 0),
         (
             "-device pcie-root-port,id=a -device x3130-upstream,bus=a,id=u \

@@ -38,8 +38,6 @@ pub struct Setup {
     pub transport: Transport,
     /// Which interfaces are shown.
     pub modes: Modes,
-    /// File of the expansion ROM that it has by default.
-    pub rom: Option<&'static str>,
 }
 
 /// Most MSI-X vectors (PCI 3.0, 6.8.2.3).
@@ -192,9 +190,8 @@ impl VirtioPci {
                 regs: Mutex::default(),
             }
         });
-        if let Some(file) = setup.rom {
-            transport.function.default_rom(file);
-        }
+        let own = setup.name.starts_with("virtio-net-pci").then_some("efi-virtio.rom");
+        transport.function.add_rom(&setup.pci, own)?;
         transport.start(device, &space);
         at.offer::<Arc<Function>>(transport.function.clone());
         Ok(transport)

@@ -16,6 +16,7 @@ mod net;
 mod pci;
 mod qom;
 mod run;
+mod vm_snapshot;
 
 use qapi::{Error, Qapi, Result, Source, TypeRef, Value};
 
@@ -175,6 +176,9 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<control::QueryVersion>(),
     Command::of::<run::Quit>(),
     Command::of::<run::SetAction>(),
+    Command::of::<vm_snapshot::SnapshotDelete>(),
+    Command::of::<vm_snapshot::SnapshotLoad>(),
+    Command::of::<vm_snapshot::SnapshotSave>(),
     Command::of::<run::Stop>(),
     Command::of::<run::SystemPowerdown>(),
     Command::of::<run::SystemReset>(),
@@ -188,7 +192,8 @@ pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use block::io::io_command;
 pub(crate) use block::jobs::{
-    BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, jobs, serve as serve_jobs,
+    BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, drop_drive, jobs,
+    serve as serve_jobs,
 };
 pub(crate) use block::limits::BlockWriteThreshold;
 pub use control::{Version, VersionInfo, version};
@@ -198,6 +203,7 @@ pub use memory::modules;
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use qom::add_object;
+pub use vm_snapshot::snapshot_text;
 
 /// Carries out a command by name.
 pub fn execute(vm: &Vm, name: &str, args: Value) -> Result<Value> {

@@ -22,6 +22,8 @@ mod listing;
 mod machine;
 pub mod qom;
 mod requests;
+mod saved;
+pub mod snapshot;
 mod state;
 mod text;
 mod vm;

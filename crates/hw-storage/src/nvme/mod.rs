@@ -222,6 +222,7 @@ impl DeviceType for Nvme {
             own.belongs_to(nvme.this.clone());
             nvme.namespaces.lock().insert(1, own);
         }
+        nvme.function.add_rom(&nvme.props.pci, None)?;
         let this = nvme.this.clone();
         nvme.function.on_reset(move || {
             if let Some(this) = this.upgrade() {
@@ -430,21 +431,12 @@ impl Nvme {
     }
 
     fn wait(&self) {
-        let wait = || {
-            let mut working = self.working.lock();
-            while *working > 0 {
-                self.idle.wait(&mut working);
-            }
-        };
-        match self.spaces().as_slice() {
-            [] => {}
-            [one] => one.backend.give_up(wait),
-            all => {
-                for space in all {
-                    space.backend.give_up(|| {});
-                }
-                wait();
-            }
+        for space in self.spaces() {
+            space.backend.give_up();
+        }
+        let mut working = self.working.lock();
+        while *working > 0 {
+            self.idle.wait(&mut working);
         }
     }
 
