@@ -213,12 +213,12 @@ impl Slots {
         self.seats.lock().iter().position(|s| s.as_ref().is_some_and(|s| s.id == id))
     }
 
-    /// A register; all ones where there is none.
+    /// A register; nothing of a slot that is not there, as in the peer.
     fn register(&self, offset: u64) -> u32 {
         let seats = self.seats.lock();
         let regs = self.regs.lock();
-        let Ok(at) = usize::try_from(regs.selector) else { return u32::MAX };
-        let Some(state) = regs.slots.get(at) else { return u32::MAX };
+        let Ok(at) = usize::try_from(regs.selector) else { return 0 };
+        let Some(state) = regs.slots.get(at) else { return 0 };
         let seat = seats.get(at).and_then(Option::as_ref);
         let half = |v: u64, high: bool| u32::try_from(v >> (32 * u32::from(high)) & 0xffff_ffff);
         let value = |v: Option<u64>, high| half(v.unwrap_or(0), high).unwrap_or(0);

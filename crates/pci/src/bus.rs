@@ -221,6 +221,12 @@ impl PciBus {
         all
     }
 
+    /// The same, the newest first: the order in which the peer tells of them.
+    #[must_use]
+    pub fn newest_expanders(&self) -> Vec<Arc<PciBus>> {
+        self.expanders.lock().iter().rev().filter_map(Weak::upgrade).collect()
+    }
+
     /// What is particular to the root bus that it is, or is below.
     #[must_use]
     pub fn expander_traits(&self) -> RootTraits {
@@ -396,6 +402,9 @@ impl PciBus {
             )));
         }
         let devfn = self.choose(&function)?;
+        if let Some(bridge) = self.bridge() {
+            bridge.check(devfn)?;
+        }
         if self.site == Site::Link && devfn >> 3 != 0 {
             trace::warning!(
                 "PCI: slot {} is not valid for {}, parent device only allows plugging into slot 0.",

@@ -170,7 +170,6 @@ impl Function {
             config: Mutex::new(c),
             mapped: Mutex::new(vec![None; bars.len() + 1]),
             bars,
-            rom: OnceLock::new(),
             msix: OnceLock::new(),
             msi: OnceLock::new(),
             hook: OnceLock::new(),
@@ -182,6 +181,7 @@ impl Function {
             place: Mutex::default(),
             master: Arc::default(),
             front: Front::default(),
+            rom: OnceLock::new(),
             powered: AtomicBool::new(true),
             leaving: AtomicU64::new(0),
         };

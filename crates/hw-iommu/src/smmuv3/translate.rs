@@ -100,7 +100,8 @@ impl Smmu {
         }
         let index = sid & ((1u64 << split) - 1);
         if index >= 1 << (span - 1) {
-            return Err(bad);
+            // The peer's record; the architecture does not choose.
+            return Err(Event::Config { kind: BAD_STE });
         }
         let table = descriptor & 0x000f_ffff_ffff_ffc0 & !((64u64 << (span - 1)) - 1);
         Ok(table + index * 64)

@@ -32,7 +32,7 @@ pub(super) struct Root {
 pub(super) struct Roots {
     /// The host bridge's own.
     pub(super) own: Root,
-    /// Those behind expanders, by number.
+    /// Those behind expanders, the newest first.
     pub(super) others: Vec<Root>,
 }
 
@@ -103,7 +103,7 @@ impl Roots {
     /// As the guest arranged them until now.
     pub(super) fn of(bus: Option<&Arc<PciBus>>) -> Roots {
         let Some(bus) = bus else { return Roots::default() };
-        let others = bus.expanders().iter().map(|bus| Root::of(bus)).collect();
+        let others = bus.newest_expanders().iter().map(|bus| Root::of(bus)).collect();
         Roots { own: Root::of(bus), others }
     }
 
