@@ -315,7 +315,7 @@ impl BlockDriver for Luks {
     fn amend_options(&self) -> &'static [CreateOption] {
         AMEND
     }
-    fn amend(&self, change: &Creation, force: bool) -> Result<()> {
+    fn amend(&self, change: &Creation, force: bool, _: &dyn Fn(u64, u64)) -> Result<()> {
         let Some((_, key)) = &self.cipher else {
             return Err(Error::generic("the image is not unlocked"));
         };
