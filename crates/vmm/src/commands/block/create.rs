@@ -154,6 +154,11 @@ impl QmpCommand for BlockdevCreate {
         if let Some((key, _)) = options.as_map().and_then(|members| members.first()) {
             return Err(Error::unexpected(&format!("options.{key}")));
         }
+        if let Some((_, word)) = image.options.iter().find(|(name, _)| name == "compat")
+            && !["v2", "v3"].contains(&word.as_str())
+        {
+            return Err(Error::not_accepted("version", word, ["v2", "v3"]));
+        }
         let spec = Spec {
             id: self.job_id,
             kind: JobType::Create,
