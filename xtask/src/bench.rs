@@ -94,7 +94,8 @@ fn mmio(rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// `bench [CPU] [ROUNDS]`, `bench mmio [ROUNDS]`, `bench storage [ROUNDS]`, `bench lookup`.
+/// `bench [CPU] [ROUNDS]`, `bench mmio [ROUNDS]`, `bench storage [ROUNDS]`, `bench network [ROUNDS]`,
+/// `bench lookup`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     if args.first().is_some_and(|word| word == "lookup") {
         let args = ["run", "--release", "--quiet", "-p", "memory", "--example", "lookup"];
@@ -102,6 +103,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     if args.first().is_some_and(|word| word == "storage") {
         return crate::bench_storage::run(args.get(1..).unwrap_or_default());
+    }
+    if args.first().is_some_and(|word| word == "network") {
+        return crate::bench_network::run(args.get(1..).unwrap_or_default());
     }
     if args.first().is_some_and(|word| word == "mmio") {
         return mmio(args.get(1).and_then(|n| n.parse().ok()).unwrap_or(3));

@@ -6,7 +6,9 @@
 //! Not here: anything the product needs at run time.
 
 mod bench;
+mod bench_network;
 mod bench_storage;
+mod compare;
 mod cross;
 mod demo;
 mod guests;
@@ -49,13 +51,18 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        about: "boot time against an installed QEMU, paired; bench storage: the image tool against its",
+        about: "boot time against an installed QEMU, paired; bench storage, bench network: the image tool, networks against its",
         run: bench::run,
     },
     Task {
         name: "guests",
         about: "fetch the Debian kernels and initrds that demo and tests boot",
         run: |_| guests::fetch_all().map(|_| ()),
+    },
+    Task {
+        name: "compare",
+        about: "compare IMAGE: what Debian sees on ours and on an installed QEMU (the manual's worked example)",
+        run: compare::run,
     },
     Task {
         name: "cross",

@@ -26,9 +26,21 @@ pub enum JobType {
     Stream,
     /// Make an image.
     Create,
+    /// Save the machine.
+    SnapshotSave,
+    /// Go back to a saved machine.
+    SnapshotLoad,
+    /// Delete a saved machine.
+    SnapshotDelete,
 }
 
 impl JobType {
+    /// Whether it is one of those that `query-block-jobs` shows and that have events of their own.
+    #[must_use]
+    pub fn is_block_job(self) -> bool {
+        matches!(self, JobType::Stream | JobType::Commit)
+    }
+
     /// Its word.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -36,6 +48,9 @@ impl JobType {
             JobType::Stream => "stream",
             JobType::Commit => "commit",
             JobType::Create => "create",
+            JobType::SnapshotSave => "snapshot-save",
+            JobType::SnapshotLoad => "snapshot-load",
+            JobType::SnapshotDelete => "snapshot-delete",
         }
     }
 }

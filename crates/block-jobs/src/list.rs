@@ -236,7 +236,7 @@ impl Inner {
         self.set(job, Status::Pending);
         if job.state.lock().auto_finalize {
             self.finalize(job);
-        } else if job.kind != JobType::Create {
+        } else if job.kind.is_block_job() {
             self.tell(&Told::Pending(job.id.clone(), job.kind));
         }
     }
@@ -247,7 +247,7 @@ impl Inner {
         match work.finish(job) {
             Ok(()) => {
                 drop(work);
-                if job.kind != JobType::Create {
+                if job.kind.is_block_job() {
                     let now = about(job, &job.state.lock());
                     self.tell(&Told::Completed(now));
                 }
@@ -269,7 +269,7 @@ impl Inner {
         }
         let cancelled = error.is_none();
         job.state.lock().error = error.or_else(|| Some("Operation canceled".into()));
-        if job.kind != JobType::Create {
+        if job.kind.is_block_job() {
             let now = about(job, &job.state.lock());
             self.tell(&if cancelled { Told::Cancelled(now) } else { Told::Completed(now) });
         }
@@ -401,7 +401,7 @@ impl Jobs {
 
     /// The job of an id; `block`: asked for as a block job.
     fn job(&self, id: &str, block: bool) -> Result<Arc<Job>> {
-        let found = self.find(id).filter(|job| !block || job.kind != JobType::Create);
+        let found = self.find(id).filter(|job| !block || job.kind.is_block_job());
         found.ok_or_else(|| {
             if block {
                 Error::new(Class::DeviceNotActive, format!("Block job '{id}' not found"))

@@ -13,6 +13,7 @@
 
 mod backend;
 mod conf;
+pub mod describe;
 mod driver;
 mod engine;
 mod file;

@@ -9,5 +9,7 @@ pub static NETDEVS: &[NetdevClass] = &[
     NetdevClass::of::<net::DgramArgs>(),
     NetdevClass::of::<net::HubPortArgs>(),
     NetdevClass::of::<net::TapArgs>(),
+    NetdevClass::of::<net::BridgeArgs>(),
+    NetdevClass::of::<net::VhostUserArgs>(),
     NetdevClass::of::<net_user::UserArgs>(),
 ];

@@ -134,9 +134,53 @@ fn net_stream() {
 
 #[test]
 fn net_control() {
-    let words: [&[u8]; 8] =
-        [b"\0\0", b"\x01\0", b"\x01\x01", b"\x02\0", b"\x04\0", b"\x05\0", b"\x02\0\0\0", b"\xff"];
+    let words: [&[u8]; 11] = [
+        b"\0\0",
+        b"\x01\0",
+        b"\x01\x01",
+        b"\x02\0",
+        b"\x04\0",
+        b"\x05\0",
+        b"\x02\0\0\0",
+        b"\xff",
+        b"\x04\x01\xff\x01\0\0\x01\0\0\0",
+        b"\x04\x02\xff\x01\0\0\0\0\0\0\0\0\0\0",
+        b"\x01\0\x02\xaa\xbb",
+    ];
     run(&words, bodies::net_control);
+}
+
+#[test]
+fn net_segment() {
+    let words: [&[u8]; 9] = [
+        b"\x01\x01\x36\x00\x64\x00\x22\x00\x10\x00",
+        b"\x01\x05\x36\x00\x01\x00\x22\x00\x06\x00",
+        b"\x01\x03\x36\x00\xc8\x05\x22\x00\x06\x00",
+        b"\x52\x55\x0a\x00\x02\x02\x52\x54\x00\x12\x34\x56",
+        b"\x81\x00\x00\x05",
+        b"\x08\x00\x45\x00\x00\x30\x00\x00\x00\x00\x40\x06\x00\x00\x0a\x00\x00\x01\x0a\x00\x00\x02",
+        b"\x86\xdd\x60\x00\x00\x00\x00\x20\x06\xff",
+        b"\x00\x07\x00\x50\x00\x00\x00\x00\x00\x00\x00\x00\x50\x02\x20\x00\x00\x00\x00\x00",
+        &[7; 300],
+    ];
+    run(&words, bodies::net_segment);
+}
+
+#[test]
+fn e1000e() {
+    let words: [&[u8]; 10] = [
+        b"\x00\x10\x00\x00",
+        b"\x02\x10\x00\x00",
+        b"\x03\x10\x00\x00",
+        b"\x06\xda\x84\x00",
+        b"\x07\x00\x80\x00",
+        b"\x08\x02\x04\x04",
+        b"\x00\x00\x00\x00\x00\x00\x40\x00\x3c\x00\x10\x2b\x00\x03\x00\x00",
+        b"\x0e\x18\x21\x00\x22\x32\x00\x00\x00\x04\x00\x27\x00\x36\x64\x00",
+        b"\x00\x00\x00\x00\x00\x00\x40\x00\x00\x08\x00\x09\x00\x00\x00\x00",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    ];
+    run_long(&words, bodies::e1000e, 60);
 }
 
 #[test]
@@ -246,6 +290,30 @@ fn nvme() {
             input[at] = u8::try_from(random.at(256)).unwrap_or(0);
         }
         bodies::nvme(&input);
+    }
+}
+
+#[test]
+fn smmu() {
+    let mut random = Random(11);
+    for _ in 0..2000 {
+        let mut words: Vec<u64> = (0..200).map(|_| random.next()).collect();
+        // Entries that are mostly legal: configuration, sizes and granules that go together.
+        words[1] = (words[1] & 0xf00) | (random.next() & 7) << 1;
+        words[2] &= 7;
+        words[3] =
+            (words[3] & 3) | 24 << 32 | 1 << 38 | 4 << 48 | 1 << 51 | (random.next() & 1) << 58;
+        words[5] = 25 | 25 << 16 | 2 << 22 | 4 << 32 | (random.next() & 1) << 45;
+        for _ in 0..random.at(6) {
+            let at = random.at(8);
+            words[at] ^= 1 << random.at(64);
+        }
+        // Commands.
+        for word in words[40..72].iter_mut().step_by(2) {
+            *word = (*word & !0xff) | random.next() % 0x48;
+        }
+        let input: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bodies::smmu(&input);
     }
 }
 

@@ -22,6 +22,7 @@ const DEVICES: &[&str] = &[
     "pl011",
     "pl031",
     "pl061",
+    "e1000e",
     "edu",
     "pci-testdev",
     "nvme",

@@ -5,7 +5,7 @@
 //! the server speaks telnet for one terminal. Not here: TLS, web sockets, `tn3270`.
 //! Source: QEMU's manual, "character device options", and its observable behaviour.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use derive::Qapi;
@@ -158,6 +158,8 @@ struct Socket {
 struct State {
     listen_watch: Option<Watch>,
     peer: String,
+    /// The stream that is connected.
+    socket: Option<Arc<Stream>>,
     timer: Option<Timer>,
 }
 
@@ -169,15 +171,17 @@ impl Socket {
             let _ = stream.set_nodelay(true);
         }
         let peer = stream.peer_text();
+        let stream = Arc::new(stream);
         let opened = stream
             .try_clone()
-            .and_then(|output| self.end.open(Arc::new(stream), Arc::new(output), self.filter()));
+            .and_then(|output| self.end.open(stream.clone(), Arc::new(output), self.filter()));
         if opened.is_err() {
             return;
         }
         {
             let mut state = self.state.lock();
             state.peer = peer;
+            state.socket = Some(stream);
             // One client at a time: the others wait in the kernel's queue.
             if let Some(watch) = &state.listen_watch {
                 watch.set_interest(Readiness::NONE);
@@ -207,6 +211,7 @@ impl Socket {
     }
 
     fn disconnected(&self) {
+        self.state.lock().socket = None;
         if let Some(watch) = &self.state.lock().listen_watch {
             watch.set_interest(Readiness::READ);
         }
@@ -282,6 +287,10 @@ impl CharBackend for Socket {
 
     fn take_fd(&self) -> Option<OwnedFd> {
         self.end.take_fd()
+    }
+
+    fn socket(&self) -> Option<OwnedFd> {
+        self.state.lock().socket.as_ref()?.as_fd().try_clone_to_owned().ok()
     }
 }
 

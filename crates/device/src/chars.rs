@@ -49,6 +49,10 @@ pub trait CharBackend: Send + Sync {
     fn take_fd(&self) -> Option<OwnedFd> {
         None
     }
+    /// A duplicate of the connected socket, for a front end that talks through it by itself.
+    fn socket(&self) -> Option<OwnedFd> {
+        None
+    }
 }
 
 /// A device's port to a back end, or to nothing.
@@ -84,6 +88,12 @@ impl CharPort {
     #[must_use]
     pub fn take_fd(&self) -> Option<OwnedFd> {
         self.0.as_ref().and_then(|b| b.take_fd())
+    }
+
+    /// A duplicate of the connected socket, if it is one.
+    #[must_use]
+    pub fn socket(&self) -> Option<OwnedFd> {
+        self.0.as_ref().and_then(|b| b.socket())
     }
 
     /// Sends bytes; how many were taken, at once and without waiting. What was refused may be

@@ -116,6 +116,12 @@ impl RamBlock {
         self.len == 0
     }
 
+    /// What other processes map to share it, and where in it the block begins; `None`: it is private.
+    #[must_use]
+    pub fn shared_fd(&self) -> Option<(std::os::fd::BorrowedFd<'_>, u64)> {
+        self.map.shared_fd()
+    }
+
     /// First byte. Whoever writes through it marks pages dirty.
     #[must_use]
     pub fn host_ptr(&self) -> *mut u8 {

@@ -25,14 +25,14 @@ pub use system::disk::{
 pub use system::event::EventFd;
 pub use system::fd::{duplicate_number, is_hung_up, is_writable, open_pipe, open_pty, write_fd};
 pub use system::iov::{MAX_SLICES, O_NONBLOCK, RawSlice, read_vectored, write_vectored};
-pub use system::mem::{DualMapping, Mapping, Memfd, Policy, page_size};
+pub use system::mem::{DualMapping, Mapping, Memfd, Policy, lock_memory, page_size};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
 pub use system::ring::{Ring, RingDone, RingOp};
 pub use system::session::{detach_stdio, new_session};
 pub use system::signal::{Signal, SignalWatch};
-pub use system::tap::{TAP_HEADER, open_tap, set_tap_offloads, tap_name};
-pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns};
+pub use system::tap::{TAP_HEADER, open_tap, set_tap_buffer, set_tap_offloads, tap_name};
+pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns, thread_id};
 pub use system::tty::{
     RawMode, is_terminal, read_fd, restore_terminals, set_nonblocking, wait_writable, window_size,
 };

@@ -212,6 +212,21 @@ pub fn from_socket(fd: OwnedFd) -> io::Result<Inherited> {
     })
 }
 
+/// Sends bytes with descriptors through a Unix socket, all at once (unix(7), SCM_RIGHTS).
+///
+/// # Errors
+/// What the system says; `WriteZero` when it took only some of them.
+pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = sendmsg(socket, &[io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
 impl Stream {
     /// A second handle of the same stream.
     pub fn try_clone(&self) -> io::Result<Stream> {

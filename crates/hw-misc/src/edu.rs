@@ -153,6 +153,7 @@ impl DeviceType for Edu {
         };
         _ = edu.fact.set(on(Edu::compute));
         _ = edu.transfer.set(on(Edu::transfer));
+        edu.function.add_rom(&props.pci, None)?;
         at.offer::<Arc<Function>>(edu.function.clone());
         Ok(edu)
     }

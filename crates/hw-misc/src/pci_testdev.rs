@@ -156,6 +156,7 @@ impl DeviceType for PciTestdev {
             pin: 0,
         };
         let function = Arc::new(Function::new(&identity, &props.pci, bars, &[], None));
+        function.add_rom(&props.pci, None)?;
         at.offer::<Arc<Function>>(function.clone());
         Ok(Arc::new(PciTestdev { function, _windows: windows, state }))
     }

@@ -454,6 +454,8 @@ impl VirtioDevice for VirtioScsi {
     }
     fn stop(&self) {
         self.wait();
+        // A reset of the controller is one of its bus: units tell of it.
+        self.targets.all().iter().for_each(|unit| unit.reset());
         *self.state.lock() = State::default();
     }
     fn stop_queue(&self, _: u16) {

@@ -80,6 +80,12 @@ impl FlatRange {
         self.memory().is_some()
     }
 
+    /// The RAM that guests may write: its block and the range's offset in it.
+    #[must_use]
+    pub fn writable_block(&self) -> Option<(&Arc<RamBlock>, u64)> {
+        self.memory().filter(|(_, readonly)| !readonly).map(|(block, _)| (block, self.offset))
+    }
+
     /// The block that is read, and whether writes do not reach it.
     fn memory(&self) -> Option<(&Arc<RamBlock>, bool)> {
         match &self.kind {

@@ -14,12 +14,12 @@ use rustc_hash::FxHashMap;
 use crate::forward::{HostSide, Rule};
 use crate::out::Out;
 use crate::resolver::Resolver;
-use crate::tcp::{self, Conn, Host, Pair};
+use crate::tcp::{self, Conn, ConnState, Host, Pair};
 use crate::user::Reach;
 use crate::wire::{ACK, RST, SYN, Segment};
 
 /// Most connections.
-const MAX_CONNS: usize = 60_000;
+pub(crate) const MAX_CONNS: usize = 60_000;
 /// Most connections accepted at once.
 const BATCH: usize = 64;
 
@@ -45,6 +45,8 @@ pub(crate) struct Conns {
     touched: Vec<u64>,
     /// Connections that found no room at the card.
     stalled: Vec<u64>,
+    /// Connections of a loaded state that are not there any more.
+    broken: Vec<ConnState>,
     forwards: Vec<Forward>,
     guest_forwards: Vec<GuestForward>,
 }
@@ -355,6 +357,43 @@ impl Conns {
         let mut all: Vec<_> = self.conns.iter().collect();
         all.sort_by_key(|(number, _)| **number);
         all.into_iter().map(|(_, conn)| (conn, conn.host.as_ref().map_or(-1, Host::fd))).collect()
+    }
+
+    /// What is saved, in order of creation.
+    pub(crate) fn state(&self) -> Vec<ConnState> {
+        let mut all: Vec<_> = self.conns.iter().map(|(number, conn)| conn.state(*number)).collect();
+        all.sort_by_key(|state| state.number);
+        all
+    }
+
+    /// Goes back to a state, of this network (`own`) or of another one. What the guest is to be
+    /// told stays for [`Conns::settle`].
+    pub(crate) fn restore(&mut self, states: Vec<ConnState>, own: bool, now: u64) {
+        let mut states: FxHashMap<u64, ConnState> =
+            states.into_iter().map(|state| (state.number, state)).collect();
+        let numbers: Vec<u64> = self.conns.keys().copied().collect();
+        for number in numbers {
+            let state = states.get(&number).filter(|_| own);
+            let Some(conn) = self.conns.get_mut(&number) else { continue };
+            if state.is_some_and(|state| conn.restore(state, now)) {
+                states.remove(&number);
+                self.touched.push(number);
+            } else {
+                conn.abort();
+                self.remove(number);
+            }
+        }
+        self.broken = states.into_values().collect();
+        self.stalled.clear();
+    }
+
+    /// Tells the guest which of its connections are broken.
+    pub(crate) fn settle(&mut self, out: &mut Out) {
+        for state in std::mem::take(&mut self.broken) {
+            if !self.numbers.contains_key(&state.pair()) {
+                state.refuse(out);
+            }
+        }
     }
 
     #[cfg(test)]

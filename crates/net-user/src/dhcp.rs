@@ -11,7 +11,7 @@ const MAGIC: [u8; 4] = [99, 130, 83, 99];
 /// A day.
 const LEASE: u32 = 86400;
 /// Addresses in the pool.
-const POOL: usize = 16;
+pub(crate) const POOL: usize = 16;
 
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
@@ -64,7 +64,7 @@ fn parse(data: &[u8]) -> Option<Request> {
 /// Who has which address.
 #[derive(Default)]
 pub(crate) struct Dhcp {
-    leases: Vec<Mac>,
+    pub(crate) leases: Vec<Mac>,
 }
 
 /// An answer: for whom, and the datagram.

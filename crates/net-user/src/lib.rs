@@ -26,6 +26,7 @@ mod out;
 mod reassembly;
 mod resolver;
 mod ring;
+mod saved;
 mod stack;
 mod tcp;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::wire::{self, ETHERNET, pseudo_sum, sum_parts};
 /// Longest IP packet on the link.
 pub(crate) const MTU: usize = 1500;
 /// Most neighbours that are remembered.
-const MAX_NEIGHBOURS: usize = 1024;
+pub(crate) const MAX_NEIGHBOURS: usize = 1024;
 /// Longest header behind that of IP: a router advertisement.
 const MAX_HEADER: usize = 96;
 
@@ -82,6 +82,16 @@ impl Out {
             self.neighbours.clear();
         }
         self.neighbours.insert(ip, mac);
+    }
+
+    /// Everybody who is known.
+    pub(crate) fn neighbours(&self) -> impl Iterator<Item = (IpAddr, Mac)> {
+        self.neighbours.iter().map(|(ip, mac)| (*ip, *mac))
+    }
+
+    /// Forgets everybody.
+    pub(crate) fn forget(&mut self) {
+        self.neighbours.clear();
     }
 
     /// Where packets for an address go.

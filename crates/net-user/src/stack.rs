@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use evloop::Readiness;
+use net::frame::gso;
 use net::{Bytes, Context, Frame, Link};
 use qapi::Result;
 
@@ -17,6 +18,8 @@ use crate::icmp6;
 use crate::out::Out;
 use crate::reassembly::Reassembly;
 use crate::resolver::Resolver;
+use crate::saved::{NeighbourState, StackState};
+use crate::tcp::{ip_number, number_ip};
 use crate::tftp::Tftp;
 use crate::user::Reach;
 use crate::wire::{self, Datagram, ETHERNET, Ethernet, Ip, Segment};
@@ -143,6 +146,32 @@ impl Stack {
 
     pub(crate) fn table(&self, reach: &Reach, now: u64) -> String {
         crate::info::table(&self.conns, &self.flows, reach, now)
+    }
+
+    /// What is saved.
+    pub(crate) fn state(&self, instance: u64) -> StackState {
+        let neighbour = |(ip, mac)| NeighbourState { ip: ip_number(ip), mac };
+        let mut neighbours: Vec<_> = self.out.neighbours().map(neighbour).collect();
+        neighbours.sort_by_key(|known| known.ip);
+        let leases = self.dhcp.leases.clone();
+        StackState { instance, leases, neighbours, conns: self.conns.state() }
+    }
+
+    /// Goes back to a state.
+    pub(crate) fn restore(&mut self, state: StackState, instance: u64, now: u64) {
+        self.dhcp.leases = state.leases;
+        self.out.forget();
+        for NeighbourState { ip, mac } in state.neighbours {
+            self.out.learn(number_ip(ip), mac);
+        }
+        self.conns.restore(state.conns, state.instance == instance, now);
+        self.reassembly = Reassembly::default();
+        self.tftp = Tftp::default();
+    }
+
+    /// Everything is loaded: tells the guest what is broken.
+    pub(crate) fn settle(&mut self) {
+        self.conns.settle(&mut self.out);
     }
 
     #[cfg(test)]
@@ -292,7 +321,16 @@ impl Stack {
         _ = ethernet;
         let Some(outward) = reach.config.outward(to, &mut self.resolver, now) else { return };
         let target = (outward.to, outward.dns);
-        let sent = self.flows.send(reach, from, target, &data, now);
+        // Several datagrams of one length may come as one (virtio 1.3, 5.1.6.2).
+        let several = frame.offload.gso & !gso::ECN == gso::UDP_L4 && frame.offload.segment > 0;
+        let size = if several { usize::from(frame.offload.segment) } else { data.len().max(1) };
+        let mut sent = Ok(());
+        if data.is_empty() {
+            sent = self.flows.send(reach, from, target, &data, now);
+        }
+        for datagram in data.chunks(size) {
+            sent = sent.and(self.flows.send(reach, from, target, datagram, now));
+        }
         if let (Err(error), IpAddr::V4(_), Some(v4)) = (sent, from.ip(), v4)
             && error.kind() == std::io::ErrorKind::NetworkUnreachable
         {

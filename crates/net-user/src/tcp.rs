@@ -8,6 +8,8 @@
 //! Data for the guest is kept until it is acknowledged.
 //! Sources: RFC 9293, 7323 (window scale), 6298 (timer; a fixed first value).
 
+mod saved;
+
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -21,6 +23,8 @@ use net::{Bytes, Frame};
 use crate::out::{Out, Wish, put};
 use crate::ring::Ring;
 use crate::wire::{self, ACK, FIN, PSH, RST, SYN, Segment};
+
+pub(crate) use saved::{ConnState, ip_number, number_ip};
 
 /// Most bytes that wait for the socket, and the window.
 const TO_HOST: usize = 1 << 20;
@@ -127,6 +131,8 @@ pub(crate) struct Conn {
     tries: u32,
     /// Time of the last packet, for letting memory go.
     used: u64,
+    /// Bytes that came from the host.
+    pulled: u64,
 }
 
 fn after(a: u32, b: u32) -> bool {
@@ -171,6 +177,7 @@ impl Conn {
             deadline: None,
             tries: 0,
             used: now,
+            pulled: 0,
         }
     }
 
@@ -556,7 +563,7 @@ impl Conn {
         let got = self.to_guest.fill(TO_GUEST, |slices| (&*stream).read_vectored(slices));
         match got {
             Ok(0) => self.host_eof = true,
-            Ok(_) => {}
+            Ok(n) => self.pulled += n as u64,
             Err(e) => match e.kind() {
                 std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted => {}
                 _ => self.reset(out),

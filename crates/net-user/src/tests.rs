@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use crate::wire::{self, ACK, ETHERNET, Ethernet, FIN, Ip, RST, SYN, Segment, pseudo_sum};
 use crate::{Text, User, UserArgs};
 
+mod saved;
+
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const MAC: net::Mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 
+use device::Saved;
 use evloop::{Clock, Handle, Readiness, Timer};
+use net::link::Datagrams;
 use net::{Backend, Context, Frame, Kind, Link, UserNet};
 use parking_lot::Mutex;
 use qapi::{Error, Result};
@@ -11,6 +13,7 @@ use qapi::{Error, Result};
 use crate::config::{Config, UserArgs};
 use crate::flows::Owner;
 use crate::forward::{HostSide, Rule};
+use crate::saved::StackState;
 use crate::stack::Stack;
 
 /// Time between looks at what has expired, in nanoseconds.
@@ -28,6 +31,8 @@ pub struct User {
     clock: Clock,
     link: Weak<Link>,
     timer: OnceLock<Timer>,
+    /// Tells this network from those of other processes.
+    instance: u64,
     pub(crate) reach: Reach,
     stack: Mutex<Stack>,
 }
@@ -48,7 +53,10 @@ impl User {
     pub fn open(args: &UserArgs, link: &Arc<Link>, context: &Context) -> Result<Arc<User>> {
         let config = Config::new(args)?;
         let (handle, clock) = (context.handle.clone(), context.clock.clone());
+        let mut instance = [0; 8];
+        _ = host::fill_random(&mut instance);
         let user = Arc::new_cyclic(|this| User {
+            instance: u64::from_le_bytes(instance),
             clock: clock.clone(),
             link: Arc::downgrade(link),
             timer: OnceLock::new(),
@@ -112,6 +120,17 @@ impl User {
         self.batch(|stack, reach, now| stack.accept(reach, host, now));
     }
 
+    /// What is saved.
+    pub(crate) fn state(&self) -> StackState {
+        self.stack.lock().state(self.instance)
+    }
+
+    /// Goes back to a state.
+    pub(crate) fn restore(&self, state: StackState) {
+        let now = self.clock.now_ns();
+        self.stack.lock().restore(state, self.instance, now);
+    }
+
     /// Memory of the buffers of all connections, and their number.
     #[cfg(test)]
     pub(crate) fn connections(&self) -> (usize, usize) {
@@ -122,6 +141,10 @@ impl User {
 impl Backend for User {
     fn offloads(&self) -> bool {
         true
+    }
+
+    fn datagram_offloads(&self) -> Datagrams {
+        Datagrams { ufo: false, uso: true }
     }
 
     fn send(&self, frame: &Frame<'_>) {
@@ -156,6 +179,14 @@ impl Backend for User {
 
     fn user(&self) -> Option<&dyn UserNet> {
         Some(self)
+    }
+
+    fn saved(&self) -> Option<&dyn Saved> {
+        Some(self)
+    }
+
+    fn settle(&self) {
+        self.batch(|stack, _, _| stack.settle());
     }
 }
 

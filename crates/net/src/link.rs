@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use device::Saved;
 use evloop::Handle;
 use parking_lot::{Mutex, RwLock};
 
 use crate::filter::{Direction, Filter, Verdict};
-use crate::frame::{Bytes, Frame, Offload};
+use crate::frame::{Bytes, Frame, NEEDS_CSUM, Offload, gso};
+use crate::vhost::Vhost;
 
 /// Most frames and bytes that wait for a card.
 const MAX_FRAMES: usize = 1024;
@@ -37,6 +39,31 @@ pub struct Takes {
     pub uso4: bool,
     /// The same over IPv6.
     pub uso6: bool,
+}
+
+impl Takes {
+    /// Whether the guest takes a frame as it is.
+    #[must_use]
+    pub fn fit(&self, offload: &Offload) -> bool {
+        let csum = self.csum || offload.flags & NEEDS_CSUM == 0;
+        csum && match offload.gso & !gso::ECN {
+            gso::NONE => true,
+            gso::TCPV4 => self.tso4,
+            gso::TCPV6 => self.tso6,
+            gso::UDP => self.ufo,
+            gso::UDP_L4 => self.uso4 || self.uso6,
+            _ => false,
+        }
+    }
+}
+
+/// Work with datagrams that a back end takes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Datagrams {
+    /// Fragmenting long ones.
+    pub ufo: bool,
+    /// Cutting several of one length that came as one.
+    pub uso: bool,
 }
 
 /// A MAC address.
@@ -107,6 +134,11 @@ pub trait Nic: Send + Sync {
     /// Takes a frame; `false` when there is no room now. A frame that the card does not want is
     /// taken, too.
     fn receive(&self, frame: &Frame<'_>) -> bool;
+    /// The same from one of several queues of the back end.
+    fn receive_on(&self, pair: u16, frame: &Frame<'_>) -> bool {
+        _ = pair;
+        self.receive(frame)
+    }
     /// No more frames come for now: interrupts may be sent.
     fn flush(&self) {}
     /// The link went up or down.
@@ -127,12 +159,21 @@ pub trait Backend: Send + Sync {
     fn offloads(&self) -> bool {
         false
     }
+    /// Which work with datagrams is welcome besides.
+    fn datagram_offloads(&self) -> Datagrams {
+        Datagrams::default()
+    }
     /// Number of queue pairs.
     fn queues(&self) -> u16 {
         1
     }
     /// Takes a frame of the guest, without waiting.
     fn send(&self, frame: &Frame<'_>);
+    /// The same for one of several queues.
+    fn send_on(&self, pair: u16, frame: &Frame<'_>) {
+        _ = pair;
+        self.send(frame);
+    }
     /// No more frames come for now.
     fn flush(&self) {}
     /// The card has room again.
@@ -145,6 +186,16 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
     /// It is removed.
     fn close(&self) {}
+    /// What is saved with the machine, if there is something.
+    fn saved(&self) -> Option<&dyn Saved> {
+        None
+    }
+    /// The whole machine has been loaded.
+    fn settle(&self) {}
+    /// What serves the card's queues instead of frames.
+    fn vhost(&self) -> Option<&dyn Vhost> {
+        None
+    }
     /// What only user-mode networking can do.
     fn user(&self) -> Option<&dyn UserNet> {
         None
@@ -264,6 +315,18 @@ impl Link {
         self.backend().is_some_and(|backend| backend.offloads())
     }
 
+    /// Which work with datagrams may be left besides.
+    #[must_use]
+    pub fn datagram_offloads(&self) -> Datagrams {
+        self.backend().map(|backend| backend.datagram_offloads()).unwrap_or_default()
+    }
+
+    /// What serves the card's queues instead of frames.
+    #[must_use]
+    pub fn vhost(&self) -> Option<&dyn Vhost> {
+        self.backend()?.vhost()
+    }
+
     /// Number of queue pairs.
     #[must_use]
     pub fn queues(&self) -> u16 {
@@ -337,6 +400,16 @@ impl Link {
         self.from_guest_behind(frame, None);
     }
 
+    /// A frame of the guest from one of its queues.
+    pub fn from_guest_on(&self, pair: u16, frame: &Frame<'_>) {
+        if !self.is_up() || self.stopped(Direction::FromGuest, frame, None) {
+            return;
+        }
+        if let Some(backend) = self.backend() {
+            backend.send_on(pair, frame);
+        }
+    }
+
     /// A frame of the guest, behind a filter.
     pub fn from_guest_behind(&self, frame: &Frame<'_>, behind: Option<&Arc<dyn Filter>>) {
         if !self.is_up() || self.stopped(Direction::FromGuest, frame, behind) {
@@ -361,23 +434,29 @@ impl Link {
     /// A frame for the guest; `false` when there is no room. [`Backend::room`] follows then.
     #[must_use]
     pub fn offer(&self, frame: &Frame<'_>) -> bool {
+        self.offer_on(0, frame)
+    }
+
+    /// The same from one of several queues.
+    #[must_use]
+    pub fn offer_on(&self, pair: u16, frame: &Frame<'_>) -> bool {
         if self.is_waiting() {
             return false;
         }
         if !self.is_up() || self.stopped(Direction::ToGuest, frame, None) {
             return true;
         }
-        self.hand_over(frame)
+        self.hand_over(pair, frame)
     }
 
-    fn hand_over(&self, frame: &Frame<'_>) -> bool {
+    fn hand_over(&self, pair: u16, frame: &Frame<'_>) -> bool {
         let Some(nic) = self.nic() else { return true };
-        if nic.receive(frame) {
+        if nic.receive_on(pair, frame) {
             return true;
         }
         self.waiting.store(true, Ordering::Release);
         // The guest may have given buffers between the two.
-        nic.receive(frame)
+        nic.receive_on(pair, frame)
     }
 
     /// A frame for the guest, which waits when there is no room. `false` when too many wait.
@@ -397,7 +476,7 @@ impl Link {
     }
 
     fn deliver_unfiltered(&self, frame: &Frame<'_>) -> bool {
-        if !self.is_waiting() && self.hand_over(frame) {
+        if !self.is_waiting() && self.hand_over(0, frame) {
             return true;
         }
         let mut pending = self.pending.lock();
@@ -448,6 +527,14 @@ impl Link {
             backend.room();
         }
         nic.flush();
+    }
+
+    /// A state was loaded: frames that wait belong to another time.
+    pub fn settle(&self) {
+        *self.pending.lock() = Pending::default();
+        if let Some(backend) = self.backend() {
+            backend.settle();
+        }
     }
 
     /// What the guest takes over changed.

@@ -157,6 +157,23 @@ impl Netdevs {
         self.links.lock().clone()
     }
 
+    /// Calls `f` with the id and the saved state of each back end that has one: what is saved with
+    /// a machine, beside its devices. [`Netdevs::settle`] follows when all of it was loaded.
+    pub fn each_saved(&self, mut f: impl FnMut(&str, &dyn device::Saved)) {
+        for link in self.links() {
+            if let Some(saved) = link.backend().and_then(|backend| backend.saved()) {
+                f(&link.id, saved);
+            }
+        }
+    }
+
+    /// A state was loaded into cards and back ends.
+    pub fn settle(&self) {
+        for link in self.links() {
+            link.settle();
+        }
+    }
+
     /// Connects a card to the back end of an id.
     ///
     /// # Errors
@@ -218,4 +235,37 @@ impl Netdevs {
             macs.remove(at);
         }
     }
+}
+
+/// The link and the address of a card, from its properties `netdev` and `mac`.
+///
+/// # Errors
+/// There is no such back end; the address makes no sense.
+pub fn card(
+    class: &str,
+    netdev: &Option<String>,
+    mac: &Option<String>,
+    table: Option<&Arc<Netdevs>>,
+) -> Result<(Option<Arc<Link>>, crate::link::Mac)> {
+    let given = match mac {
+        Some(text) => Some(crate::link::parse_mac(text).ok_or_else(|| {
+            Error::generic(format!("Property '{class}.mac' doesn't take value '{text}'"))
+        })?),
+        None => None,
+    };
+    let given = given.filter(|mac| *mac != [0; 6]);
+    let link = match netdev {
+        Some(id) => {
+            let found = table.and_then(|table| table.find(id));
+            Some(found.ok_or_else(|| {
+                Error::generic(format!("Property '{class}.netdev' can't find value '{id}'"))
+            })?)
+        }
+        None => None,
+    };
+    let mac = match table {
+        Some(table) => table.assign_mac(given),
+        None => given.unwrap_or([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+    };
+    Ok((link, mac))
 }

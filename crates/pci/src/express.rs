@@ -183,6 +183,34 @@ impl Function {
         })
     }
 
+    /// Adds the capability in its first version (PCI Express Base 1.1, 7.8), which ends with the
+    /// link's registers; the function's space is as long as express ones are.
+    pub fn add_express_v1(&self, e: &Express) -> usize {
+        const FIRST_BODY: usize = 0x14 - 2;
+        const FIRST_VERSION: u32 = 1;
+        let mut body = vec![0; FIRST_BODY];
+        let words = [
+            (2, FIRST_VERSION | u32::from(e.role.code()) << 4),
+            (4, BY_ROLE | EXTENDED_TAGS | if e.flr { FLR } else { 0 }),
+            (LINK_CAPABILITIES, link_capabilities(e)),
+            (LINK_CONTROL, u32::from(SLOWEST) << 16),
+        ];
+        for (at, word) in words {
+            for (to, from) in body.iter_mut().skip(at - 2).zip(word.to_le_bytes()) {
+                *to = from;
+            }
+        }
+        self.change_config(|c| {
+            c.widen();
+            c.capability(CAP_EXPRESS, e.at, &body)
+        })
+    }
+
+    /// Adds a serial number (7.9.3), behind the other extended capabilities.
+    pub fn add_serial_number(&self, at: usize, number: [u8; 8]) {
+        self.change_config(|c| _ = c.extended(at, 3, 1, &number));
+    }
+
     /// Adds advanced error reporting at the start of the extended space.
     pub fn add_errors(&self, root: bool, tells_many: bool) {
         let mut body = vec![0; 0x44];

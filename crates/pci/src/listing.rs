@@ -88,6 +88,15 @@ impl Function {
         let subsystem = self.config32(0x2c);
         let numbered = (0u8..).zip(self.bars());
         let regions = numbered.filter_map(|(n, bar)| Some(self.region(n, bar.as_ref()?, command)));
+        let rom = self.rom_region().map(|region| RegionInfo {
+            bar: crate::rom::NUMBER,
+            size: region.len(),
+            address: self.rom_wanted(command & 2 != 0),
+            io: false,
+            wide: false,
+            prefetch: false,
+        });
+        let regions = regions.chain(rom);
         FunctionInfo {
             slot: devfn >> 3,
             function: devfn & 7,

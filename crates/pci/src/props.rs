@@ -23,12 +23,12 @@ pub struct Common {
     /// Whether the device has other functions
     #[qapi(default = false)]
     pub multifunction: bool,
-    /// Whether the expansion ROM is shown; there is none here
+    /// Whether the expansion ROM is shown (0: it is not)
     #[qapi(default = -1)]
     pub rombar: i32,
-    /// File of the expansion ROM; not supported
+    /// File of the expansion ROM
     pub romfile: Option<String>,
-    /// Size of the expansion ROM; there is none here
+    /// Size of the expansion ROM; 4294967295 for the file's
     #[qapi(default = 4294967295)]
     pub romsize: u32,
     /// Maximum buffer size allocated for bounce buffers used for mapped access to indirect DMA memory
@@ -73,6 +73,19 @@ impl Common {
         }
     }
 
+    /// Refuses a ROM, for those that have none.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn refuse_rom(&self, class: &str) -> Result<()> {
+        if self.romfile.as_deref().is_some_and(|name| !name.is_empty()) {
+            return Err(Error::generic(format!(
+                "Property '{class}.romfile': expansion ROMs of bridges are not supported"
+            )));
+        }
+        Ok(())
+    }
+
     /// Refuses what would not be honoured; `class` is the device's name.
     ///
     /// # Errors
@@ -83,11 +96,6 @@ impl Common {
         }
         if self.failover_pair_id.is_some() {
             return Err(Error::generic("failover primary device is not an Ethernet device"));
-        }
-        if self.romfile.as_deref().is_some_and(|name| !name.is_empty()) {
-            return Err(Error::generic(format!(
-                "Property '{class}.romfile': expansion ROMs are not supported"
-            )));
         }
         if self.romsize != u32::MAX && !self.romsize.is_power_of_two() {
             let text = format!("ROM size {} is not a power of two", self.romsize);
@@ -119,6 +127,8 @@ impl Addr {
         }
         let (slot, number) = text.split_once('.').unwrap_or((text, "0"));
         let digits = |text: &str| {
+            // As libvirt writes it.
+            let text = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or(text);
             let plain = text.bytes().all(|b| b.is_ascii_hexdigit());
             u8::from_str_radix(text, 16).ok().filter(|_| plain)
         };

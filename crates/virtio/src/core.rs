@@ -133,6 +133,7 @@ impl Core {
     #[must_use]
     pub fn features(&self) -> u64 {
         let legacy = feature::NOTIFY_ON_EMPTY | feature::ANY_LAYOUT;
+        let legacy = legacy | self.device.legacy_only();
         (self.device.features() | feature::VERSION_1) & !legacy
     }
 

@@ -74,6 +74,10 @@ pub trait VirtioDevice: Send + Sync + 'static {
     fn id(&self) -> VirtioId;
     /// Features it offers, with those of its properties (`Common::features`).
     fn features(&self) -> u64;
+    /// Features of it that only legacy drivers see.
+    fn legacy_only(&self) -> u64 {
+        0
+    }
     /// Most entries of each queue.
     fn queue_sizes(&self) -> Vec<u16>;
     /// The transport it was plugged into.

@@ -243,6 +243,41 @@ impl Queue {
         self.inner.lock().state = QueueState::reset(self.max);
     }
 
+    /// The next entry to take, for who serves the rings elsewhere.
+    #[must_use]
+    pub fn position(&self) -> u16 {
+        self.inner.lock().state.avail
+    }
+
+    /// Goes on from an entry behind which everything was given back.
+    pub fn set_position(&self, position: u16) {
+        let mut inner = self.inner.lock();
+        (inner.state.avail, inner.state.used) = (position, position);
+    }
+
+    /// Where the split ring's device area says that all before was given back.
+    #[must_use]
+    pub fn finished(&self) -> u16 {
+        let mut inner = self.inner.lock();
+        let Inner { state, view, .. } = &mut *inner;
+        // 2.7.8: the index is behind the flags.
+        let range = view.ram_at(state.device.wrapping_add(2));
+        let mut bytes = [0; 2];
+        let read = range.and_then(|range| range.block.read(range.offset, &mut bytes).ok());
+        read.map_or(state.used, |()| u16::from_le_bytes(bytes))
+    }
+
+    /// Interrupts the driver, who was asked before. Call it without locks.
+    pub fn interrupt(&self) {
+        let vector = {
+            let inner = self.inner.lock();
+            inner.state.enabled.then_some(inner.state.vector)
+        };
+        if let Some(vector) = vector {
+            self.irq.queue(vector);
+        }
+    }
+
     /// While paused, nothing is taken.
     pub(crate) fn set_paused(&self, on: bool) {
         self.inner.lock().paused = on;

@@ -23,6 +23,7 @@ mod packing;
 mod refcount;
 mod snapshot;
 mod tables;
+mod vm_state;
 
 use std::collections::HashSet;
 use std::io as stdio;
@@ -484,6 +485,14 @@ impl BlockDriver for Qcow2 {
         snapshot::change(&mut meta, change)?;
         meta.commit(self.is_unmap())?;
         self.file.node().driver().flush()
+    }
+
+    fn write_vm_state(&self, at: u64, data: &[u8]) -> stdio::Result<()> {
+        Qcow2::write_vm_state(self, at, data)
+    }
+
+    fn read_vm_state(&self, word: &str, at: u64, into: &mut [u8]) -> stdio::Result<()> {
+        Qcow2::read_vm_state(self, word, at, into)
     }
 
     fn change_backing(&self, file: Option<&str>, format: Option<&str>) -> stdio::Result<()> {

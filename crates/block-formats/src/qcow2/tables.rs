@@ -295,6 +295,22 @@ impl Meta {
         Ok((word(first * stride), map))
     }
 
+    /// What the unit at `at` is by another L1 table.
+    pub(super) fn lookup(&mut self, l1: &[u64], at: u64) -> io::Result<Mapped> {
+        let (index, first) = self.split(at);
+        let word = l1.get(index).copied().unwrap_or(0);
+        if word & PLACE == 0 {
+            return Ok(Mapped::Nothing);
+        }
+        let (place, stride) = (self.place(word)?, self.stride());
+        let sub = (at & (self.cluster() - 1)) >> self.unit_bits();
+        let l2 = self.l2(place)?;
+        let word = |at: usize| l2.entries.get(at).copied().unwrap_or(0);
+        let (entry, map) =
+            (word(first * stride), if stride == 2 { word(first * 2 + 1) } else { 0 });
+        self.decode(entry, map, sub)
+    }
+
     /// What the unit at `at` is, whether its cluster may be written in place, and how many bytes
     /// from `at` on (at most `len`) are alike and in a row.
     pub(super) fn map(&mut self, at: u64, len: u64) -> io::Result<(Mapped, bool, u64)> {

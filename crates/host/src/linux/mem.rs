@@ -261,6 +261,12 @@ impl Mapping {
         false
     }
 
+    /// What is mapped and from where on, when others can see writes to it.
+    #[must_use]
+    pub fn shared_fd(&self) -> Option<(std::os::fd::BorrowedFd<'_>, u64)> {
+        self.fd.as_ref().filter(|_| self.shared).map(|fd| (fd.as_fd(), self.offset))
+    }
+
     /// The descriptor behind a memfd mapping.
     #[must_use]
     pub fn fd(&self) -> Option<&OwnedFd> {
@@ -346,6 +352,20 @@ impl Drop for DualMapping {
         // SAFETY: the range is what mmap returned for this view.
         let _ = unsafe { munmap(self.rx.as_ptr().cast(), self.rw.len()) };
     }
+}
+
+/// Locks what the process has mapped and will map in memory; with `on_fault` pages only once they
+/// are touched.
+///
+/// # Errors
+/// The limit of locked memory is too low.
+pub fn lock_memory(on_fault: bool) -> io::Result<()> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let mut flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    if on_fault {
+        flags |= MlockAllFlags::ONFAULT;
+    }
+    Ok(mlockall(flags)?)
 }
 
 #[cfg(test)]

@@ -27,18 +27,24 @@ fn ioctl<T>(fd: impl AsFd, request: libc::c_ulong, argument: &mut T) -> io::Resu
 }
 
 /// Opens a tap device, by name or with one that the system chooses; gives its name, too. With
-/// `header` each frame has one in front, where the system can do that.
+/// `header` each frame has one in front, where the system can do that; with `several` it is one queue
+/// of a device that may have more.
 ///
 /// # Errors
 /// What the system says: there is no driver, or no permission.
-pub fn open_tap(name: Option<&str>, header: bool) -> io::Result<(OwnedFd, String, bool)> {
+pub fn open_tap(
+    name: Option<&str>,
+    header: bool,
+    several: bool,
+) -> io::Result<(OwnedFd, String, bool)> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
     let mut features: libc::c_uint = 0;
     ioctl(&fd, libc::TUNGETFEATURES, &mut features)?;
     let can = features & libc::c_uint::try_from(libc::IFF_VNET_HDR).unwrap_or(0) != 0;
     let header = header && can;
-    let wanted = libc::IFF_TAP | libc::IFF_NO_PI | if header { libc::IFF_VNET_HDR } else { 0 };
+    let mut wanted = libc::IFF_TAP | libc::IFF_NO_PI | if header { libc::IFF_VNET_HDR } else { 0 };
+    wanted |= if several { libc::IFF_MULTI_QUEUE } else { 0 };
     let mut request = InterfaceRequest {
         name: [0; libc::IFNAMSIZ],
         flags: libc::c_short::from_ne_bytes(
@@ -83,12 +89,21 @@ pub fn tap_name(fd: impl AsFd) -> io::Result<(String, bool)> {
     Ok((name, header))
 }
 
-/// What the reader of a tap device takes over: checksums, TCP over IPv4 and IPv6, ECN.
+/// What the reader of a tap device takes over: checksums, TCP over IPv4 and IPv6, ECN, long
+/// datagrams, several datagrams at once over IPv4 and IPv6.
 ///
 /// # Errors
 /// What the system says.
-pub fn set_tap_offloads(fd: impl AsFd, takes: [bool; 4]) -> io::Result<()> {
-    let bits = [libc::TUN_F_CSUM, libc::TUN_F_TSO4, libc::TUN_F_TSO6, libc::TUN_F_TSO_ECN];
+pub fn set_tap_offloads(fd: impl AsFd, takes: [bool; 7]) -> io::Result<()> {
+    let bits = [
+        libc::TUN_F_CSUM,
+        libc::TUN_F_TSO4,
+        libc::TUN_F_TSO6,
+        libc::TUN_F_TSO_ECN,
+        libc::TUN_F_UFO,
+        libc::TUN_F_USO4,
+        libc::TUN_F_USO6,
+    ];
     let chosen = bits.into_iter().zip(takes).filter(|(_, on)| *on);
     let flags = chosen.fold(0, |all, (bit, _)| all | bit);
     // SAFETY: this request takes its argument by value.
@@ -96,4 +111,13 @@ pub fn set_tap_offloads(fd: impl AsFd, takes: [bool; 4]) -> io::Result<()> {
         libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags))
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Most bytes that wait in a tap device.
+///
+/// # Errors
+/// What the system says.
+pub fn set_tap_buffer(fd: impl AsFd, bytes: u64) -> io::Result<()> {
+    let mut size = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    ioctl(fd, libc::TUNSETSNDBUF, &mut size)
 }

@@ -222,6 +222,7 @@ impl DeviceType for Nvme {
             own.belongs_to(nvme.this.clone());
             nvme.namespaces.lock().insert(1, own);
         }
+        nvme.function.add_rom(&nvme.props.pci, None)?;
         let this = nvme.this.clone();
         nvme.function.on_reset(move || {
             if let Some(this) = this.upgrade() {

@@ -2,10 +2,17 @@
 //! guest offloads. Everything in it is the driver's word and is checked.
 
 use super::feature as f;
+use super::rss::Rss;
 use super::{State, VirtioNet};
 
 /// Guest offloads that can be switched (5.1.6.5.6.1).
-pub(super) const OFFLOADS: u64 = f::GUEST_CSUM | f::GUEST_TSO4 | f::GUEST_TSO6 | f::GUEST_ECN;
+pub(super) const OFFLOADS: u64 = f::GUEST_CSUM
+    | f::GUEST_TSO4
+    | f::GUEST_TSO6
+    | f::GUEST_ECN
+    | f::GUEST_UFO
+    | f::GUEST_USO4
+    | f::GUEST_USO6;
 
 const OK: u8 = 0;
 const ERROR: u8 = 1;
@@ -80,6 +87,17 @@ impl State {
                     return None;
                 }
                 self.pairs = count;
+                // 5.1.6.5.5: without a table again.
+                self.rss = self.rss.take().filter(|_| !self.has(f::RSS));
+                return Some(Outcome { ok: true, ..Outcome::default() });
+            }
+            (4, 1) if self.has(f::RSS) => {
+                let (rss, sends) = Rss::steering(data, pairs)?;
+                (self.rss, self.pairs) = (Some(rss), sends);
+                return Some(Outcome { ok: true, ..Outcome::default() });
+            }
+            (4, 2) if self.has(f::HASH_REPORT) => {
+                self.rss = Some(Rss::reporting(data)?);
                 return Some(Outcome { ok: true, ..Outcome::default() });
             }
             (5, 0) => {

@@ -5,27 +5,32 @@
 //! with receive modes, address tables, VLANs, announcements, queue pairs and guest
 //! offloads. Frames are sent and received on the loop of the back end, a few short
 //! ones on the thread of the driver; a card without back end swallows what it is given.
-//! Not modelled: RSS and hash reports, UFO and USO, RSC, standby (failover),
-//! notification coalescing, `romfile` of the PCI form.
+//! Not modelled: RSC and standby (failover); notification coalescing, which the peer has not
+//! either.
 //! Source: Virtual I/O Device (VIRTIO) Version 1.3; properties of QEMU 10.0.
 
 mod control;
 mod props;
 mod receive;
+mod rss;
 #[cfg(test)]
 mod tests;
+mod vhost;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use derive::VmState;
-use device::{Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset, Saved};
+use device::{
+    AddressSpace, BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset, Saved,
+};
 use net::frame::Offload;
 use net::link::MAX_FRAME;
 use net::{Bytes, Frame, Link, Mac, Netdevs, Nic, NicInfo, RxFilter, Takes};
 use parking_lot::Mutex;
-use qapi::{Error, Result, Value};
+use qapi::{Result, Value};
 use virtio::{Kick, Port, Queue, VirtioDevice, VirtioId, pieces};
+use vmstate::{LoadError, StateReader, StateSchema, StateWriter, VmState as _};
 
 pub use control::fuzz as fuzz_control;
 pub use props::Props;
@@ -44,9 +49,11 @@ pub(crate) mod feature {
     pub(crate) const GUEST_TSO4: u64 = 1 << 7;
     pub(crate) const GUEST_TSO6: u64 = 1 << 8;
     pub(crate) const GUEST_ECN: u64 = 1 << 9;
+    pub(crate) const GUEST_UFO: u64 = 1 << 10;
     pub(crate) const HOST_TSO4: u64 = 1 << 11;
     pub(crate) const HOST_TSO6: u64 = 1 << 12;
     pub(crate) const HOST_ECN: u64 = 1 << 13;
+    pub(crate) const HOST_UFO: u64 = 1 << 14;
     pub(crate) const MRG_RXBUF: u64 = 1 << 15;
     pub(crate) const STATUS: u64 = 1 << 16;
     pub(crate) const CTRL_VQ: u64 = 1 << 17;
@@ -56,6 +63,11 @@ pub(crate) mod feature {
     pub(crate) const GUEST_ANNOUNCE: u64 = 1 << 21;
     pub(crate) const MQ: u64 = 1 << 22;
     pub(crate) const CTRL_MAC_ADDR: u64 = 1 << 23;
+    pub(crate) const GUEST_USO4: u64 = 1 << 54;
+    pub(crate) const GUEST_USO6: u64 = 1 << 55;
+    pub(crate) const HOST_USO: u64 = 1 << 56;
+    pub(crate) const HASH_REPORT: u64 = 1 << 57;
+    pub(crate) const RSS: u64 = 1 << 60;
     pub(crate) const SPEED_DUPLEX: u64 = 1 << 63;
 }
 use feature as f;
@@ -75,7 +87,7 @@ const MAX_PAIRS: u16 = 512;
 
 /// What the driver chose.
 #[derive(Clone, VmState)]
-#[vmstate(name = "virtio-net", version = 1)]
+#[vmstate(name = "virtio-net", version = 2, min_version = 2)]
 pub(crate) struct State {
     mac: u64,
     promiscuous: bool,
@@ -100,6 +112,8 @@ pub(crate) struct State {
     offloads: u64,
     link_down: bool,
     announce: bool,
+    /// Hashes of received frames.
+    rss: Option<rss::Rss>,
 }
 
 impl Default for State {
@@ -122,6 +136,7 @@ impl Default for State {
             offloads: 0,
             link_down: false,
             announce: false,
+            rss: None,
         }
     }
 }
@@ -143,7 +158,15 @@ impl State {
     /// Bytes of the header in front of each frame (5.1.6).
     fn header_len(&self) -> usize {
         let long = self.has(virtio::feature::VERSION_1) || self.has(f::MRG_RXBUF);
-        Offload::LEN + if long { 2 } else { 0 }
+        // 5.1.6.1: the number of buffers, the hash and its kind.
+        Offload::LEN
+            + if self.has(f::HASH_REPORT) {
+                10
+            } else if long {
+                2
+            } else {
+                0
+            }
     }
 }
 
@@ -162,12 +185,15 @@ pub struct VirtioNet {
     turns: Vec<Mutex<()>>,
     /// One frame at a time takes buffers, which may have to be put back.
     receiving: Mutex<()>,
-    /// The driver was asked not to tell of new receive buffers.
-    quiet: AtomicBool,
+    /// The driver was asked not to tell of new receive buffers, by queue pair.
+    quiet: Vec<AtomicBool>,
     /// The driver is there; mirrors `features != 0` for the fast path.
     running: AtomicBool,
     /// The filter changed since it was asked for.
     filter_told: AtomicBool,
+    /// Guest memory, for a program that serves the queues, and what it has of them.
+    memory: AddressSpace,
+    away: Mutex<Option<vhost::Away>>,
     state: Mutex<State>,
 }
 
@@ -179,38 +205,13 @@ impl DeviceType for VirtioNet {
 
     fn create(props: Props, at: &mut Build<'_>) -> Result<Arc<Self>> {
         props.check()?;
-        let refused = |text: &str| {
-            Error::generic(format!("Property '{}.mac' doesn't take value '{text}'", Self::NAME))
-        };
-        let given = match &props.mac {
-            Some(text) => Some(net::parse_mac(text).ok_or_else(|| refused(text))?),
-            None => None,
-        };
-        let given = given.filter(|mac| *mac != [0; 6]);
         let netdevs = at.service::<Arc<Netdevs>>();
-        if let (Some(id), None) = (&props.netdev, &netdevs) {
-            let text = format!("Property '{}.netdev' can't find value '{id}'", Self::NAME);
-            return Err(Error::generic(text));
-        }
-        let found = match (&props.netdev, &netdevs) {
-            (Some(id), Some(table)) => {
-                let missing = || {
-                    let text = format!("Property '{}.netdev' can't find value '{id}'", Self::NAME);
-                    Error::generic(text)
-                };
-                Some(table.find(id).ok_or_else(missing)?)
-            }
-            _ => None,
-        };
-        let mac = match &netdevs {
-            Some(table) => table.assign_mac(given),
-            None => given.unwrap_or([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
-        };
+        let (found, mac) = net::card(Self::NAME, &props.netdev, &props.mac, netdevs.as_ref())?;
         let handle = netdevs.as_ref().map(|table| table.context().handle.clone());
         let pairs = found.as_ref().map_or(1, |link| link.queues()).clamp(1, MAX_PAIRS);
         let pairs = if props.mq { pairs } else { 1 };
         let name = (!at.id().contains('[')).then(|| at.id().to_owned());
-        let link = found.clone();
+        let (link, memory) = (found.clone(), at.world().memory.clone());
         let table = netdevs.clone();
         let card = Arc::new_cyclic(|this: &Weak<VirtioNet>| {
             let kick = |f: fn(&VirtioNet, u16), pair: u16| {
@@ -232,9 +233,11 @@ impl DeviceType for VirtioNet {
                 receives: kick(|card, _| card.has_room(), 0),
                 turns: (0..pairs).map(|_| Mutex::default()).collect(),
                 receiving: Mutex::default(),
-                quiet: AtomicBool::new(false),
+                quiet: (0..pairs).map(|_| AtomicBool::new(false)).collect(),
                 running: AtomicBool::new(false),
                 filter_told: AtomicBool::new(true),
+                memory,
+                away: Mutex::default(),
                 state: Mutex::new(State { mac: mac_number(mac), ..State::default() }),
                 props,
             }
@@ -265,7 +268,7 @@ impl Drop for VirtioNet {
 
 impl VirtioNet {
     pub(crate) fn state(&self) -> &dyn Saved {
-        &self.state
+        self
     }
 
     fn queue(&self, index: u16) -> Option<&Arc<Queue>> {
@@ -313,7 +316,7 @@ impl VirtioNet {
                     break;
                 }
                 Some(chain) => {
-                    self.send_one(&chain, header, whole);
+                    self.send_one(&chain, header, whole, pair);
                     queue.push(chain, 0);
                     count += 1;
                 }
@@ -332,7 +335,7 @@ impl VirtioNet {
         more
     }
 
-    fn send_one(&self, chain: &virtio::Chain, header: usize, unfinished: bool) {
+    fn send_one(&self, chain: &virtio::Chain, header: usize, unfinished: bool, pair: u16) {
         let mut bytes = [0; Offload::LEN];
         if chain.read(0, &mut bytes) < bytes.len() {
             trace::guest_error!("virtio-net: a frame without a header");
@@ -341,7 +344,7 @@ impl VirtioNet {
         let Some(link) = &self.link else { return };
         let offload = if unfinished { Offload::from_bytes(bytes) } else { Offload::default() };
         let parts = pieces(chain.readable(), header, MAX_FRAME);
-        link.from_guest(&Frame { offload, bytes: Bytes::Ram(&parts) });
+        link.from_guest_on(pair, &Frame { offload, bytes: Bytes::Ram(&parts) });
     }
 
     /// The driver gave buffers for receiving; on the link's loop.
@@ -379,7 +382,16 @@ impl VirtioDevice for VirtioNet {
     }
 
     fn features(&self) -> u64 {
-        self.props.features(self.offloads(), self.pairs)
+        let datagrams = self.link.as_ref().map(|link| link.datagram_offloads());
+        let own = self.props.features(self.offloads(), datagrams.unwrap_or_default(), self.pairs);
+        match self.vhost() {
+            Some(program) => own & !vhost::NEVER & (program.features() | !vhost::OF_PROGRAM),
+            None => own,
+        }
+    }
+
+    fn legacy_only(&self) -> u64 {
+        f::GSO
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -408,8 +420,12 @@ impl VirtioDevice for VirtioNet {
             Some(_) => 1,
             None => 0xff,
         });
+        config.push(u8::try_from(net::rss::KEY).unwrap_or(40));
+        config.extend(u16::try_from(rss::MAX_TABLE).unwrap_or(128).to_le_bytes());
+        config.extend(rss::TYPES.to_le_bytes());
         let offered = self.features();
         let len = match offered {
+            o if o & (f::RSS | f::HASH_REPORT) != 0 => 24,
             o if o & f::SPEED_DUPLEX != 0 => 17,
             o if o & f::MTU != 0 => 12,
             o if o & f::MQ != 0 => 10,
@@ -443,13 +459,34 @@ impl VirtioDevice for VirtioNet {
             }
         }
         self.running.store(true, Ordering::Release);
-        self.quiet.store(false, Ordering::Relaxed);
+        for quiet in &self.quiet {
+            quiet.store(false, Ordering::Relaxed);
+        }
         if let Some(link) = &self.link {
             link.takes_changed();
+        }
+        self.go_away(negotiated);
+    }
+
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        self.come_back();
+        // Queues give nothing more; who took a chain before holds one of these locks.
+        for turn in &self.turns {
+            drop(turn.lock());
+        }
+        drop(self.receiving.lock());
+        Box::pin(std::future::ready(()))
+    }
+
+    fn resume(&self) {
+        let features = self.state.lock().features;
+        if features != 0 && self.away.lock().is_none() {
+            self.go_away(features);
         }
     }
 
     fn stop(&self) {
+        self.come_back();
         self.running.store(false, Ordering::Release);
         let mut state = self.state.lock();
         let (link_down, mac) = (state.link_down, self.mac);
@@ -459,6 +496,8 @@ impl VirtioDevice for VirtioNet {
     fn notify(&self, index: u16) {
         if index == 2 * self.pairs {
             self.serve_control();
+        } else if self.kick_away(index) {
+            // The program does the rest.
         } else if index.is_multiple_of(2) {
             if self.link.as_ref().is_some_and(|link| link.wants_room()) {
                 self.receives.kick();
@@ -485,12 +524,18 @@ impl Nic for VirtioNet {
             tso4: on(f::GUEST_TSO4),
             tso6: on(f::GUEST_TSO6),
             ecn: on(f::GUEST_ECN),
-            ..Takes::default()
+            ufo: on(f::GUEST_UFO),
+            uso4: on(f::GUEST_USO4),
+            uso6: on(f::GUEST_USO6),
         }
     }
 
     fn receive(&self, frame: &Frame<'_>) -> bool {
-        self.receive_frame(frame)
+        self.receive_frame(frame, 0)
+    }
+
+    fn receive_on(&self, pair: u16, frame: &Frame<'_>) -> bool {
+        self.receive_frame(frame, pair)
     }
 
     fn flush(&self) {
@@ -528,13 +573,33 @@ impl Nic for VirtioNet {
     }
 }
 
+impl Saved for VirtioNet {
+    fn schema(&self) -> &'static StateSchema {
+        State::schema()
+    }
+    fn save(&self, w: &mut StateWriter) {
+        self.state.lock().save(w);
+    }
+    fn load(&self, r: &mut StateReader<'_>, version: u32) -> std::result::Result<(), LoadError> {
+        let state = State::load(r, version)?;
+        let sane = (1..=self.pairs).contains(&state.pairs)
+            && state.offloads & !control::OFFLOADS == 0
+            && state.rss.as_ref().is_none_or(|rss| rss.is_sane(self.pairs));
+        if !sane {
+            return Err(LoadError::Invalid("queue pairs or offloads this card does not have"));
+        }
+        *self.state.lock() = state;
+        Ok(())
+    }
+}
+
 impl Device for VirtioNet {
     fn reset(&self, _: Reset) {
         self.stop();
     }
 
     fn migration(&self) -> Migration<'_> {
-        Migration::Saved(&self.state)
+        Migration::Saved(self)
     }
 
     fn settle(&self) {

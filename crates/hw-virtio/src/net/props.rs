@@ -1,6 +1,7 @@
 //! Properties of the network card, and the features they offer.
 
 use derive::Qapi;
+use net::link::Datagrams;
 use qapi::{Error, Result};
 use virtio::Common;
 
@@ -92,10 +93,10 @@ pub struct Props {
     /// Offer as many queue pairs as the back end has
     #[qapi(default = false)]
     pub mq: bool,
-    /// Offer to steer by a hash; not built
+    /// Offer to choose the queue by a hash
     #[qapi(default = false)]
     pub rss: bool,
-    /// Offer to report a hash; not built
+    /// Offer to report a hash
     #[qapi(default = false)]
     pub hash: bool,
     /// Descriptors of programs that hash; not built
@@ -163,8 +164,6 @@ impl Props {
             return bad("'duplex' must be 'half' or 'full'".into());
         }
         for (on, name) in [
-            (self.rss, "rss"),
-            (self.hash, "hash"),
             (self.guest_rsc_ext, "guest_rsc_ext"),
             (self.failover, "failover"),
             (self.ebpf_rss_fds.0 != "[]", "ebpf-rss-fds"),
@@ -177,7 +176,7 @@ impl Props {
     }
 
     /// The features offered with a back end that takes and gives unfinished frames, or not.
-    pub(super) fn features(&self, offloads: bool, queue_pairs: u16) -> u64 {
+    pub(super) fn features(&self, offloads: bool, datagrams: Datagrams, queue_pairs: u16) -> u64 {
         let control = [
             (self.ctrl_rx, f::CTRL_RX),
             (self.ctrl_vlan, f::CTRL_VLAN),
@@ -185,7 +184,9 @@ impl Props {
             (self.ctrl_mac_addr, f::CTRL_MAC_ADDR),
             (self.guest_announce, f::GUEST_ANNOUNCE),
             (self.mq && queue_pairs > 1, f::MQ),
-            (self.ctrl_guest_offloads && offloads, f::CTRL_GUEST_OFFLOADS),
+            (self.ctrl_guest_offloads, f::CTRL_GUEST_OFFLOADS),
+            (self.rss, f::RSS),
+            (self.hash && offloads, f::HASH_REPORT),
         ];
         let rest = [
             (true, f::MAC),
@@ -205,6 +206,11 @@ impl Props {
             (self.host_tso4, f::HOST_TSO4),
             (self.host_tso6, f::HOST_TSO6),
             (self.host_ecn, f::HOST_ECN),
+            (self.guest_ufo && datagrams.ufo, f::GUEST_UFO),
+            (self.host_ufo && datagrams.ufo, f::HOST_UFO),
+            (self.guest_uso4 && datagrams.uso, f::GUEST_USO4),
+            (self.guest_uso6 && datagrams.uso, f::GUEST_USO6),
+            (self.host_uso && datagrams.uso, f::HOST_USO),
         ];
         let control = control.into_iter().filter(|_| self.ctrl_vq);
         let finish = finish.into_iter().filter(|_| offloads);

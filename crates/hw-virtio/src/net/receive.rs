@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use net::frame::{Bytes, NEEDS_CSUM, finish_checksum, gso};
+use net::frame::Bytes;
 use net::link::MAX_FRAME;
 use net::{Frame, Offload, RxFilter};
 use virtio::{Chain, Queue};
@@ -53,41 +53,51 @@ impl State {
     }
 }
 
+/// Where a frame goes, and how.
+struct Target {
+    pair: u16,
+    hash: u32,
+    kind: u16,
+    header: usize,
+    mergeable: bool,
+}
+
 impl VirtioNet {
-    /// Takes a frame; `false`: no room.
-    pub(super) fn receive_frame(&self, frame: &Frame<'_>) -> bool {
+    /// Takes a frame; `false`: no room. `given`: the pair that the back end would choose.
+    pub(super) fn receive_frame(&self, frame: &Frame<'_>, given: u16) -> bool {
         if !self.running.load(Ordering::Acquire) {
             return true;
         }
         let mut head = [0; 18];
         let n = frame.copy(0, &mut head);
-        let (header, mergeable) = {
+        let to = {
             let state = self.state.lock();
             let wanted = state.wants(head.get(..n).unwrap_or_default());
             if state.link_down || !wanted || frame.len() > MAX_FRAME {
                 return true;
             }
-            (state.header_len(), state.has(f::MRG_RXBUF))
+            let (pair, hash, kind) = state.place(frame, given);
+            let mergeable = state.has(f::MRG_RXBUF);
+            Target { pair, hash, kind, header: state.header_len(), mergeable }
         };
-        let offload = frame.offload;
-        let takes = net::Nic::takes(self);
         // A back end that did not look, or a driver that changed its mind meanwhile.
-        if offload.flags & NEEDS_CSUM != 0 && !takes.csum {
-            let mut bytes = frame.to_vec(MAX_FRAME);
-            let mut offload = offload;
-            finish_checksum(&mut offload, &mut bytes);
-            if offload.gso != gso::NONE {
-                return true;
+        if !net::Nic::takes(self).fit(&frame.offload) {
+            let parts = net::segment::split(&frame.offload, frame.to_vec(MAX_FRAME));
+            for (index, part) in parts.iter().enumerate() {
+                // What does not fit behind the first one is lost, as on a wire.
+                if !self.fill(&Frame::plain(&[part]), &to) {
+                    return index > 0;
+                }
             }
-            let parts: [&[u8]; 1] = [&bytes];
-            let frame = Frame { offload, bytes: Bytes::Host(&parts) };
-            return self.fill(&frame, header, mergeable);
+            return true;
         }
-        self.fill(frame, header, mergeable)
+        self.fill(frame, &to)
     }
 
-    fn fill(&self, frame: &Frame<'_>, header: usize, mergeable: bool) -> bool {
-        let Some(queue) = self.queue(0) else { return true };
+    fn fill(&self, frame: &Frame<'_>, to: &Target) -> bool {
+        let Target { pair, header, mergeable, .. } = *to;
+        let queue = self.queue(2 * pair).zip(self.quiet.get(usize::from(pair)));
+        let Some((queue, quiet)) = queue else { return true };
         let total = header + frame.len();
         let _one = self.receiving.lock();
         let chains = match self.gather(queue, total, mergeable) {
@@ -95,20 +105,20 @@ impl VirtioNet {
             None => {
                 // Ask to be told of new buffers, and look once more: they may have come meanwhile.
                 queue.set_notification(true);
-                self.quiet.store(false, Ordering::Relaxed);
+                quiet.store(false, Ordering::Relaxed);
                 let Some(chains) = self.gather(queue, total, mergeable) else { return false };
                 chains
             }
         };
-        if !self.quiet.swap(true, Ordering::Relaxed) {
+        if !quiet.swap(true, Ordering::Relaxed) {
             queue.set_notification(false);
         }
-        let mut first = [0; Offload::LEN + 2];
-        let (head, count) = first.split_at_mut(Offload::LEN);
-        head.copy_from_slice(&frame.offload.to_bytes());
-        count.copy_from_slice(&u16::try_from(chains.len()).unwrap_or(1).to_le_bytes());
-        if !mergeable {
-            count.copy_from_slice(&1u16.to_le_bytes());
+        let count = if mergeable { u16::try_from(chains.len()).unwrap_or(1) } else { 1 };
+        let mut first = [0; Offload::LEN + 10];
+        let fields = frame.offload.to_bytes().into_iter().chain(count.to_le_bytes());
+        let fields = fields.chain(to.hash.to_le_bytes()).chain(to.kind.to_le_bytes());
+        for (to, from) in first.iter_mut().zip(fields) {
+            *to = from;
         }
         let mut source = Source::new(first.get(..header).unwrap_or_default(), frame);
         // All at once: a driver that looks meanwhile must not see half a frame.

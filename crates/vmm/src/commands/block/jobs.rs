@@ -244,7 +244,7 @@ impl QmpCommand for QueryBlockJobs {
             error: about.error,
         };
         let all = jobs(vm)?.list().into_iter();
-        Ok(all.filter(|about| about.kind != JobType::Create).map(info).collect())
+        Ok(all.filter(|about| about.kind.is_block_job()).map(info).collect())
     }
 }
 
