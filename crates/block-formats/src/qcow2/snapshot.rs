@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use block::{Node, Snapshot, SnapshotChange, invalid, unsupported};
+use block::{Node, Snapshot, SnapshotChange, invalid};
 
 use super::header::{Header, MAX_L1, be32, be64};
 use super::tables::{COMPRESSED, COPIED, Meta, PLACE};
