@@ -273,7 +273,7 @@ impl E1000e {
             ICS | IMC => 0,
             SYSTIML => low(self.time(&state)),
             SYSTIMH => low(self.time(&state) >> 32),
-            0xb600..=0xb63c => state.time.get((at - SYSTIML) as usize / 4).copied().unwrap_or(0),
+            0xb608..=0xb63c => state.time.get((at - SYSTIML) as usize / 4).copied().unwrap_or(0),
             SWSM => {
                 // 10.2.2.15: the first one who reads has the semaphore.
                 let value = state.get(SWSM);
@@ -294,7 +294,7 @@ impl E1000e {
 
     fn set_register(&self, at: u32, value: u32) {
         let at = alias(at);
-        let queue = at / QUEUE_STEP & 1;
+        let queue = (at / QUEUE_STEP) & 1;
         match at {
             CTRL => self.control(value),
             EECD => {

@@ -141,11 +141,11 @@ impl State {
     fn count_received(&mut self, head: &[u8], len: usize) {
         let to = head.get(..6).unwrap_or_default();
         let index = match len {
-            ..=64 => 0,
-            ..=127 => 1,
-            ..=255 => 2,
-            ..=511 => 3,
-            ..=1023 => 4,
+            0..=64 => 0,
+            65..=127 => 1,
+            128..=255 => 2,
+            256..=511 => 3,
+            512..=1023 => 4,
             _ => 5,
         };
         self.count(STATISTICS + 0x5c + 4 * index, 1);
