@@ -253,6 +253,63 @@ pub fn nvme(data: &[u8]) {
     bench.reset();
 }
 
+/// A stream table entry, a context descriptor, tables, commands, then requests.
+pub fn smmu(data: &[u8]) {
+    const RAM: u64 = testbench::RAM_BASE;
+    let bench = testbench::Bench::of(&hw_iommu::smmuv3::CLASS, "stage=nested");
+    let Some(iommu) = bench.record.ability::<std::sync::Arc<dyn pci::Iommu>>() else { return };
+    let mut words = data
+        .chunks(8)
+        .map(|chunk| chunk.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte)));
+    let mut next = || words.next().unwrap_or(0);
+    let put = |at: u64, word: u64| bench.put_ram(at, &word.to_le_bytes());
+    // Addresses lie in RAM for the most part, so that walks get somewhere.
+    let addr = |word: u64, to: u64| {
+        if word & 0xf00 == 0xf00 { word } else { word & !0xf_ffff_ffff_f000 | (RAM + to) }
+    };
+    let shape = next();
+    let ste = [addr(next() | 1, 0x3000), next(), next(), addr(next(), 0x8000)];
+    let cd = [next() | 1 << 31 | 1 << 41 | 1 << 46, addr(next(), 0xc000), addr(next(), 0xc000)];
+    for sid in 0..16u64 {
+        for (n, word) in (0u64..).zip(ste) {
+            put(0x2000 + sid * 64 + n * 8, word);
+        }
+    }
+    (0u64..).zip(cd).for_each(|(n, word)| put(0x3000 + n * 8, word));
+    for n in 0..32u64 {
+        let word = next();
+        let to = 0x8000 + (word >> 40 & 7) * 0x1000;
+        put(0x8000 + n % 4 * 0x1000 + word % 16 * 8, addr(word, to));
+        put(0xc000 + n % 4 * 0x1000 + word % 16 * 8, addr(word.rotate_left(7), to));
+    }
+    for n in 0..16u64 {
+        put(0x1000 + n * 16, next());
+        put(0x1008 + n * 16, next());
+    }
+    let split = u32::try_from(shape & 0x3_07df).unwrap_or(0);
+    for (at, value) in [(0x80, RAM + 0x2000), (0x90, RAM + 0x1000 | 4), (0xa0, RAM + 0x6000 | 2)] {
+        bench.write64(at, value);
+    }
+    bench.write32(0x88, if shape & 1 << 60 == 0 { 4 } else { split });
+    bench.write32(0x50, 5);
+    bench.write32(0x20, 0xd);
+    for round in 0..2u32 {
+        for _ in 0..16 {
+            let word = next();
+            let sid = u16::try_from(word >> 48 & 0x1f).unwrap_or(0);
+            for write in [false, true] {
+                if let Some(to) = iommu.translate(sid, word & 0xffff_ffff_ffff, write) {
+                    assert!(to.len > 0, "a piece of no length");
+                }
+            }
+        }
+        bench.write32(0x98, 15 + round);
+        bench.write32(0x9c, u32::try_from(next() & 0xff).unwrap_or(0));
+        bench.write32(0x64, bench.read32(0x60));
+    }
+    bench.reset();
+}
+
 /// A virtio device behind MMIO transport with its ring, as the driver wrote it: RAM is filled
 /// with the input, then the queue is switched on and notified.
 fn virtqueue(data: &[u8], features: u32) {

@@ -366,7 +366,7 @@ pub fn nbd(data: &[u8]) {
     use block_net::nbd::wire;
     let Some((kind, rest)) = data.split_first() else { return };
     let mut server = Server(rest);
-    if kind & 1 == 0 && wire::handshake(&mut server, "name").is_err() {
+    if kind & 1 == 0 && wire::handshake(&mut server, "name", wire::ALLOCATION).is_err() {
         return;
     }
     while let Ok(reply) = wire::reply(&mut server, &|handle| (handle & 1 == 0).then_some((0, 600)))

@@ -134,6 +134,78 @@ fn unpack(dir: &Path) -> Result<()> {
     fs::remove_dir_all(&tmp).map_err(|e| say(e, &tmp))
 }
 
+/// Kernel modules for disks, in the order of loading; the installer's initrd lacks some of them.
+const MODULES: &[&str] = &[
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci",
+    "crypto/crct10dif_common",
+    "lib/crc-t10dif",
+    "lib/crc64",
+    "lib/crc64-rocksoft",
+    "block/t10-pi",
+    "drivers/scsi/scsi_common",
+    "drivers/scsi/scsi_mod",
+    "drivers/scsi/sd_mod",
+    "drivers/cdrom/cdrom",
+    "drivers/scsi/sr_mod",
+    "drivers/scsi/virtio_scsi",
+    "drivers/block/virtio_blk",
+    "drivers/nvme/host/nvme-core",
+    "drivers/nvme/host/nvme",
+];
+
+/// The version of a kernel image.
+fn version(kernel: &[u8]) -> Option<String> {
+    let start = b"Linux version ";
+    let at = kernel.windows(start.len()).position(|w| w == start)? + start.len();
+    let text = kernel.get(at..at + 64)?.split(|b| *b == b' ').next()?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+/// Makes `storage-modules`, an archive of [`MODULES`] as `storage/NN-NAME.ko`, from Debian's
+/// package of the same kernel.
+fn modules(guest: &Guest) -> Result<()> {
+    let kernel = fs::read(&guest.kernel).map_err(|e| say(e, &guest.kernel))?;
+    let version = version(&kernel).ok_or("the kernel does not tell its version")?;
+    let (made, mark) = (guest.dir.join("storage-modules"), guest.dir.join("storage-version"));
+    if made.exists() && fs::read_to_string(&mark).is_ok_and(|text| text == version) {
+        return Ok(());
+    }
+    let tmp = guest.dir.join("tmp");
+    let _ = fs::remove_dir_all(&tmp);
+    fs::create_dir_all(&tmp).map_err(|e| say(e, &tmp))?;
+    let package = format!("linux-image-{version}");
+    eprintln!("==> downloading Debian's package {package} for modules (about 60 MB)");
+    packages::download_foreign(&tmp, "arm64", &package)?;
+    let found = fs::read_dir(&tmp).map_err(|e| say(e, &tmp))?.flatten().map(|e| e.path());
+    let deb = { found }.find(|p| p.extension().is_some_and(|e| e == "deb"));
+    let deb = deb.ok_or("no package arrived")?;
+    let unpacked = Command::new("dpkg").arg("-x").arg(&deb).arg(&tmp).status();
+    if !unpacked.is_ok_and(|status| status.success()) {
+        return Err(format!("dpkg -x {} failed", deb.display()));
+    }
+    let mut files = Vec::new();
+    for (n, name) in MODULES.iter().enumerate() {
+        let path = tmp.join(format!("lib/modules/{version}/kernel/{name}.ko"));
+        let short = name.rsplit('/').next().unwrap_or(name);
+        let code = fs::read(&path).map_err(|e| say(e, &path))?;
+        files.push((format!("storage/{n:02}-{short}.ko"), code));
+    }
+    let entries: Vec<(&str, u32, &[u8])> =
+        files.iter().map(|(name, code)| (name.as_str(), 0o100_644, code.as_slice())).collect();
+    fs::write(&made, archive(&["storage"], &entries)).map_err(|e| say(e, &made))?;
+    fs::remove_dir_all(&tmp).map_err(|e| say(e, &tmp))?;
+    fs::write(&mark, version).map_err(|e| say(e, &mark))
+}
+
+/// Makes the guests available, with modules for disks.
+pub(crate) fn fetch_all() -> Result<Guest> {
+    let guest = fetch()?;
+    modules(&guest)?;
+    Ok(guest)
+}
+
 /// Makes the guests available.
 pub(crate) fn fetch() -> Result<Guest> {
     let dir = root().join("guests/arm64");

@@ -158,7 +158,9 @@ fn run_kind(tests: &Path, bin: &Path, kind: Kind, which: &[String]) -> Result<Fo
     for line in String::from_utf8_lossy(&out.stdout).lines() {
         // Lines are written over: the last part counts.
         let words: Vec<&str> = line.rsplit('\r').next().unwrap_or("").split_whitespace().collect();
-        if let [name, verdict, ..] = words.as_slice() {
+        if let [name, verdict, ..] = words.as_slice()
+            && which.iter().any(|known| known == name)
+        {
             let set = match *verdict {
                 "pass" => &mut found.passed,
                 "fail" => &mut found.failed,

@@ -8,6 +8,7 @@
 mod bench;
 mod bench_network;
 mod bench_storage;
+mod compare;
 mod cross;
 mod demo;
 mod guests;
@@ -56,7 +57,12 @@ const TASKS: &[Task] = &[
     Task {
         name: "guests",
         about: "fetch the Debian kernels and initrds that demo and tests boot",
-        run: |_| guests::fetch().map(|_| ()),
+        run: |_| guests::fetch_all().map(|_| ()),
+    },
+    Task {
+        name: "compare",
+        about: "compare IMAGE: what Debian sees on ours and on an installed QEMU (the manual's worked example)",
+        run: compare::run,
     },
     Task {
         name: "cross",

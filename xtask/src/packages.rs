@@ -27,6 +27,33 @@ fn have(tool: &str) -> bool {
     std::env::split_paths(&path).any(|d| d.join(tool).is_file())
 }
 
+/// Downloads a package of another architecture into a folder, with lists of its own beside it.
+pub(crate) fn download_foreign(dir: &Path, architecture: &str, package: &str) -> Result<()> {
+    let io = |e: std::io::Error| format!("{}: {e}", dir.display());
+    for sub in ["lists/partial", "cache/archives/partial"] {
+        std::fs::create_dir_all(dir.join(sub)).map_err(io)?;
+    }
+    let list = dir.join("sources.list");
+    std::fs::write(&list, "deb http://deb.debian.org/debian bookworm main\n").map_err(io)?;
+    let option = |key: &str, value: &str| format!("-o{key}={value}");
+    let options = [
+        option("Dir::Etc::sourcelist", &list.to_string_lossy()),
+        option("Dir::Etc::sourceparts", "/dev/null"),
+        option("Dir::State::lists", &dir.join("lists").to_string_lossy()),
+        option("Dir::Cache", &dir.join("cache").to_string_lossy()),
+        option("APT::Architecture", architecture),
+        option("APT::Architectures", architecture),
+    ];
+    for args in [&["-qq", "update"][..], &["-qq", "download", package]] {
+        let mut get = Command::new("apt-get");
+        let status = get.args(&options).args(args).current_dir(dir).status();
+        if !status.is_ok_and(|status| status.success()) {
+            return Err(format!("apt-get {} failed", args.join(" ")));
+        }
+    }
+    Ok(())
+}
+
 fn is_root() -> bool {
     let out = Command::new("id").arg("-u").output();
     out.is_ok_and(|o| o.stdout.starts_with(b"0\n"))

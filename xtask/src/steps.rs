@@ -86,7 +86,7 @@ impl Totals {
 
 fn all_tests(totals: &mut Totals, args: &[String]) -> Result<()> {
     packages::need(packages::TEST)?;
-    let guest = guests::fetch()?;
+    let guest = guests::fetch_all()?;
     let python = packages::python(&target_dir())?;
     if !args.iter().any(|a| a == "--no-check") {
         check(&[])?;

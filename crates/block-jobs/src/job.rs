@@ -11,21 +11,36 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use derive::Qapi;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use qapi::{Error, Result};
 
 use crate::list::{Inner, Told};
 
 /// What a job does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after JobType")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
 pub enum JobType {
-    Stream,
+    /// Merge into the base.
     Commit,
+    /// Merge from below.
+    Stream,
+    /// Make an image.
     Create,
+    /// Save the machine.
+    SnapshotSave,
+    /// Go back to a saved machine.
+    SnapshotLoad,
+    /// Delete a saved machine.
+    SnapshotDelete,
 }
 
 impl JobType {
+    /// Whether it is one of those that `query-block-jobs` shows and that have events of their own.
+    #[must_use]
+    pub fn is_block_job(self) -> bool {
+        matches!(self, JobType::Stream | JobType::Commit)
+    }
+
     /// Its word.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -33,23 +48,36 @@ impl JobType {
             JobType::Stream => "stream",
             JobType::Commit => "commit",
             JobType::Create => "create",
+            JobType::SnapshotSave => "snapshot-save",
+            JobType::SnapshotLoad => "snapshot-load",
+            JobType::SnapshotDelete => "snapshot-delete",
         }
     }
 }
 
 /// Where a job is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after JobStatus")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
+#[qapi(name = "JobStatus")]
 pub enum Status {
+    /// Not begun.
     Created,
+    /// At work.
     Running,
+    /// Waits to be resumed.
     Paused,
+    /// Can be completed.
     Ready,
+    /// Ready and paused.
     Standby,
+    /// Waits for others.
     Waiting,
+    /// Waits to be finalized.
     Pending,
+    /// Being undone.
     Aborting,
+    /// Over.
     Concluded,
+    /// Forgotten.
     Null,
 }
 
@@ -171,6 +199,7 @@ pub(crate) struct State {
 
 /// A job.
 pub struct Job {
+    pub(crate) nodes: Vec<Weak<block::Node>>,
     pub(crate) id: String,
     pub(crate) kind: JobType,
     pub(crate) on_error: OnJobError,

@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, Weak};
 
+use block::Node;
 use parking_lot::{Condvar, Mutex};
 use qapi::{Class, Error, Result};
 
@@ -28,6 +29,8 @@ pub struct Spec {
     pub auto_finalize: bool,
     /// It is forgotten at its end.
     pub auto_dismiss: bool,
+    /// The disk it works for: when its device goes, and the drive with it, the job is cancelled.
+    pub nodes: Vec<Weak<Node>>,
 }
 
 /// What is told about jobs.
@@ -233,7 +236,7 @@ impl Inner {
         self.set(job, Status::Pending);
         if job.state.lock().auto_finalize {
             self.finalize(job);
-        } else if job.kind != JobType::Create {
+        } else if job.kind.is_block_job() {
             self.tell(&Told::Pending(job.id.clone(), job.kind));
         }
     }
@@ -244,7 +247,7 @@ impl Inner {
         match work.finish(job) {
             Ok(()) => {
                 drop(work);
-                if job.kind != JobType::Create {
+                if job.kind.is_block_job() {
                     let now = about(job, &job.state.lock());
                     self.tell(&Told::Completed(now));
                 }
@@ -266,7 +269,7 @@ impl Inner {
         }
         let cancelled = error.is_none();
         job.state.lock().error = error.or_else(|| Some("Operation canceled".into()));
-        if job.kind != JobType::Create {
+        if job.kind.is_block_job() {
             let now = about(job, &job.state.lock());
             self.tell(&if cancelled { Told::Cancelled(now) } else { Told::Completed(now) });
         }
@@ -360,6 +363,7 @@ impl Jobs {
             id: spec.id,
             kind: spec.kind,
             on_error: spec.on_error,
+            nodes: spec.nodes,
             state: Mutex::new(state),
             wake: Condvar::new(),
             list: Arc::downgrade(&self.0),
@@ -397,7 +401,7 @@ impl Jobs {
 
     /// The job of an id; `block`: asked for as a block job.
     fn job(&self, id: &str, block: bool) -> Result<Arc<Job>> {
-        let found = self.find(id).filter(|job| !block || job.kind != JobType::Create);
+        let found = self.find(id).filter(|job| !block || job.kind.is_block_job());
         found.ok_or_else(|| {
             if block {
                 Error::new(Class::DeviceNotActive, format!("Block job '{id}' not found"))
@@ -521,6 +525,19 @@ impl Jobs {
         drop(state);
         job.wake.notify_all();
         Ok(())
+    }
+
+    /// Cancels the jobs that work for a disk, which goes.
+    pub fn cancel_on(&self, disk: &Arc<Node>) {
+        let all = self.0.all.lock().clone();
+        let known =
+            |job: &Job, node: &Node| job.nodes.iter().any(|n| std::ptr::eq(n.as_ptr(), node));
+        for job in all {
+            let concerned = known(&job, disk) || known(&job, &disk.skip_filters());
+            if concerned && allows(Inner::status(&job), Verb::Cancel) {
+                self.0.cancel(&job);
+            }
+        }
     }
 
     /// Ends all jobs and waits for their ends: the program ends.

@@ -145,6 +145,7 @@ fn spec(id: &str, kind: JobType) -> Spec {
         on_error: OnJobError::Report,
         auto_finalize: true,
         auto_dismiss: true,
+        nodes: Vec::new(),
     }
 }
 

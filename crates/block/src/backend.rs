@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use qapi::{Error, Result};
@@ -133,8 +133,12 @@ pub struct Backend {
     pub accounts: Accounts,
     /// Requests that failed and wait for the machine to go on.
     parked: Mutex<Vec<(Arc<Lane>, Request)>>,
-    /// Nothing is parked: the device is being reset.
-    giving_up: AtomicBool,
+    /// Nothing is parked: the device is being reset (by so many threads).
+    giving_up: AtomicUsize,
+    /// Commands of the device that are not answered; each has at most one request here.
+    commands: Mutex<usize>,
+    /// A command was answered, or waits for the machine to go on.
+    quieter: Condvar,
     /// Requests that wait because of limits.
     pub(crate) queue: Arc<Queue>,
     told: Told,
@@ -187,7 +191,9 @@ impl Backend {
             status: AtomicU64::new(0),
             accounts: Accounts::default(),
             parked: Mutex::default(),
-            giving_up: AtomicBool::new(false),
+            giving_up: AtomicUsize::new(0),
+            commands: Mutex::default(),
+            quieter: Condvar::new(),
             queue: Arc::default(),
             told,
         }))
@@ -324,7 +330,7 @@ impl Backend {
         }
         let write = request.op != Op::Read;
         let mut verdict = self.verdict(write, &error);
-        if verdict == Verdict::Stop && self.giving_up.load(Ordering::SeqCst) {
+        if verdict == Verdict::Stop && self.giving_up.load(Ordering::SeqCst) > 0 {
             verdict = Verdict::Report;
         }
         let no_space = error.kind() == io::ErrorKind::StorageFull;
@@ -332,6 +338,9 @@ impl Backend {
         if verdict == Verdict::Stop {
             _ = self.status.compare_exchange(0, status, Ordering::Relaxed, Ordering::Relaxed);
             self.parked.lock().push((lane.clone(), request));
+            // Who waits looks at both counts with the one lock held.
+            drop(self.commands.lock());
+            self.quieter.notify_all();
             self.tell(verdict, write, no_space, &error);
             return None;
         }
@@ -366,15 +375,45 @@ impl Backend {
         !self.parked.lock().is_empty()
     }
 
-    /// Parked requests fail, and until `wait` returns none is parked: the device is reset.
-    pub fn give_up(&self, wait: impl FnOnce()) {
-        self.giving_up.store(true, Ordering::SeqCst);
+    /// A command of the device begins; what is given back ends it when it is dropped.
+    #[must_use]
+    pub fn command(self: &Arc<Self>) -> Command {
+        *self.commands.lock() += 1;
+        Command(self.clone())
+    }
+
+    /// Lets requests go that wait because of limits.
+    fn hurry(self: &Arc<Self>) {
+        for (lane, request) in self.queue.take() {
+            self.pass(&lane, request);
+            lane.flush();
+        }
+    }
+
+    /// Waits until every command of the device was answered: parked requests fail, and until it
+    /// returns none is parked. For devices that are reset; not on the thread of their lanes.
+    pub fn give_up(self: &Arc<Self>) {
+        self.giving_up.fetch_add(1, Ordering::SeqCst);
+        self.hurry();
         let parked = std::mem::take(&mut *self.parked.lock());
         for (_, request) in parked {
             (request.done)(Err(io::ErrorKind::Interrupted.into()));
         }
-        wait();
-        self.giving_up.store(false, Ordering::SeqCst);
+        let mut commands = self.commands.lock();
+        while *commands > 0 {
+            self.quieter.wait(&mut commands);
+        }
+        self.giving_up.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Waits until every command of the device was answered or waits for the machine to go on.
+    /// For machines that stop; not on the thread of the device's lanes.
+    pub fn quiesce(self: &Arc<Self>) {
+        self.hurry();
+        let mut commands = self.commands.lock();
+        while *commands > self.parked.lock().len() {
+            self.quieter.wait(&mut commands);
+        }
     }
 
     fn account(&self, op: Op) -> &Account {
@@ -452,16 +491,23 @@ impl Backend {
     #[must_use]
     pub fn drain(self: &Arc<Self>) -> Drained {
         // Limits hold nothing back that was asked for before.
-        for (lane, request) in self.queue.take() {
-            self.pass(&lane, request);
-            lane.flush();
-        }
+        self.hurry();
         let mut gate = self.gate.lock();
         gate.drains += 1;
         while gate.in_flight > 0 {
             self.idle.wait(&mut gate);
         }
         Drained(self.clone())
+    }
+}
+
+/// A command of a device that is not answered yet ([`Backend::command`]).
+pub struct Command(Arc<Backend>);
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        *self.0.commands.lock() -= 1;
+        self.0.quieter.notify_all();
     }
 }
 

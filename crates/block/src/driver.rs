@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use qapi::Value;
 
@@ -109,8 +110,9 @@ pub struct Snapshot {
 /// A change of the internal snapshots.
 #[derive(Clone, Debug)]
 pub enum SnapshotChange {
-    /// Take one: name, seconds, nanoseconds.
-    Create(String, u32, u32),
+    /// Take one of the disk, and of the machine's state that lies behind it; id and length of the
+    /// disk are the driver's to fill in.
+    Create(Snapshot),
     /// Remove the one of this id or name.
     Delete(String),
     /// Make the disk what it was.
@@ -284,6 +286,14 @@ pub trait BlockDriver: Send + Sync {
     /// # Errors
     /// As [`BlockDriver::read`].
     fn flush(&self) -> io::Result<()>;
+    /// Stores what waits for the end; the image could be used by others now. What fails is told on
+    /// the error stream ([`lost`]), as most callers can tell nobody.
+    ///
+    /// # Errors
+    /// Something is lost.
+    fn close(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Changes the length.
     ///
     /// # Errors
@@ -372,6 +382,23 @@ pub trait BlockDriver: Send + Sync {
     /// The format has none, or not that one.
     fn change_snapshot(&self, change: &SnapshotChange) -> io::Result<()> {
         _ = change;
+        none()
+    }
+    /// Writes bytes of the machine's state, which lies behind the disk; the next snapshot that says
+    /// how many there are keeps them. The first byte of a state is 0.
+    ///
+    /// # Errors
+    /// The format has no room for it, or as [`BlockDriver::write`].
+    fn write_vm_state(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        _ = (at, data);
+        none()
+    }
+    /// Reads bytes of the machine's state that a snapshot (its id or name) holds.
+    ///
+    /// # Errors
+    /// There is no such snapshot, it has fewer bytes, or as [`BlockDriver::read`].
+    fn read_vm_state(&self, word: &str, at: u64, into: &mut [u8]) -> io::Result<()> {
+        _ = (word, at, into);
         none()
     }
     /// Forgets everything this layer holds, so that the backing file is read through it.
@@ -495,6 +522,21 @@ impl fmt::Debug for BlockClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
+}
+
+/// Something could not be stored when an image was closed.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Tells the user that something could not be stored when an image was closed.
+pub fn lost(text: &str) {
+    LOST.store(true, Ordering::Relaxed);
+    trace::report(format_args!("{text}"));
+}
+
+/// Whether anything could not be stored when an image was closed.
+#[must_use]
+pub fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// A damaged image.

@@ -164,7 +164,7 @@ fn errors_are_reported_ignored_or_stop_as_the_policy_says() {
     FAIL.store(true, Ordering::SeqCst);
     let parked = write();
     assert_eq!(told.recv().unwrap().0, Verdict::Stop);
-    b.backend.give_up(|| {});
+    b.backend.give_up();
     assert!(parked.recv().unwrap().is_err(), "a reset ends what is parked");
     FAIL.store(false, Ordering::SeqCst);
 }

@@ -636,6 +636,19 @@ impl Graph {
         node.hold(user, how)
     }
 
+    /// Stores what waits for the end of images, those above others first; what fails was told to
+    /// the user. Nothing may be under way.
+    ///
+    /// # Errors
+    /// Something is lost.
+    pub fn close_all(&self) -> io::Result<()> {
+        let mut done = Ok(());
+        for node in self.nodes().iter().rev().filter(|node| !node.is_read_only()) {
+            done = done.and(node.driver.close());
+        }
+        done
+    }
+
     /// Puts everything of all nodes on their disks.
     pub fn flush_all(&self) {
         for node in self.nodes() {

@@ -13,6 +13,7 @@
 
 mod backend;
 mod conf;
+pub mod describe;
 mod driver;
 mod engine;
 mod file;
@@ -40,7 +41,8 @@ pub use backend::{
 pub use conf::{BlockdevOnError, DiskProps, OnOffAuto};
 pub use driver::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
-    Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, unsupported,
+    Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, is_lost,
+    lost, unsupported,
 };
 pub use engine::{Done, Lane, Op, Request};
 pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};

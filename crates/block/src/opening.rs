@@ -42,6 +42,12 @@ pub struct Opening<'a> {
 }
 
 impl Opening<'_> {
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Opens or finds the child of a role; the format writes to it if the node is writable.
     ///
     /// # Errors

@@ -29,6 +29,14 @@ impl Raw {
     }
 }
 
+impl Raw {
+    /// A format above may grow: with a fixed size that is as if the disk were full.
+    fn room(&self, at: u64, len: u64) -> io::Result<()> {
+        let fits = self.size.is_none_or(|size| at.checked_add(len).is_some_and(|end| end <= size));
+        if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    }
+}
+
 impl BlockDriver for Raw {
     fn len(&self) -> u64 {
         self.size.unwrap_or_else(|| self.below().len().saturating_sub(self.offset))
@@ -38,10 +46,12 @@ impl BlockDriver for Raw {
         self.below().driver().read(self.offset + at, into)
     }
     fn write(&self, at: u64, data: &[u8]) -> io::Result<()> {
+        self.room(at, data.len() as u64)?;
         self.below().driver().event("write_aio");
         self.below().driver().write(self.offset + at, data)
     }
     fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
+        self.room(at, len)?;
         self.below().driver().write_zeroes(self.offset + at, len, unmap)
     }
     fn discard(&self, at: u64, len: u64) -> io::Result<()> {
@@ -60,7 +70,8 @@ impl BlockDriver for Raw {
     fn resolve(&self, at: u64, len: u64, write: bool) -> Option<Resolved> {
         let below = self.below();
         // A node below that has something to do with writes must see them.
-        if write && below.detect_zeroes() != crate::node::Detect::Off {
+        if self.room(at, len).is_err() || write && below.detect_zeroes() != crate::node::Detect::Off
+        {
             return None;
         }
         below.driver().resolve(self.offset + at, len, write)

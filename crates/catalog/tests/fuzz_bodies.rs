@@ -293,6 +293,30 @@ fn nvme() {
     }
 }
 
+#[test]
+fn smmu() {
+    let mut random = Random(11);
+    for _ in 0..2000 {
+        let mut words: Vec<u64> = (0..200).map(|_| random.next()).collect();
+        // Entries that are mostly legal: configuration, sizes and granules that go together.
+        words[1] = (words[1] & 0xf00) | (random.next() & 7) << 1;
+        words[2] &= 7;
+        words[3] =
+            (words[3] & 3) | 24 << 32 | 1 << 38 | 4 << 48 | 1 << 51 | (random.next() & 1) << 58;
+        words[5] = 25 | 25 << 16 | 2 << 22 | 4 << 32 | (random.next() & 1) << 45;
+        for _ in 0..random.at(6) {
+            let at = random.at(8);
+            words[at] ^= 1 << random.at(64);
+        }
+        // Commands.
+        for word in words[40..72].iter_mut().step_by(2) {
+            *word = (*word & !0xff) | random.next() % 0x48;
+        }
+        let input: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bodies::smmu(&input);
+    }
+}
+
 /// Pieces of rings: addresses in RAM, lengths, flags and small indices.
 const RINGS: [&[u8]; 12] = [
     b"\0\0\0\0\0\x01\0\0",

@@ -233,6 +233,14 @@ impl ArmCpu {
 }
 
 impl JitCpu for ArmCpu {
+    fn save(&mut self, w: &mut vmstate::StateWriter) {
+        self.write_state(w);
+    }
+
+    fn load(&mut self, r: &mut vmstate::StateReader<'_>) -> Result<(), vmstate::LoadError> {
+        self.read_state(r)
+    }
+
     fn env(&mut self) -> &mut JitEnv {
         &mut self.env
     }

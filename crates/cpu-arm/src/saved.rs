@@ -135,6 +135,8 @@ impl ArmCpu {
         shared.event.store(s.event, Ordering::Release);
         *shared.power.lock() = Power { on: s.powered, start: s.start.map(|[e, c]| (e, c)) };
         shared.reset.store(false, Ordering::Release);
+        // Interrupt controllers were loaded too and may know other levels than these lines had.
+        self.system.timers.outs.iter().chain([&self.system.pmu.out]).for_each(|out| out.forget());
         self.system.timers.load(&s.timers);
         self.system.pmu.load(&s.pmu);
         self.settle_state();

@@ -46,9 +46,77 @@ pub struct BalloonStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamSize(pub u64);
 
+/// Nodes of memory and CPUs (`-numa`); a service (`World::services`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeCount(pub u32);
+
 /// CPUs the machine was made with (`-smp`); a service (`World::services`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuCount(pub u32);
+
+/// What is known of a memory module in its slot (QMP's `PCDIMMDeviceInfo`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryDeviceState {
+    /// First address.
+    pub addr: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Slot.
+    pub slot: u32,
+    /// Node of the memory.
+    pub node: u32,
+    /// Path of the object with the memory.
+    pub memdev: String,
+    /// It came while the machine ran.
+    pub hotplugged: bool,
+}
+
+/// A memory module, for the monitor.
+pub trait MemoryDevice: Send + Sync {
+    /// What is known of it; `None` before it has a slot.
+    fn state(&self) -> Option<MemoryDeviceState>;
+}
+
+/// How the guest's last event of a memory slot went (ACPI 6.5, 6.3.5: `_OST`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// Id of the device in it.
+    pub device: Option<String>,
+    /// Number of the slot.
+    pub slot: u32,
+    /// The event.
+    pub source: u32,
+    /// How it went.
+    pub status: u32,
+}
+
+impl SlotStatus {
+    /// QMP's `ACPIOSTInfo`.
+    #[must_use]
+    pub fn to_value(&self) -> qapi::Value {
+        let mut value = qapi::Value::empty();
+        if let Some(id) = &self.device {
+            value.set("device", qapi::Value::from(id.as_str()));
+        }
+        value.set("slot", qapi::Value::from(self.slot.to_string().as_str()));
+        value.set("slot-type", qapi::Value::from("DIMM"));
+        value.set("source", qapi::Value::Int(self.source.into()));
+        value.set("status", qapi::Value::Int(self.status.into()));
+        value
+    }
+}
+
+/// Slots for memory modules, for the monitor.
+pub trait MemorySlots: Send + Sync {
+    /// How the guest's last events went, by slot.
+    fn ospm_status(&self) -> Vec<SlotStatus>;
+}
+
+/// Sends events of devices to monitors. The service is `Arc<dyn GuestEvents>`.
+pub trait GuestEvents: Send + Sync {
+    /// Something happened; sent soon, from the main loop. The name is one of QMP's schema.
+    fn event(&self, name: &'static str, data: qapi::Value);
+}
 
 /// A memory balloon, for the monitor.
 pub trait Balloon: Send + Sync {

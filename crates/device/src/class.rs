@@ -47,6 +47,8 @@ pub enum Bus {
     Nvme,
     /// Ports of a virtio serial device.
     VirtioSerial,
+    /// Slots for memory modules.
+    Memory,
 }
 
 impl Bus {
@@ -63,6 +65,7 @@ impl Bus {
             Bus::I2c => "i2c-bus",
             Bus::Nvme => "nvme-bus",
             Bus::VirtioSerial => "virtio-serial-bus",
+            Bus::Memory => "memory-slots",
         }
     }
 }

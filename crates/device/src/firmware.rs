@@ -9,12 +9,18 @@ pub type PciAddress<'a> = &'a dyn Fn(&str) -> Option<(u8, u8)>;
 #[derive(Clone)]
 pub struct LateFiles(pub Arc<dyn Fn(PciAddress<'_>) -> qapi::Result<()> + Send + Sync>);
 
+/// Makes files for firmware again when all devices exist; a service.
+#[derive(Clone)]
+pub struct LateTables(pub Arc<dyn Fn() + Send + Sync>);
+
 /// Items and files for firmware (fw_cfg).
 pub trait FirmwareConfig: Send + Sync {
     /// Sets a numbered item.
     fn set_item(&self, key: u16, data: Vec<u8>);
     /// Adds or replaces a named file; the error says why it cannot be taken.
     fn set_file(&self, name: &str, data: Vec<u8>) -> qapi::Result<()>;
+    /// Calls `f` when the guest chooses one of these files for the first time after a reset.
+    fn before_reading(&self, names: &'static [&'static str], f: Arc<dyn Fn() + Send + Sync>);
 }
 
 /// What a loader device wants of the board at every reset.

@@ -54,7 +54,7 @@ fn parent(bus: Bus) -> &'static str {
         Bus::Usb => "usb-device",
         Bus::Scsi => "scsi-device",
         Bus::I2c => "i2c-slave",
-        Bus::Nvme => "device",
+        Bus::Nvme | Bus::Memory => "device",
         Bus::VirtioSerial => "virtio-serial-port",
     }
 }

@@ -1,6 +1,6 @@
 //! Interrupt lines.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Takes levels of numbered interrupt inputs; controllers and CPUs implement it.
@@ -34,8 +34,11 @@ pub mod cpu_input {
 #[derive(Default)]
 pub struct IrqOut {
     to: OnceLock<(Arc<dyn IrqSink>, u32)>,
-    level: AtomicBool,
+    /// Bit 0: the level. Bit 1 ([`FORGOTTEN`]): the other end may believe another one.
+    level: AtomicU8,
 }
+
+const FORGOTTEN: u8 = 2;
 
 impl IrqOut {
     /// An unconnected, low output.
@@ -48,8 +51,9 @@ impl IrqOut {
     /// threads may deliver their levels in the wrong order.
     pub fn set(&self, level: bool) {
         // The lock of the device orders calls, so a plain look is enough to see no change.
-        if self.level.load(Ordering::Acquire) != level
-            && self.level.swap(level, Ordering::AcqRel) != level
+        let level_bit = u8::from(level);
+        if self.level.load(Ordering::Acquire) != level_bit
+            && self.level.swap(level_bit, Ordering::AcqRel) != level_bit
             && let Some((sink, input)) = self.to.get()
         {
             sink.set(*input, level);
@@ -67,7 +71,12 @@ impl IrqOut {
     /// The level it drives.
     #[must_use]
     pub fn level(&self) -> bool {
-        self.level.load(Ordering::Acquire)
+        self.level.load(Ordering::Acquire) & 1 != 0
+    }
+
+    /// The state of the other end is about to be replaced: the next level is told whatever it is.
+    pub fn forget(&self) {
+        self.level.fetch_or(FORGOTTEN, Ordering::AcqRel);
     }
 
     /// Whether it has been connected.
@@ -104,6 +113,21 @@ pub trait IrqController: Send + Sync {
 mod tests {
     use super::*;
     use parking_lot::Mutex;
+
+    #[test]
+    fn after_the_other_end_was_replaced_the_level_is_told_again() {
+        let (out, log) = (IrqOut::new(), Arc::new(Log::default()));
+        out.connect(log.clone(), 3);
+        out.set(true);
+        out.set(true);
+        out.forget();
+        assert!(out.level());
+        out.set(true);
+        out.set(true);
+        out.forget();
+        out.set(false);
+        assert_eq!(*log.0.lock(), [(3, true), (3, true), (3, false)]);
+    }
 
     #[derive(Default)]
     struct Log(Mutex<Vec<(u32, bool)>>);

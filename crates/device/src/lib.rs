@@ -25,19 +25,22 @@ mod reset;
 mod run;
 mod services;
 
-pub use abilities::{Balloon, BalloonStats, CpuCount, Entropy, RamSize, SecretBytes};
+pub use abilities::{
+    Balloon, BalloonStats, CpuCount, Entropy, GuestEvents, MemoryDevice, MemoryDeviceState,
+    MemorySlots, NodeCount, RamSize, SecretBytes, SlotStatus,
+};
 pub use boot_order::BootEntry;
 pub use build::{Build, CharSource, IrqIn, Record, WallClock, World};
 pub use chars::{CharBackend, CharEvent, CharPort, CharReceiver};
 pub use class::{BoxFuture, Bus, Device, DeviceClass, DeviceType, Reset};
 pub use evloop::{Clock, Timer};
-pub use firmware::{FirmwareConfig, LateFiles, LoadRequest, PciAddress};
+pub use firmware::{FirmwareConfig, LateFiles, LateTables, LoadRequest, PciAddress};
 pub use global::{Global, Globals};
 pub use irq::{IrqController, IrqOut, IrqSink, cpu_input};
 pub use lpi::{LpiSource, Lpis};
 pub use memory::{
-    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Mmio, RamSlice, Region,
-    Size, TxAttrs,
+    Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Front, Mmio, RamSlice,
+    Region, Size, Translate, Translated, TxAttrs,
 };
 pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, ThreadId};
 pub use plug::{Departure, Devices, Numbers, PlugBus, Unplug};

@@ -199,6 +199,12 @@ impl Objects {
         Ok(())
     }
 
+    /// Whether somebody holds an object.
+    #[must_use]
+    pub fn is_held(&self, id: &str) -> bool {
+        self.list.lock().iter().any(|o| o.id == id && Arc::strong_count(o) > 1)
+    }
+
     /// Deletes an object that nobody holds.
     ///
     /// # Errors

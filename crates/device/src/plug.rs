@@ -199,6 +199,9 @@ fn find(all: &[Arc<Record>], class: &DeviceClass, name: Option<&str>) -> Result<
         let free = |bus: &Arc<dyn PlugBus>| bus.kind() == class.bus && !bus.is_full();
         return found.into_iter().find(free).ok_or_else(|| {
             let kind = class.bus.type_name();
+            if class.bus == Bus::Memory {
+                return Error::generic("memory hotplug is not enabled: missing acpi-ged device");
+            }
             Error::generic(format!("No '{kind}' bus found for device '{}'", class.name))
         });
     };

@@ -24,11 +24,16 @@ impl ResetTree {
         list.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Resets all, then lets all drive their outputs again.
-    pub fn reset(&self, kind: Reset) {
+    /// Resets all and drives nothing: states are loaded next.
+    pub fn reset_only(&self, kind: Reset) {
         for device in self.devices() {
             device.reset(kind);
         }
+    }
+
+    /// Resets all, then lets all drive their outputs again.
+    pub fn reset(&self, kind: Reset) {
+        self.reset_only(kind);
         self.settle();
     }
 

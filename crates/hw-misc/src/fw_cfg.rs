@@ -6,7 +6,8 @@
 //! DMA writes report an error.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use derive::{Qapi, VmState};
 use device::{
@@ -78,6 +79,12 @@ impl Items {
         }
     }
 
+    /// The name of a file by its key.
+    fn name(&self, key: u16) -> Option<&str> {
+        let nth = usize::from(key.checked_sub(FILE_FIRST)?);
+        self.files.keys().nth(nth).map(String::as_str)
+    }
+
     fn directory(&self) -> Vec<u8> {
         let count = u32::try_from(self.files.len()).unwrap_or(0);
         let mut out = count.to_be_bytes().to_vec();
@@ -99,10 +106,25 @@ pub struct FwCfg {
     items: Mutex<Items>,
     slots: usize,
     dma: Option<Dma>,
+    late: OnceLock<Late>,
+    /// The files of `late` were made since the last reset.
+    made: AtomicBool,
+}
+
+/// Files that are made when they are read.
+struct Late {
+    names: &'static [&'static str],
+    make: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl FwCfg {
     fn select(&self, key: u16) {
+        if let Some(late) = self.late.get() {
+            let chosen = self.items.lock().name(key).is_some_and(|n| late.names.contains(&n));
+            if chosen && !self.made.swap(true, Ordering::AcqRel) {
+                (late.make)();
+            }
+        }
         let mut regs = self.regs.lock();
         regs.key = key;
         regs.offset = 0;
@@ -183,6 +205,10 @@ impl FwCfg {
 }
 
 impl FirmwareConfig for FwCfg {
+    fn before_reading(&self, names: &'static [&'static str], make: Arc<dyn Fn() + Send + Sync>) {
+        _ = self.late.set(Late { names, make });
+    }
+
     fn set_item(&self, key: u16, data: Vec<u8>) {
         self.items.lock().items.insert(key, data.into());
     }
@@ -285,6 +311,8 @@ impl DeviceType for FwCfg {
             items: Mutex::default(),
             slots: usize::from(props.file_slots),
             dma,
+            late: OnceLock::new(),
+            made: AtomicBool::new(false),
         });
         device.set_item(SIGNATURE, b"QEMU".to_vec());
         device.set_item(ID, features.to_le_bytes().to_vec());
@@ -313,6 +341,7 @@ impl DeviceType for FwCfg {
 
 impl Device for FwCfg {
     fn reset(&self, _: Reset) {
+        self.made.store(false, Ordering::Release);
         *self.regs.lock() = Regs::default();
     }
 

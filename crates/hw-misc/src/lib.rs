@@ -12,5 +12,7 @@ pub mod ged;
 pub mod gpio_key;
 pub mod gpio_pwr;
 pub mod loader;
+mod memory_slots;
+pub mod pc_dimm;
 pub mod pci_testdev;
 pub mod pl061;

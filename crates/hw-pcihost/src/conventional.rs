@@ -1,16 +1,15 @@
 //! Bridges to conventional buses: `pci-bridge` from a conventional one, `pcie-pci-bridge` from
 //! express.
 //!
-//! Functions behind them are conventional; messages seem to come from the bridge. Not modelled: the
-//! standard hot plug controller: `shpc=on` is accepted and shows no such capability, nothing can be
-//! plugged in while the machine runs, and slot 0 is free for devices.
+//! Functions behind them are conventional; messages seem to come from the bridge. A standard hot plug
+//! controller lets devices come and go.
 //! Sources: PCI-to-PCI Bridge Architecture 1.2; PCI Express to PCI/PCI-X Bridge 1.0; QEMU 10.0.
 
 use std::sync::Arc;
 
 use derive::Qapi;
 use device::Build;
-use pci::{Bridge, Express, Function, Header, Identity, PciBus, Role, Site};
+use pci::{Bar, Bridge, Express, Function, Header, Identity, PciBus, Role, Shpc, Site};
 use qapi::{Error, Result};
 
 use crate::port::{BridgeProps, Port, bus_name};
@@ -24,6 +23,11 @@ pub enum OnOffAuto {
     Off,
     /// On
     Auto,
+}
+
+/// The register of the controller's region.
+fn bar(shpc: &Arc<Shpc>) -> Option<Bar> {
+    Some(Bar { region: shpc.region(), io: false, wide: true, prefetch: false })
 }
 
 const HEADER: Header = Header { conventional: true, closed: false };
@@ -42,7 +46,7 @@ pub mod pci_bridge {
         /// Tell of events by messages
         #[qapi(default = "auto")]
         pub msi: OnOffAuto,
-        /// Hot plug controller; not built, so none is shown
+        /// Standard hot plug controller
         #[qapi(default = true)]
         pub shpc: bool,
         #[qapi(flatten)]
@@ -74,10 +78,13 @@ pub mod pci_bridge {
             subsystem: (0, 0),
             pin,
         };
-        let function = Function::new(&identity, &props.bridge.pci, Vec::new(), &[], None);
-        // The peer's controller comes first.
-        let slots = if props.shpc { Some(0x48) } else { None };
-        let slots = function.add_capability(SLOTS, slots, &[FIRST, props.chassis]);
+        let shpc = props.shpc.then(|| Shpc::new(at.service()));
+        let bars = shpc.iter().map(bar).collect();
+        let function = Function::new(&identity, &props.bridge.pci, bars, &[], None);
+        if let Some(shpc) = &shpc {
+            shpc.show(&function);
+        }
+        let slots = function.add_capability(SLOTS, None, &[FIRST, props.chassis]);
         function.allow_writes(slots + 3, &[0xff]);
         if props.shpc && props.msi != OnOffAuto::Off {
             function.add_msi_at(Some(0x4c), true);
@@ -88,7 +95,10 @@ pub mod pci_bridge {
         let parent = PciBus::of(at);
         let place = (name.as_str(), Site::Conventional);
         let bridge = Bridge::new(function.clone(), place, &parent, HEADER, None);
-        Ok(Port::offer(function, bridge, None, at))
+        if let Some(shpc) = &shpc {
+            bridge.has_shpc(shpc.clone());
+        }
+        Ok(Port::offer(function, bridge, None, at).with(shpc))
     }
 
     port!(PciBridge, Props, "pci-bridge", "Standard PCI Bridge", create);
@@ -125,7 +135,10 @@ pub mod pcie_pci {
             subsystem: (0, 0),
             pin: 1,
         };
-        let function = Function::new(&identity, &props.bridge.pci, Vec::new(), &[], None);
+        let shpc = Shpc::new(at.service());
+        let bars = vec![bar(&shpc)];
+        let function = Function::new(&identity, &props.bridge.pci, bars, &[], None);
+        shpc.show(&function);
         let express = Express {
             role: Role::Bridge,
             at: Some(AT_EXPRESS),
@@ -146,7 +159,8 @@ pub mod pcie_pci {
         let parent = PciBus::of(at);
         let place = (name.as_str(), Site::Conventional);
         let bridge = Bridge::new(function.clone(), place, &parent, HEADER, None);
-        Ok(Port::offer(function, bridge, None, at))
+        bridge.has_shpc(shpc.clone());
+        Ok(Port::offer(function, bridge, None, at).with(Some(shpc)))
     }
 
     port!(PciePciBridge, Props, "pcie-pci-bridge", "PCI Express to PCI bridge", create);

@@ -1,8 +1,7 @@
 //! What bridges and ports have in common: properties, chassis numbers, reset and saved state.
 //!
 //! Names, defaults and messages are QEMU 10.0's. Each device file says who it is and what it shows;
-//! the crate `pci` routes and holds the slot. Not modelled: the log of errors (`aer_log_max`), SHPC
-//! (hot plug behind conventional bridges; `shpc=on` shows no such capability).
+//! the crate `pci` routes and holds the slot. Not modelled: the log of errors (`aer_log_max`).
 //! Sources: PCI Express Base 5.0, 7.5; PCI-to-PCI Bridge Architecture 1.2.
 
 use std::collections::HashSet;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use derive::Qapi;
 use device::{Build, Departure, Migration, Saved};
 use parking_lot::Mutex;
-use pci::{Bridge, Function, SlotParts, SlotTraits};
+use pci::{Bridge, Function, Shpc, SlotParts, SlotTraits};
 use qapi::{Error, Result};
 
 /// Properties of every bridge.
@@ -188,6 +187,7 @@ pub(crate) struct Port {
     pub(crate) function: Arc<Function>,
     _bridge: Arc<Bridge>,
     _seat: Option<Seat>,
+    shpc: Option<Arc<Shpc>>,
 }
 
 impl Port {
@@ -202,12 +202,20 @@ impl Port {
         if let Some(bus) = bridge.bus() {
             at.bus(bus);
         }
-        Port { function, _bridge: bridge, _seat: seat }
+        Port { function, _bridge: bridge, _seat: seat, shpc: None }
+    }
+
+    /// The same with a standard hot plug controller.
+    pub(crate) fn with(self, shpc: Option<Arc<Shpc>>) -> Port {
+        Port { shpc, ..self }
     }
 
     pub(crate) fn migration(&self) -> Migration<'_> {
         let function: &dyn Saved = &*self.function;
-        Migration::Saved(function)
+        match &self.shpc {
+            None => Migration::Saved(function),
+            Some(shpc) => Migration::Parts(vec![("pci", function), ("shpc", shpc.saved())]),
+        }
     }
 }
 

@@ -1,16 +1,14 @@
 //! PCI Express expander bridge (`pxb-pcie`): a further root bus of the host bridge.
 //!
 //! Its bus has a number of its own (`bus_nr`) and takes bridges only, whose buses have the numbers
-//! behind it. Windows and interrupt lines are the host bridge's. Not in the catalog: neither fw_cfg nor
-//! ACPI tells of the bus yet, so no guest would find it. Not modelled: a node of memory (`numa_node`), ways around an
-//! IOMMU.
+//! behind it. Windows and interrupt lines are the host bridge's; fw_cfg and ACPI tell of the bus.
 //! Source: QEMU's documentation, "PCI EXPANDER BRIDGE"; values of QEMU 10.0.
 
 use std::sync::Arc;
 
 use derive::Qapi;
-use device::{Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
-use pci::{Function, Identity, PciBus};
+use device::{Build, Bus, Device, DeviceClass, DeviceType, Migration, NodeCount, Reset};
+use pci::{Function, Identity, PciBus, RootTraits};
 use qapi::{Error, Result};
 
 use crate::port::bus_name;
@@ -24,10 +22,10 @@ pub struct Props {
     /// Number of the bus
     #[qapi(name = "bus_nr", default = 0)]
     pub bus: u8,
-    /// Node of memory; 128 for none, other ones are refused
+    /// Node of memory; 128 for none
     #[qapi(name = "numa_node", default = 128)]
     pub node: u16,
-    /// Devices go around the IOMMU; there is none
+    /// Devices go around the IOMMU
     #[qapi(name = "bypass_iommu", default = false)]
     pub bypass: bool,
     #[qapi(flatten)]
@@ -52,7 +50,9 @@ impl DeviceType for Expander {
     fn create(props: Props, at: &mut Build<'_>) -> Result<Arc<Self>> {
         props.pci.refuse_rom(Self::NAME)?;
         props.pci.check(Self::NAME)?;
-        if props.node != NO_NODE {
+        let node = (props.node != NO_NODE).then_some(props.node);
+        let nodes = at.service::<NodeCount>().map_or(0, |NodeCount(count)| count);
+        if node.is_some_and(|node| u32::from(node) >= nodes) {
             return Err(Error::generic(format!("Illegal numa node {}", props.node)));
         }
         let parent = PciBus::of(at);
@@ -67,9 +67,10 @@ impl DeviceType for Expander {
             subsystem: (0x1af4, 0x1100),
             pin: 0,
         };
+        let traits = RootTraits { node, bypass: props.bypass };
         let function = Arc::new(Function::new(&identity, &props.pci, Vec::new(), &[], None));
         function.set_status_bits(0xa0);
-        let bus = parent.expander(&bus_name(at, "pxb-pcie-bus"), props.bus);
+        let bus = parent.expander(&bus_name(at, "pxb-pcie-bus"), (props.bus, traits));
         function.leads_to(&bus);
         at.offer::<Arc<Function>>(function.clone());
         at.bus(bus.clone());

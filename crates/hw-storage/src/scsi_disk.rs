@@ -2,8 +2,9 @@
 //!
 //! Properties and names are those of QEMU 10.0; the commands are the crate `scsi`. A CD drive may
 //! be empty, its medium can be changed, and the guest can open, close and lock its tray.
-//! Not modelled: saving the tray, its lock and pending attention; `rotation_rate` is told and
-//! nothing else; geometry properties, compatibility
+//! Saved: the tray and its lock, what the guest was not told yet, the write cache; commands that
+//! wait for the machine to go on are the controller's.
+//! Not modelled: `rotation_rate` is told and nothing else; geometry properties, compatibility
 //! switches of old machine types.
 //! Source: SBC-4 and MMC-6 (in `scsi`); the peer's help texts and messages.
 
@@ -205,8 +206,7 @@ macro_rules! kind {
                 self.0.unit.reset();
             }
             fn migration(&self) -> Migration<'_> {
-                // Trays, locks and pending attention are not saved; the header says so.
-                Migration::Stateless
+                Migration::Saved(&*self.0.unit)
             }
         }
     };

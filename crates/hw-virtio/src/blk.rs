@@ -5,8 +5,8 @@
 //! layer with the guest's memory as their buffers; they end in any order on the thread of the lane.
 //! Reset waits for what is under way. The block layer stops the machine on errors as `rerror` and
 //! `werror` say, and makes the request again when it goes on.
-//! Not modelled: secure erase, zoned disks, merging of requests (`request-merging`), saving while a
-//! request waits for the machine to go on.
+//! Requests that wait for that are saved with the queue, and begun again where it is loaded.
+//! Not modelled: secure erase, zoned disks, merging of requests (`request-merging`).
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::ways::{Mapping, ThreadLink, Way, queues_by_cpus, serve, ways};
 use block::{Backend, DiskProps, Graph, Op, User};
 use derive::{Qapi, VmState};
 use device::{BoxFuture, Build, Bus, Device, DeviceClass, DeviceType, Migration, Reset};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use qapi::Error;
 use virtio::{Chain, Common, Port, Queue, VirtioDevice, VirtioId, pieces};
 
@@ -125,10 +125,7 @@ pub struct VirtioBlk {
     read_only: bool,
     cached_first: bool,
     port: OnceLock<Port>,
-    this: Weak<VirtioBlk>,
     state: Mutex<State>,
-    working: Mutex<usize>,
-    idle: Condvar,
 }
 
 fn checked(props: &Props) -> qapi::Result<()> {
@@ -219,10 +216,7 @@ impl DeviceType for VirtioBlk {
                 read_only,
                 cached_first,
                 port: OnceLock::new(),
-                this: this.clone(),
                 state: Mutex::new(State { cached: cached_first }),
-                working: Mutex::new(0),
-                idle: Condvar::new(),
             }
         });
         if let Some(error) = failure {
@@ -284,6 +278,14 @@ impl VirtioBlk {
         &self.state
     }
 
+    /// Waits until all requests are over, those too that wait for the machine.
+    fn wait(&self) {
+        for way in &self.ways {
+            way.still();
+        }
+        self.backend.give_up();
+    }
+
     fn serve(&self, index: u16) {
         let queue = self.port.get().and_then(|port| port.queue(index.into()));
         let (Some(queue), Some(way)) = (queue, self.ways.get(usize::from(index))) else { return };
@@ -292,7 +294,7 @@ impl VirtioBlk {
 
     /// Begins what a chain asks for.
     fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain) {
-        let (Some(this), Some(header)) = (self.this.upgrade(), Header::of(&chain)) else {
+        let Some(header) = Header::of(&chain) else {
             trace::guest_error!("virtio-blk: a request without header or status");
             queue.push(chain, 0);
             return queue.signal();
@@ -308,16 +310,12 @@ impl VirtioBlk {
             Op::Write => pieces(chain.readable(), HEADER, chain.readable_len() - HEADER),
             _ => Vec::new(),
         };
-        *self.working.lock() += 1;
+        let command = self.backend.command();
         let through = !self.state.lock().cached;
         let queue = queue.clone();
         let done = Box::new(move |result: io::Result<()>| {
             finish(&queue, chain, room, result.map_or_else(|error| status(&error), |()| OK));
-            let mut working = this.working.lock();
-            *working -= 1;
-            if *working == 0 {
-                this.idle.notify_all();
-            }
+            drop(command);
         });
         self.backend.submit(&way.lane, block::Request { op, at, len, memory, through, done });
     }
@@ -386,15 +384,6 @@ impl VirtioBlk {
         let at = self.range(sector, len)?;
         let op = if zero { Op::WriteZeroes { unmap: flags & 1 != 0 } } else { Op::Discard };
         Ok(Step::Ask(op, at, len))
-    }
-
-    fn wait(&self) {
-        self.backend.give_up(|| {
-            let mut working = self.working.lock();
-            while *working > 0 {
-                self.idle.wait(&mut working);
-            }
-        });
     }
 }
 
@@ -487,9 +476,20 @@ impl VirtioDevice for VirtioBlk {
             None => self.serve(index),
         }
     }
+    fn restored(&self, index: u16, chains: Vec<Chain>) {
+        let queue = self.port.get().and_then(|port| port.queue(index.into()));
+        let (Some(queue), Some(way)) = (queue, self.ways.get(usize::from(index))) else { return };
+        for chain in chains {
+            self.begin(way, queue, chain);
+        }
+        way.lane.flush();
+    }
     fn pause(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            self.wait();
+            for way in &self.ways {
+                way.still();
+            }
+            self.backend.quiesce();
             if let Some(node) = self.backend.node() {
                 _ = node.flush();
             }

@@ -267,10 +267,10 @@ impl VirtioScsi {
     fn serve(&self, index: u16) {
         let way = index.checked_sub(FIRST).and_then(|at| self.ways.get(usize::from(at)));
         let (Some(queue), Some(way)) = (self.queue(index), way) else { return };
-        serve(way, queue, |chain| self.begin(way, queue, chain));
+        serve(way, queue, |chain| self.begin(way, queue, chain, false));
     }
 
-    fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain) {
+    fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain, again: bool) {
         let mut head = [0; REQUEST];
         if chain.read(0, &mut head) != REQUEST || chain.writable_len() < RESPONSE {
             trace::guest_error!("virtio-scsi: a request with short headers");
@@ -293,7 +293,7 @@ impl VirtioScsi {
         let queue = queue.clone();
         let done = Box::new(move |outcome: Outcome| respond(&queue, chain, OK, &outcome, asked));
         let lun = u16::try_from(place.lun).unwrap_or(u16::MAX);
-        let task = Task { cdb, lun, to_driver, from_driver, done };
+        let task = Task { cdb, lun, to_driver, from_driver, again, done };
         if cdb[0] == 0xa0 {
             return self.report_luns(place, task);
         }
@@ -323,45 +323,47 @@ impl VirtioScsi {
     fn control(&self) {
         let Some(queue) = self.queue(0) else { return };
         while let Some(chain) = queue.pop() {
-            let mut head = [0; 16];
-            let read = chain.read(0, &mut head);
-            let kind = number(&head);
-            if kind != 0 || read < 16 {
-                // Asynchronous notification: none of its events.
-                let response: &[u8] = &[0, 0, 0, 0, OK];
-                chain.write(0, response);
-                queue.push(chain, response.len());
-                queue.signal();
-                continue;
-            }
-            let (subtype, lun) = (number(head.get(4..).unwrap_or_default()), head.get(8..16));
-            let place = lun.and_then(address);
-            let unit = place.and_then(|place| self.targets.find(place));
-            let exact = place.is_some_and(|place| self.targets.has(place));
-            let queue = queue.clone();
-            let answer = move |response: u8| {
-                chain.write(0, &[response]);
-                queue.push(chain, 1);
-                queue.signal();
-            };
-            let Some(unit) = unit else {
-                answer(BAD_TARGET);
-                continue;
-            };
-            match subtype {
-                _ if !exact && subtype != 4 => answer(INCORRECT_LUN),
-                // 3 and 7 ask only; what ends here was never found unfinished.
-                3 | 7 => answer(OK),
-                0..=2 => self.later(move || {
-                    unit.wait();
-                    answer(OK);
-                }),
-                4 | 5 => self.later(move || {
-                    unit.reset();
-                    answer(OK);
-                }),
-                _ => answer(FUNCTION_REJECTED),
-            }
+            self.manage(queue, chain);
+        }
+    }
+
+    fn manage(&self, queue: &Arc<Queue>, chain: Chain) {
+        let mut head = [0; 16];
+        let read = chain.read(0, &mut head);
+        let kind = number(&head);
+        if kind != 0 || read < 16 {
+            // Asynchronous notification: none of its events.
+            let response: &[u8] = &[0, 0, 0, 0, OK];
+            chain.write(0, response);
+            queue.push(chain, response.len());
+            return queue.signal();
+        }
+        let (subtype, lun) = (number(head.get(4..).unwrap_or_default()), head.get(8..16));
+        let place = lun.and_then(address);
+        let unit = place.and_then(|place| self.targets.find(place));
+        let exact = place.is_some_and(|place| self.targets.has(place));
+        let queue = queue.clone();
+        let answer = move |response: u8| {
+            chain.write(0, &[response]);
+            queue.push(chain, 1);
+            queue.signal();
+        };
+        let Some(unit) = unit else {
+            return answer(BAD_TARGET);
+        };
+        match subtype {
+            _ if !exact && subtype != 4 => answer(INCORRECT_LUN),
+            // 3 and 7 ask only; what ends here was never found unfinished.
+            3 | 7 => answer(OK),
+            0..=2 => self.later(move || {
+                unit.wait();
+                answer(OK);
+            }),
+            4 | 5 => self.later(move || {
+                unit.reset();
+                answer(OK);
+            }),
+            _ => answer(FUNCTION_REJECTED),
         }
     }
 
@@ -394,7 +396,15 @@ impl VirtioScsi {
         queue.signal();
     }
 
+    /// Waits until nobody takes requests; for queues that give none.
+    fn still(&self) {
+        for way in &self.ways {
+            way.still();
+        }
+    }
+
     fn wait(&self) {
+        self.still();
         for unit in self.targets.all() {
             unit.wait();
         }
@@ -444,6 +454,8 @@ impl VirtioDevice for VirtioScsi {
     }
     fn stop(&self) {
         self.wait();
+        // A reset of the controller is one of its bus: units tell of it.
+        self.targets.all().iter().for_each(|unit| unit.reset());
         *self.state.lock() = State::default();
     }
     fn stop_queue(&self, _: u16) {
@@ -463,7 +475,32 @@ impl VirtioDevice for VirtioScsi {
         }
     }
     fn pause(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async { self.wait() })
+        Box::pin(async {
+            self.still();
+            if let Some(control) = self.queue(0) {
+                control.wait_idle();
+            }
+            for unit in self.targets.all() {
+                unit.quiesce();
+                if let Some(node) = unit.backend().node() {
+                    _ = node.flush();
+                }
+            }
+        })
+    }
+    fn restored(&self, index: u16, chains: Vec<Chain>) {
+        let Some(queue) = self.queue(index) else { return };
+        let way = index.checked_sub(FIRST).and_then(|at| self.ways.get(usize::from(at)));
+        for chain in chains {
+            match (index, way) {
+                (0, _) => self.manage(queue, chain),
+                (_, Some(way)) => self.begin(way, queue, chain, true),
+                (_, None) => chain.give_back(),
+            }
+        }
+        if let Some(way) = way {
+            way.lane.flush();
+        }
     }
 }
 

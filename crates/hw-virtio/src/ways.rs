@@ -10,6 +10,7 @@ use std::sync::Arc;
 use block::{Graph, Lane};
 use derive::Qapi;
 use device::{Build, Held};
+use parking_lot::RwLock;
 use qapi::Error;
 use virtio::{Chain, Kick, Queue};
 
@@ -34,10 +35,20 @@ pub(crate) struct Way {
     /// Hands notifications to the I/O thread; `None`: served where they come.
     pub(crate) kick: Option<Kick>,
     _thread: Option<Held<evloop::Handle>>,
+    /// Read while requests are taken.
+    serving: RwLock<()>,
+}
+
+impl Way {
+    /// Waits until nobody takes requests; for queues that give none any more.
+    pub(crate) fn still(&self) {
+        drop(self.serving.write());
+    }
 }
 
 /// Takes all requests of a queue and begins them; the kernel sees them together.
 pub(crate) fn serve(way: &Way, queue: &Arc<Queue>, begin: impl Fn(Chain)) {
+    let _serving = way.serving.read();
     loop {
         let mut taken = false;
         while let Some(chain) = queue.pop() {
@@ -126,14 +137,19 @@ pub(crate) fn ways(
     let mut all = Vec::new();
     for (index, name) in (first..).zip(names) {
         let Some(name) = name else {
-            all.push(Way { lane: graph.lane(None), kick: None, _thread: None });
+            all.push(Way {
+                lane: graph.lane(None),
+                kick: None,
+                _thread: None,
+                serving: RwLock::default(),
+            });
             continue;
         };
         let thread = at.object::<evloop::Handle>("iothread", &name, "iothread")?;
         let lane = graph.lane(Some((&name, &thread)));
         let serve = serve.clone();
         let kick = Some(Kick::new(Some((*thread).clone()), move || serve(index)));
-        all.push(Way { lane, kick, _thread: Some(thread) });
+        all.push(Way { lane, kick, _thread: Some(thread), serving: RwLock::default() });
     }
     Ok(all)
 }

@@ -160,6 +160,14 @@ pub trait JitCpu: Send {
     }
     /// Does now what was asked of it while it was stopped (a reset), so that its registers are true.
     fn catch_up(&mut self) {}
+    /// Writes all registers as one record. It does not execute.
+    fn save(&mut self, w: &mut vmstate::StateWriter);
+    /// Reads what [`JitCpu::save`] wrote; on an error nothing is changed. Translations and TLBs that
+    /// the registers made are void then: see `AccelVm::with_cpu`.
+    ///
+    /// # Errors
+    /// The stream is broken or of another CPU.
+    fn load(&mut self, r: &mut vmstate::StateReader<'_>) -> Result<(), vmstate::LoadError>;
     /// Registers for a debugger.
     fn debugger_registers(&mut self) -> cpu::debug::RegisterFile {
         cpu::debug::RegisterFile::default()

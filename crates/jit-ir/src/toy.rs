@@ -122,6 +122,10 @@ impl JitCpu for ToyCpu {
             secure: false,
         })
     }
+    fn save(&mut self, _: &mut vmstate::StateWriter) {}
+    fn load(&mut self, _: &mut vmstate::StateReader<'_>) -> Result<(), vmstate::LoadError> {
+        Ok(())
+    }
     fn alignment_fault(&mut self, va: u64, kind: AccessKind) -> MemFault {
         MemFault { va, code: 1, extra: 0, kind }
     }

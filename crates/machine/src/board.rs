@@ -116,6 +116,13 @@ impl<'a> Board<'a> {
 
     /// Creates RAM and maps it.
     pub fn ram(&mut self, name: &str, base: u64, size: u64) -> qapi::Result<()> {
+        let nodes = u32::try_from(self.config.numa.nodes.len()).unwrap_or(u32::MAX);
+        self.world.services.add(device::NodeCount(nodes));
+        if self.config.numa.nodes.iter().any(|node| node.memdev.is_some()) {
+            self.node_ram(base)?;
+            self.world.services.add(device::RamSize(size));
+            return Ok(());
+        }
         let block = match self.config.memory_backend.as_deref() {
             None => allocate(name, size)?,
             Some(id) => {
@@ -132,6 +139,20 @@ impl<'a> Board<'a> {
         self.system.map(base, &Region::ram(name, block), 0);
         if self.world.services.find::<device::RamSize>().is_none() {
             self.world.services.add(device::RamSize(size));
+        }
+        Ok(())
+    }
+
+    /// Maps the memory of the nodes, one behind the other.
+    fn node_ram(&mut self, base: u64) -> qapi::Result<()> {
+        let mut at = base;
+        for node in &self.config.numa.nodes {
+            let Some(id) = node.memdev.as_deref() else { continue };
+            let held = self.world.objects.hold::<Arc<RamBlock>>("memdev", id, "memory-backend")?;
+            let block = Arc::clone(&held);
+            self.held.push(held);
+            self.system.map(at, &Region::ram(id, block), 0);
+            at = at.saturating_add(node.mem);
         }
         Ok(())
     }
@@ -361,6 +382,8 @@ impl<'a> Board<'a> {
             props,
             cpu_model: model.to_owned(),
             ram_size: config.ram_size,
+            numa: config.numa.clone(),
+            topology: config.topology(),
             world,
             records,
             spaces,
@@ -390,6 +413,10 @@ pub struct Machine {
     pub cpu_model: String,
     /// RAM in bytes.
     pub ram_size: u64,
+    /// Nodes of memory and CPUs.
+    pub numa: crate::numa::Numa,
+    /// Arrangement of the CPUs.
+    pub topology: crate::Topology,
     /// What its devices share.
     pub world: World,
     /// Devices in order of creation.

@@ -54,6 +54,10 @@ pub trait MachineType: 'static {
     const MAX_CPUS: u32;
     /// RAM when none is asked for, in bytes.
     const DEFAULT_RAM: u64 = 128 << 20;
+    /// Its memory and CPUs can be in nodes.
+    const TAKES_NODES: bool = false;
+    /// Nodes may be given by size alone.
+    const NODES_BY_SIZE: bool = false;
     /// Its properties.
     type Props: Qapi;
     /// Builds the machine on the board.
@@ -76,6 +80,10 @@ pub struct MachineClass {
     pub max_cpus: u32,
     /// RAM when none is asked for, in bytes.
     pub default_ram: u64,
+    /// Its memory and CPUs can be in nodes.
+    pub takes_nodes: bool,
+    /// Nodes may be given by size alone.
+    pub nodes_by_size: bool,
     /// Type of the properties.
     pub props: TypeRef,
     build: fn(Value, Source, &mut Board<'_>) -> qapi::Result<()>,
@@ -93,6 +101,8 @@ impl MachineClass {
             default_cpu: M::DEFAULT_CPU,
             max_cpus: M::MAX_CPUS,
             default_ram: M::DEFAULT_RAM,
+            takes_nodes: M::TAKES_NODES,
+            nodes_by_size: M::NODES_BY_SIZE,
             props: <M::Props as Qapi>::type_info,
             build: |value, source, board| {
                 let props = <M::Props as Qapi>::from_value(value, source)?;

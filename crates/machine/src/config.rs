@@ -8,6 +8,7 @@ use guest_ram::RamBlock;
 use qapi::{Qapi, Source, Value};
 
 use crate::class::MachineClass;
+use crate::numa::Numa;
 
 /// What the host side gives a machine.
 #[derive(Clone)]
@@ -107,6 +108,10 @@ pub struct MachineConfig {
     pub max_ram: u64,
     /// Object whose memory the machine's RAM is.
     pub memory_backend: Option<String>,
+    /// `-numa`.
+    pub numa: Numa,
+    /// Memory that differs is told (`hmat`).
+    pub hmat: bool,
     /// Storage ids of `-drive if=pflash`, by unit.
     pub flash: [Option<String>; 2],
     /// `-device loader`: the option as typed, and its properties.
@@ -145,6 +150,9 @@ impl MachineConfig {
         if let Some(text) = take("append")? {
             self.boot.append = Some(text);
         }
+        if let Some(value) = props.take("hmat") {
+            self.hmat = bool::from_value(value, source).map_err(|e| e.within("hmat"))?;
+        }
         // Also the machine's own property, so that its help lists it.
         let backend = props.get("memory-backend").and_then(Value::as_str);
         self.memory_backend = backend.map(str::to_owned).or(self.memory_backend.take());
@@ -154,6 +162,7 @@ impl MachineConfig {
     /// Fills in defaults and checks limits.
     pub(crate) fn complete(&mut self, class: &MachineClass, host: &Host) -> qapi::Result<()> {
         self.complete_memory(class, host)?;
+        self.complete_nodes(class, host)?;
         if self.cpus == 0 {
             self.cpus = self.topology.map_or(1, |t| t.cpus()).min(class.max_cpus.max(1));
         }
@@ -164,6 +173,7 @@ impl MachineConfig {
                 self.max_cpus, class.name, class.max_cpus
             )));
         }
+        self.numa.warn(self.topology(), self.cpus);
         let boot = &self.boot;
         if boot.kernel.is_none() && boot.append.is_some() {
             return Err(qapi::Error::generic("-append only allowed with -kernel option"));
@@ -189,6 +199,18 @@ impl MachineConfig {
         if self.ram_size == 0 {
             self.ram_size = class.default_ram;
         }
+        // What the registers of slots can choose.
+        if self.ram_slots > 256 {
+            let text = format!("unsupported number of memory slots: {}", self.ram_slots);
+            return Err(qapi::Error::generic(text));
+        }
+        if self.ram_slots > 0 && self.max_ram == self.ram_size {
+            return Err(qapi::Error::generic(format!(
+                "invalid value of maxmem: memory slots were specified but maximum memory size \
+                 ({:#x}) is equal to the initial memory size ({:#x})",
+                self.max_ram, self.ram_size
+            )));
+        }
         if self.ram_slots > 0 && self.max_ram == 0 {
             return Err(qapi::Error::generic("slots specified but no max-size"));
         }
@@ -203,6 +225,38 @@ impl MachineConfig {
             )));
         }
         Ok(())
+    }
+
+    /// Sizes of the nodes, and a node where plugged memory needs one.
+    fn complete_nodes(&mut self, class: &MachineClass, host: &Host) -> qapi::Result<()> {
+        if !self.numa.is_on() {
+            if class.takes_nodes && self.max_ram > self.ram_size {
+                self.numa.single(self.ram_size);
+            }
+            return Ok(());
+        }
+        if !class.takes_nodes {
+            return Err(qapi::Error::generic("NUMA is not supported by this machine-type"));
+        }
+        let mut seen: Vec<&str> = Vec::new();
+        for node in &mut self.numa.nodes {
+            let Some(id) = node.memdev.as_deref() else { continue };
+            // The peer's word for an object that is not there.
+            let missing = || qapi::Error::generic(format!("memdev={id} is ambiguous"));
+            let len = host.objects.find(id).and_then(|o| o.ability::<Arc<RamBlock>>());
+            node.mem = len.ok_or_else(missing)?.len();
+            if self.memory_backend.is_some() {
+                return Err(qapi::Error::generic(
+                    "'-machine memory-backend' and '-numa memdev' properties are mutually exclusive",
+                ));
+            }
+            if seen.contains(&id) {
+                let text = format!("memory backend {id} can't be used multiple times.");
+                return Err(qapi::Error::generic(text));
+            }
+            seen.push(id);
+        }
+        self.numa.complete(self.ram_size)
     }
 
     /// The arrangement of the CPUs, with room for all that there may be.

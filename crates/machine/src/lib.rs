@@ -11,6 +11,7 @@ mod board;
 mod class;
 mod config;
 mod none;
+pub mod numa;
 
 pub use board::{Board, Machine, PowerButton, Slot, slot};
 pub use class::{Catalog, MachineClass, MachineType};

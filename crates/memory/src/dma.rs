@@ -1,12 +1,12 @@
 //! A device's access to guest memory.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use guest_ram::RamSlice;
 
 use crate::flat::RamRange;
-use crate::mmio::TxAttrs;
+use crate::mmio::{BusFault, TxAttrs};
 use crate::space::{AddressSpace, CachedView};
 
 /// The access at this address failed.
@@ -35,19 +35,72 @@ macro_rules! plain {
 }
 plain!(u8, u16, u32, u64);
 
+/// Where an address of a device leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// The address in memory.
+    pub addr: u64,
+    /// Bytes from there on that follow each other in memory, at least one.
+    pub len: u64,
+}
+
+/// An IOMMU as one device sees it.
+pub trait Translate: Send + Sync {
+    /// Where an address leads; `None`: the access is refused, and the IOMMU has said so.
+    fn translate(&self, addr: u64, write: bool) -> Option<Translated>;
+}
+
+/// What is in front of a device's memory once it is on a bus; empty without an IOMMU.
+pub type Front = Arc<OnceLock<Arc<dyn Translate>>>;
+
 /// An address space, the requester's identity and its bus-master switch.
 #[derive(Clone)]
 pub struct Dma {
     space: AddressSpace,
     attrs: TxAttrs,
     bus_master: Arc<AtomicBool>,
+    front: Option<Front>,
+}
+
+/// The translator of a front, if there is one.
+fn translator(front: &Option<Front>) -> Option<&Arc<dyn Translate>> {
+    front.as_ref()?.get()
 }
 
 impl Dma {
     /// DMA into `space`; `bus_master` is shared with whoever switches it.
     #[must_use]
     pub fn new(space: AddressSpace, attrs: TxAttrs, bus_master: Arc<AtomicBool>) -> Dma {
-        Dma { space, attrs, bus_master }
+        Dma { space, attrs, bus_master, front: None }
+    }
+
+    /// The same behind what will be in `front`.
+    #[must_use]
+    pub fn behind(self, front: Front) -> Dma {
+        Dma { front: Some(front), ..self }
+    }
+
+    /// Carries out `access` on the pieces of memory that `len` bytes at `addr` are: the address and
+    /// the range of each.
+    fn pieces(
+        &self,
+        addr: u64,
+        (len, write): (usize, bool),
+        mut access: impl FnMut(u64, std::ops::Range<usize>) -> Result<(), BusFault>,
+    ) -> Result<(), DmaFault> {
+        self.check(addr)?;
+        let Some(iommu) = translator(&self.front) else {
+            return access(addr, 0..len).map_err(|_| DmaFault(addr));
+        };
+        let mut done = 0;
+        while done < len {
+            let at = addr.wrapping_add(done as u64);
+            let to = iommu.translate(at, write).ok_or(DmaFault(at))?;
+            let n = usize::try_from(to.len).unwrap_or(usize::MAX).clamp(1, len - done);
+            access(to.addr, done..done + n).map_err(|_| DmaFault(at))?;
+            done += n;
+        }
+        Ok(())
     }
 
     fn check(&self, addr: u64) -> Result<(), DmaFault> {
@@ -56,14 +109,18 @@ impl Dma {
 
     /// Copies from guest memory.
     pub fn read_bytes(&self, addr: u64, out: &mut [u8]) -> Result<(), DmaFault> {
-        self.check(addr)?;
-        self.space.read(addr, out, self.attrs).map_err(|_| DmaFault(addr))
+        self.pieces(addr, (out.len(), false), |at, range| match out.get_mut(range) {
+            Some(part) => self.space.read(at, part, self.attrs),
+            None => Err(BusFault::Decode),
+        })
     }
 
     /// Copies to guest memory.
     pub fn write_bytes(&self, addr: u64, data: &[u8]) -> Result<(), DmaFault> {
-        self.check(addr)?;
-        self.space.write(addr, data, self.attrs).map_err(|_| DmaFault(addr))
+        self.pieces(addr, (data.len(), true), |at, range| match data.get(range) {
+            Some(part) => self.space.write(at, part, self.attrs),
+            None => Err(BusFault::Decode),
+        })
     }
 
     /// Reads one little-endian value.
@@ -81,7 +138,11 @@ impl Dma {
     /// A way to RAM that is quicker for many accesses.
     #[must_use]
     pub fn view(&self) -> DmaView {
-        DmaView { view: self.space.cached(), bus_master: self.bus_master.clone() }
+        DmaView {
+            view: self.space.cached(),
+            bus_master: self.bus_master.clone(),
+            front: self.front.clone(),
+        }
     }
 
     /// RAM at `addr`; `None` for registers and holes. Takes no device lock, so it
@@ -89,7 +150,10 @@ impl Dma {
     #[must_use]
     pub fn ram_at(&self, addr: u64) -> Option<RamRange> {
         self.check(addr).ok()?;
-        self.space.ram_at(addr)
+        let Some(iommu) = translator(&self.front) else { return self.space.ram_at(addr) };
+        let to = iommu.translate(addr, false)?;
+        let ram = self.space.ram_at(to.addr)?;
+        Some(RamRange { len: ram.len.min(to.len), ..ram })
     }
 }
 
@@ -97,15 +161,26 @@ impl Dma {
 pub struct DmaView {
     view: CachedView,
     bus_master: Arc<AtomicBool>,
+    front: Option<Front>,
 }
 
 impl DmaView {
     /// RAM at `addr`; `None` for registers and holes, and while the device may not be bus master.
+    #[inline]
     pub fn ram_at(&mut self, addr: u64) -> Option<RamRange> {
+        self.ram_for(addr, false)
+    }
+
+    /// The same for an access that writes, or does not.
+    #[inline]
+    pub fn ram_for(&mut self, addr: u64, write: bool) -> Option<RamRange> {
         if !self.bus_master.load(Ordering::Acquire) {
             return None;
         }
-        self.view.get().ram_at(addr)
+        let Some(iommu) = translator(&self.front) else { return self.view.get().ram_at(addr) };
+        let to = iommu.translate(addr, write)?;
+        let ram = self.view.get().ram_at(to.addr)?;
+        Some(RamRange { len: ram.len.min(to.len), ..ram })
     }
 
     /// The pieces of RAM that `len` bytes at `addr` are, added to `out`; with `write` only RAM
@@ -125,7 +200,10 @@ impl DmaView {
         while done < len {
             let at = addr.checked_add(done).ok_or(DmaFault(addr));
             let piece = at.and_then(|at| {
-                let ram = self.ram_at(at).filter(|r| !(write && r.readonly)).ok_or(DmaFault(at))?;
+                let ram = self
+                    .ram_for(at, write)
+                    .filter(|r| !(write && r.readonly))
+                    .ok_or(DmaFault(at))?;
                 let n = usize::try_from(ram.len.min(len - done)).map_err(|_| DmaFault(at))?;
                 RamSlice::new(ram.block, ram.offset, n).map_err(|_| DmaFault(at))
             });

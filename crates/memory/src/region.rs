@@ -164,6 +164,31 @@ impl Region {
         }
     }
 
+    /// The RAM blocks in this region and everything mapped in it, shown or not, each once and in the
+    /// order of finding.
+    #[must_use]
+    pub fn ram_blocks(&self) -> Vec<Arc<RamBlock>> {
+        let mut todo = vec![self.clone()];
+        let mut seen: Vec<Region> = Vec::new();
+        let mut blocks: Vec<Arc<RamBlock>> = Vec::new();
+        while let Some(region) = todo.pop() {
+            if seen.contains(&region) {
+                continue;
+            }
+            if let Some(block) = region.ram_block()
+                && !blocks.iter().any(|known| Arc::ptr_eq(known, block))
+            {
+                blocks.push(block.clone());
+            }
+            if let Body::Alias { target, .. } = &region.0.body {
+                todo.push(target.clone());
+            }
+            todo.extend(region.children().into_iter().map(|child| child.region));
+            seen.push(region);
+        }
+        blocks
+    }
+
     /// Access counters.
     #[must_use]
     pub fn counters(&self) -> &Counters {

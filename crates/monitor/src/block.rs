@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use ::block::describe::human;
 use qapi::Value;
 use vmm::Vm;
 use vmm::commands::execute;
@@ -70,36 +71,6 @@ fn inserted(out: &mut String, value: &Value) {
         }
         _ = writeln!(out, " group={}", text(value, "group"));
     }
-}
-
-/// Bytes as people read them: at most three digits.
-fn human(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut whole, mut unit) = (bytes, 0);
-    let mut rest = 0;
-    while whole >= 1000 && unit + 1 < UNITS.len() {
-        rest = whole % 1024;
-        whole /= 1024;
-        unit += 1;
-    }
-    let name = UNITS.get(unit).copied().unwrap_or("B");
-    // Three digits in all.
-    let digits = if whole >= 100 {
-        0
-    } else if whole >= 10 {
-        1
-    } else {
-        2
-    };
-    let scale = 10u64.pow(digits);
-    let fraction = (rest * scale + 512) / 1024;
-    let (whole, fraction) = if fraction == scale { (whole + 1, 0) } else { (whole, fraction) };
-    let mut shown = format!("{whole}");
-    if fraction > 0 {
-        let padded = format!("{fraction:0width$}", width = digits as usize);
-        _ = write!(shown, ".{}", padded.trim_end_matches('0'));
-    }
-    format!("{shown} {name}")
 }
 
 fn images(out: &mut String, value: &Value) {

@@ -128,6 +128,7 @@ pub static COMMANDS: &[HumanCommand] = &[
         |vm, n| { one(vm, "closefd", "fdname", n) }
     ),
     command!("cont|c", "", "resume emulation", |vm, _| plain(vm, "cont")),
+    command!("delvm", "tag", "delete a VM snapshot from its tag", crate::snapshots::delete),
     command!(
         "device_add",
         "driver[,prop=value][,...]",
@@ -164,6 +165,7 @@ pub static COMMANDS: &[HumanCommand] = &[
         network::remove_forward
     ),
     command!("info", "[subcommand]", "show various information about the system state", info::run),
+    command!("loadvm", "tag", "restore a VM snapshot from its tag", crate::snapshots::load),
     command!("log", "item1[,...]", "activate logging of the specified items", objects::log),
     command!("logfile", "filename", "output logs to 'filename'", objects::logfile),
     command!(
@@ -217,6 +219,12 @@ pub static COMMANDS: &[HumanCommand] = &[
         "device data",
         "Write to a ring buffer character device",
         objects::ringbuf_write
+    ),
+    command!(
+        "savevm",
+        "[tag]",
+        "save a VM snapshot. If no tag is provided, a new snapshot is created",
+        crate::snapshots::save
     ),
     command!(
         "set_link",

@@ -42,6 +42,7 @@ static INFOS: &[Info] = &[
     info!("jit", "", "show dynamic compiler info", |vm, _| jit(vm)),
     info!("kvm", "", "show KVM information", |vm, _| kvm(vm)),
     info!("memdev", "", "show memory backends", |vm, _| memdev(vm)),
+    info!("memory-devices", "", "show memory devices", |vm, _| memory_devices(vm)),
     info!(
         "memory_size_summary",
         "",
@@ -51,6 +52,7 @@ static INFOS: &[Info] = &[
     info!("mtree", "[-f]", "show memory tree (-f: dump flat view for address spaces)", mtree),
     info!("name", "", "show the current VM name", |vm, _| name(vm)),
     info!("network", "", "show the network state", |vm, _| network::info(vm)),
+    info!("numa", "", "show NUMA information", |vm, _| numa(vm)),
     info!("pci", "", "show PCI info", |vm, _| pci(vm)),
     info!("qom-tree", "[path]", "show QOM composition tree", objects::qom_tree),
     info!("qtree", "", "show device tree", |vm, _| qtree::text(vm)),
@@ -59,6 +61,9 @@ static INFOS: &[Info] = &[
         "[-a]", "show the cpu registers (-a: show register info for all cpus)", registers
     ),
     info!("roms", "", "show roms", |vm, _| roms(vm)),
+    info!("snapshots", "", "show the currently saved VM snapshots", |vm, _| {
+        crate::snapshots::info(vm)
+    }),
     info!("status", "", "show the current VM status (running|paused)", |vm, _| status(vm)),
     info!("usernet", "", "show user network stack connection states", |vm, _| {
         network::usernet(vm)
@@ -116,9 +121,38 @@ fn memdev(vm: &Vm) -> String {
     text
 }
 
+fn memory_devices(vm: &Vm) -> String {
+    let mut text = String::new();
+    for (id, m) in vmm::commands::modules(vm) {
+        _ = writeln!(text, "Memory device [dimm]: \"{}\"", id.unwrap_or_default());
+        _ = writeln!(text, "  addr: {:#x}\n  slot: {}\n  node: {}", m.addr, m.slot, m.node);
+        _ = writeln!(text, "  size: {}\n  memdev: {}", m.size, m.memdev);
+        _ = writeln!(text, "  hotplugged: {}\n  hotpluggable: true", m.hotplugged);
+    }
+    text
+}
+
+fn numa(vm: &Vm) -> String {
+    const MIB: u64 = 1 << 20;
+    let Some(machine) = vm.machine() else { return "0 nodes\n".into() };
+    let mut text = format!("{} nodes\n", machine.nodes.len());
+    let modules = vmm::commands::modules(vm);
+    for (id, node) in (0u16..).zip(&machine.nodes) {
+        let plugged = modules.iter().filter(|(_, m)| m.node == u32::from(id));
+        let plugged: u64 = plugged.map(|(_, m)| m.size).sum();
+        let cpus = machine.places.iter().enumerate().filter(|(_, p)| p.node == Some(id));
+        let cpus: String = cpus.map(|(index, _)| format!(" {index}")).collect();
+        _ = writeln!(text, "node {id} cpus:{cpus}");
+        _ = writeln!(text, "node {id} size: {} MB", (node.mem + plugged) / MIB);
+        _ = writeln!(text, "node {id} plugged: {} MB", plugged / MIB);
+    }
+    text
+}
+
 fn memory_size(vm: &Vm) -> String {
     let size = vm.machine().map_or(0, |machine| machine.ram_size);
-    format!("base memory: {size}\nplugged memory: 0\n")
+    let plugged: u64 = vmm::commands::modules(vm).iter().map(|(_, m)| m.size).sum();
+    format!("base memory: {size}\nplugged memory: {plugged}\n")
 }
 
 fn pci(vm: &Vm) -> String {

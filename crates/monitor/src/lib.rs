@@ -22,6 +22,7 @@ mod objects;
 mod output;
 mod qmp;
 mod qtree;
+mod snapshots;
 
 pub use editor::{Edit, Editor};
 pub use hmp::{COMMANDS, Hmp, HumanCommand, run_line, split_line};

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::bus::{Host, PciBus, Site};
 use crate::config::{COMMAND, HEADER_TYPE, STATUS, SUBSYSTEM};
 use crate::function::Watch;
+use crate::shpc::Shpc;
 use crate::slot::Slot;
 use crate::{Function, SlotTraits};
 
@@ -82,6 +83,7 @@ pub struct Bridge {
     windows: Mutex<[Window; 3]>,
     in_reset: Mutex<bool>,
     slot: Option<Slot>,
+    shpc: OnceLock<Arc<Shpc>>,
 }
 
 impl Bridge {
@@ -108,6 +110,7 @@ impl Bridge {
             windows: Mutex::default(),
             in_reset: Mutex::default(),
             slot,
+            shpc: OnceLock::new(),
         });
         _ = function.behind.set(Arc::downgrade(&bridge));
         _ = bus.bridge.set(Arc::downgrade(&bridge));
@@ -128,12 +131,38 @@ impl Bridge {
     }
 
     pub(crate) fn is_hotpluggable(&self) -> bool {
-        self.slot.as_ref().is_some_and(Slot::is_hotpluggable)
+        self.shpc.get().is_some() || self.slot.as_ref().is_some_and(Slot::is_hotpluggable)
+    }
+
+    /// Gives it a standard hot plug controller.
+    pub fn has_shpc(self: &Arc<Self>, shpc: Arc<Shpc>) {
+        shpc.belongs_to(self);
+        _ = self.shpc.set(shpc);
+    }
+
+    /// Whether a device may be at this number.
+    pub(crate) fn check(&self, devfn: u8) -> qapi::Result<()> {
+        if self.shpc.get().is_some() { Shpc::check(devfn) } else { Ok(()) }
+    }
+
+    /// Device numbers of what is on the bus behind it.
+    pub(crate) fn devices(&self) -> Vec<u8> {
+        let all = self.bus.get().map(|bus| bus.all()).unwrap_or_default();
+        all.into_iter().map(|(devfn, _)| devfn >> 3).collect()
+    }
+
+    /// The functions of a device on the bus behind it.
+    pub(crate) fn functions_of(&self, device: u8) -> Vec<Arc<Function>> {
+        let all = self.bus.get().map(|bus| bus.all()).unwrap_or_default();
+        all.into_iter().filter(|(devfn, _)| devfn >> 3 == device).map(|(_, f)| f).collect()
     }
 
     pub(crate) fn plugged(&self, function: &Arc<Function>, devfn: u8, hot: bool) {
         if let Some(slot) = &self.slot {
             slot.plugged(self, function, devfn, hot);
+        }
+        if let Some(shpc) = self.shpc.get() {
+            shpc.plugged(devfn, hot);
         }
     }
 
@@ -143,12 +172,19 @@ impl Bridge {
         {
             slot.emptied(self);
         }
+        if let Some(shpc) = self.shpc.get() {
+            shpc.taken(self);
+        }
     }
 
     pub(crate) fn ask(&self, function: &Arc<Function>) -> qapi::Result<Unplug> {
-        match &self.slot {
-            Some(slot) => slot.ask(self, function),
-            None => Ok(Unplug::Done),
+        match (&self.slot, self.shpc.get()) {
+            (Some(slot), _) => slot.ask(self, function),
+            (None, Some(shpc)) => {
+                let (_, devfn) = function.address().unwrap_or_default();
+                shpc.ask(devfn)
+            }
+            (None, None) => Ok(Unplug::Done),
         }
     }
 
@@ -244,6 +280,9 @@ impl Watch for Bridge {
         *self.in_reset.lock() = false;
         if let Some(slot) = &self.slot {
             slot.reset(self);
+        }
+        if let Some(shpc) = self.shpc.get() {
+            shpc.reset(self);
         }
     }
 }

@@ -8,15 +8,15 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use device::{AddressSpace, Build, Bus, IrqOut, PlugBus, Record, Region, Unplug};
 use parking_lot::Mutex;
 use qapi::Error;
 
-use crate::Function;
 use crate::bridge::Bridge;
+use crate::{Function, Iommu};
 
 /// What a host bridge gives its bus.
 #[derive(Clone)]
@@ -107,6 +107,15 @@ impl Site {
     }
 }
 
+/// What is particular to a root bus.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RootTraits {
+    /// Its node of memory.
+    pub node: Option<u16>,
+    /// Devices there go around the IOMMU.
+    pub bypass: bool,
+}
+
 /// A bus.
 pub struct PciBus {
     name: String,
@@ -122,6 +131,11 @@ pub struct PciBus {
     functions: Mutex<BTreeMap<u8, Arc<Function>>>,
     /// Root buses behind expanders, on the first root bus.
     expanders: Mutex<Vec<Weak<PciBus>>>,
+    root: RootTraits,
+    /// Of the whole complex.
+    iommu: Arc<OnceLock<Arc<dyn Iommu>>>,
+    /// Of this root bus and those below: they go around it.
+    bypass: Arc<AtomicBool>,
     pub(crate) bridge: OnceLock<Weak<Bridge>>,
     this: Weak<PciBus>,
 }
@@ -131,12 +145,19 @@ impl PciBus {
     #[must_use]
     pub fn new(name: &str, host: Host, outs: Vec<Arc<IrqOut>>) -> Arc<PciBus> {
         let lines = Arc::new(Lines { outs, counts: Mutex::default() });
-        let bus = PciBus::empty(name, Site::Root, host, lines);
+        let kind = (Site::Root, RootTraits::default());
+        let bus = PciBus::empty(name, kind, host, lines, (Arc::default(), Arc::default()));
         _ = bus.swizzle.set(0);
         bus
     }
 
-    fn empty(name: &str, site: Site, host: Host, lines: Arc<Lines>) -> Arc<PciBus> {
+    fn empty(
+        name: &str,
+        (site, root): (Site, RootTraits),
+        host: Host,
+        lines: Arc<Lines>,
+        (iommu, bypass): (Arc<OnceLock<Arc<dyn Iommu>>>, Arc<AtomicBool>),
+    ) -> Arc<PciBus> {
         Arc::new_cyclic(|this| PciBus {
             this: this.clone(),
             name: name.to_owned(),
@@ -148,6 +169,9 @@ impl PciBus {
             requester: OnceLock::new(),
             functions: Mutex::default(),
             expanders: Mutex::default(),
+            root,
+            iommu,
+            bypass,
             bridge: OnceLock::new(),
         })
     }
@@ -167,16 +191,26 @@ impl PciBus {
 
     /// The bus behind a bridge on this bus.
     pub(crate) fn below(&self, name: &str, site: Site, host: Host) -> Arc<PciBus> {
-        PciBus::empty(name, site, host, self.lines.clone())
+        let way = (self.iommu.clone(), self.bypass.clone());
+        PciBus::empty(name, (site, self.root), host, self.lines.clone(), way)
     }
 
     /// A root bus behind an expander bridge on this bus, with the same windows.
-    pub fn expander(self: &Arc<Self>, name: &str, number: u8) -> Arc<PciBus> {
-        let bus = PciBus::empty(name, Site::Expander, self.host.clone(), self.lines.clone());
+    pub fn expander(self: &Arc<Self>, name: &str, (number, root): (u8, RootTraits)) -> Arc<PciBus> {
+        let kind = (Site::Expander, root);
+        let way = (self.iommu.clone(), Arc::new(AtomicBool::new(root.bypass)));
+        let bus = PciBus::empty(name, kind, self.host.clone(), self.lines.clone(), way);
         bus.number.store(number, Ordering::Release);
         _ = bus.swizzle.set(0);
         self.expanders.lock().push(Arc::downgrade(&bus));
         bus
+    }
+
+    /// Puts an IOMMU in front of memory for all that is plugged in from now on; with `bypass` not
+    /// for what is on this root bus.
+    pub fn set_iommu(&self, iommu: Arc<dyn Iommu>, bypass: bool) {
+        self.bypass.store(bypass, Ordering::Release);
+        _ = self.iommu.set(iommu);
     }
 
     /// Root buses behind expanders, by number.
@@ -185,6 +219,18 @@ impl PciBus {
         let mut all: Vec<_> = self.expanders.lock().iter().filter_map(Weak::upgrade).collect();
         all.sort_by_key(|bus| bus.number());
         all
+    }
+
+    /// The same, the newest first: the order in which the peer tells of them.
+    #[must_use]
+    pub fn newest_expanders(&self) -> Vec<Arc<PciBus>> {
+        self.expanders.lock().iter().rev().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What is particular to the root bus that it is, or is below.
+    #[must_use]
+    pub fn expander_traits(&self) -> RootTraits {
+        self.root
     }
 
     /// What kind of bus it is.
@@ -240,7 +286,9 @@ impl PciBus {
             behind.hang_below(self, devfn);
         }
         let pin = Pin { lines, line, level, requester: requester.clone() };
-        function.connect(&self.host, pin, requester);
+        let bypass = self.bypass.load(Ordering::Acquire);
+        let iommu = self.iommu.get().filter(|_| !bypass).cloned();
+        function.connect(&self.host, pin, requester, iommu);
         self.functions.lock().insert(devfn, function.clone());
     }
 
@@ -354,6 +402,9 @@ impl PciBus {
             )));
         }
         let devfn = self.choose(&function)?;
+        if let Some(bridge) = self.bridge() {
+            bridge.check(devfn)?;
+        }
         if self.site == Site::Link && devfn >> 3 != 0 {
             trace::warning!(
                 "PCI: slot {} is not valid for {}, parent device only allows plugging into slot 0.",

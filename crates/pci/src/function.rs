@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use derive::VmState;
-use device::{AccessRules, Dma, Region, Size, TxAttrs};
+use device::{AccessRules, Dma, Front, Region, Size, TxAttrs};
 use parking_lot::Mutex;
 use vmstate::{LoadError, Saved, StateReader, StateSchema, StateWriter, VmState};
 
 use crate::bridge::Bridge;
 use crate::bus::{Host, PciBus, Pin, Requester};
 use crate::config::{BARS, COMMAND, Config, HEADER_TYPE, INTERRUPT_PIN, STATUS, SUBSYSTEM, put};
+use crate::iommu::{Iommu, Stream};
 use crate::msix::{self, Msix};
 
 const COMMAND_IO: u16 = 1;
@@ -119,6 +120,8 @@ pub struct Function {
     names: OnceLock<(&'static str, String)>,
     place: Mutex<Option<Arc<Place>>>,
     master: Arc<AtomicBool>,
+    /// The IOMMU of the bus it is on.
+    front: Front,
     /// Its slot's power is on.
     powered: AtomicBool,
     /// The guest was asked to let it go; by the guest's clock, until when it has time. 0: it was not.
@@ -167,7 +170,6 @@ impl Function {
             config: Mutex::new(c),
             mapped: Mutex::new(vec![None; bars.len() + 1]),
             bars,
-            rom: OnceLock::new(),
             msix: OnceLock::new(),
             msi: OnceLock::new(),
             hook: OnceLock::new(),
@@ -178,6 +180,8 @@ impl Function {
             names: OnceLock::new(),
             place: Mutex::default(),
             master: Arc::default(),
+            front: Front::default(),
+            rom: OnceLock::new(),
             powered: AtomicBool::new(true),
             leaving: AtomicU64::new(0),
         };
@@ -253,11 +257,35 @@ impl Function {
     /// Access to guest memory, as far as the guest lets the function be bus master.
     #[must_use]
     pub fn dma(&self, space: &device::AddressSpace) -> Dma {
+        self.direct_dma(space).behind(self.front.clone())
+    }
+
+    /// The same around an IOMMU.
+    #[must_use]
+    pub fn direct_dma(&self, space: &device::AddressSpace) -> Dma {
         Dma::new(space.clone(), TxAttrs::default(), self.master.clone())
     }
 
-    pub(crate) fn connect(&self, host: &Host, pin: Pin, requester: Requester) {
+    /// Where a message that is written to `addr` goes; `None` if an IOMMU refuses it.
+    pub(crate) fn message_address(front: &Front, addr: u64) -> Option<u64> {
+        match front.get() {
+            None => Some(addr),
+            Some(iommu) => iommu.translate(addr, true).map(|to| to.addr),
+        }
+    }
+
+    pub(crate) fn connect(
+        &self,
+        host: &Host,
+        pin: Pin,
+        requester: Requester,
+        iommu: Option<Arc<dyn Iommu>>,
+    ) {
+        if let Some(iommu) = iommu {
+            _ = self.front.set(Arc::new(Stream { iommu, requester: requester.clone() }));
+        }
         if let Some((msix, _)) = self.msix.get() {
+            _ = msix.front.set(self.front.clone());
             _ = msix.requester.set(requester);
             _ = msix.space.set(host.memory.clone());
         }
@@ -358,7 +386,8 @@ impl Function {
         if let Some(place) = self.place().filter(|_| self.master.load(Ordering::Acquire)) {
             let requester = place.pin.requester().id();
             let attrs = TxAttrs { requester, ..TxAttrs::default() };
-            _ = place.host.memory.write_uint(addr & !3, Size::B4, data.into(), attrs);
+            let Some(addr) = Function::message_address(&self.front, addr & !3) else { return };
+            _ = place.host.memory.write_uint(addr, Size::B4, data.into(), attrs);
         }
     }
 

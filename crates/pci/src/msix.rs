@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use derive::VmState;
-use device::{Access, AddressSpace, BusFault, Mmio, Size, TxAttrs};
+use device::{Access, AddressSpace, BusFault, Front, Mmio, Size, TxAttrs};
 use parking_lot::Mutex;
 
+use crate::Function;
 use crate::bus::Requester;
 
 const ENTRY: usize = 16;
@@ -30,6 +31,8 @@ pub struct Msix {
     pub(crate) space: OnceLock<AddressSpace>,
     /// Whose messages they are: an ITS looks at it.
     pub(crate) requester: OnceLock<Requester>,
+    /// The IOMMU that messages go through.
+    pub(crate) front: OnceLock<Front>,
     /// Where the table is in its base address region.
     table: u32,
     /// The pending bits, from the table on.
@@ -54,6 +57,7 @@ impl Msix {
             state: Mutex::default(),
             space: OnceLock::new(),
             requester: OnceLock::new(),
+            front: OnceLock::new(),
         };
         msix.reset();
         Arc::new(msix)
@@ -104,7 +108,13 @@ impl Msix {
         if let Some(space) = self.space.get() {
             let requester = self.requester.get().map_or(0, Requester::id);
             let attrs = TxAttrs { requester, ..TxAttrs::default() };
-            _ = space.write_uint(message.0 & !3, Size::B4, message.1.into(), attrs);
+            let addr = message.0 & !3;
+            let addr = match self.front.get() {
+                None => Some(addr),
+                Some(front) => Function::message_address(front, addr),
+            };
+            let Some(addr) = addr else { return };
+            _ = space.write_uint(addr, Size::B4, message.1.into(), attrs);
         }
     }
 

@@ -127,6 +127,8 @@ impl Addr {
         }
         let (slot, number) = text.split_once('.').unwrap_or((text, "0"));
         let digits = |text: &str| {
+            // As libvirt writes it.
+            let text = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or(text);
             let plain = text.bytes().all(|b| b.is_ascii_hexdigit());
             u8::from_str_radix(text, 16).ok().filter(|_| plain)
         };

@@ -7,11 +7,14 @@
 //! WRITE, FORMAT UNIT beyond accepting it.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use block::{Backend, DiskProps, Lane, Op, Request};
+use derive::VmState;
 use guest_ram::RamSlice;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use vmstate::{LoadError, StateReader, StateSchema, StateWriter, VmState as _};
 
 use crate::cdb::{extent, number};
 use crate::{Outcome, Sense, Task, Unit, inquiry, mode, multimedia};
@@ -62,7 +65,43 @@ struct State {
     event: u8,
     /// The unit's number.
     lun: u16,
-    working: usize,
+}
+
+/// What is saved of a unit.
+#[derive(VmState)]
+#[vmstate(name = "scsi-disk", version = 1)]
+struct Saved {
+    attention: Option<(u8, u8, u8)>,
+    open: bool,
+    locked: bool,
+    event: u8,
+    cached: bool,
+}
+
+impl vmstate::Saved for Disk {
+    fn schema(&self) -> &'static StateSchema {
+        Saved::schema()
+    }
+    fn save(&self, w: &mut StateWriter) {
+        let saved = {
+            let State { attention, open, locked, event, .. } = &*self.state.lock();
+            let cached = self.backend.write_cache.load(Ordering::Relaxed);
+            let attention = attention.map(|Sense(key, code, more)| (key, code, more));
+            Saved { attention, open: *open, locked: *locked, event: *event, cached }
+        };
+        saved.save(w);
+    }
+    fn load(&self, r: &mut StateReader<'_>, version: u32) -> Result<(), LoadError> {
+        let Saved { attention, open, locked, event, cached } = Saved::load(r, version)?;
+        if (open || locked || event != 0) && !self.about.removable {
+            return Err(LoadError::Invalid("a disk that has no tray"));
+        }
+        let attention = attention.map(|(key, code, more)| Sense(key, code, more));
+        let mut state = self.state.lock();
+        *state = State { attention, open, locked, event, lun: state.lun };
+        self.backend.write_cache.store(cached, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 type Told = Arc<dyn Fn(Sense) + Send + Sync>;
@@ -74,7 +113,6 @@ pub struct Disk {
     pub(crate) backend: Arc<Backend>,
     cached_first: bool,
     state: Mutex<State>,
-    idle: Condvar,
     told: Mutex<Option<Told>>,
     this: Weak<Disk>,
 }
@@ -98,14 +136,13 @@ impl Disk {
     /// A unit in front of a slot.
     #[must_use]
     pub fn new(about: Identity, conf: DiskProps, backend: Arc<Backend>) -> Arc<Disk> {
-        let cached = backend.write_cache.load(std::sync::atomic::Ordering::Relaxed);
+        let cached = backend.write_cache.load(Ordering::Relaxed);
         Arc::new_cyclic(|this| Disk {
             about,
             conf,
             backend,
             cached_first: cached,
             state: Mutex::new(State { attention: Some(Sense::RESET), ..State::default() }),
-            idle: Condvar::new(),
             told: Mutex::default(),
             this: this.clone(),
         })
@@ -200,17 +237,7 @@ impl Disk {
         memory: Vec<RamSlice>,
         done: Box<dyn FnOnce(io::Result<()>) + Send>,
     ) {
-        let Some(this) = self.this.upgrade() else { return };
-        self.state.lock().working += 1;
-        let through = !self.backend.write_cache.load(std::sync::atomic::Ordering::Relaxed);
-        let done = Box::new(move |result| {
-            done(result);
-            let mut state = this.state.lock();
-            state.working -= 1;
-            if state.working == 0 {
-                this.idle.notify_all();
-            }
-        });
+        let through = !self.backend.write_cache.load(Ordering::Relaxed);
         self.backend.submit(lane, Request { op, at, len, memory, through, done });
     }
 
@@ -448,7 +475,12 @@ impl Disk {
 }
 
 impl Unit for Disk {
-    fn execute(self: Arc<Self>, lane: &Arc<Lane>, task: Task) {
+    fn execute(self: Arc<Self>, lane: &Arc<Lane>, mut task: Task) {
+        let (command, told) = (self.backend.command(), task.done);
+        task.done = Box::new(move |outcome| {
+            told(outcome);
+            drop(command);
+        });
         let opcode = task.byte(0);
         let known = task.lun == self.lun();
         match opcode {
@@ -461,6 +493,8 @@ impl Unit for Disk {
             _ if !known => return self.fail(task, Sense::NO_UNIT),
             // Polling for events is no reason to hear of others.
             0x4a | 0x46 => {}
+            // It was told, or there was nothing, when the command came first.
+            _ if task.again => {}
             _ => {
                 let pending = self.state.lock().attention.take();
                 if let Some(sense) = pending {
@@ -490,16 +524,15 @@ impl Unit for Disk {
         state.locked = false;
         drop(state);
         let cached = self.cached_first;
-        self.backend.write_cache.store(cached, std::sync::atomic::Ordering::Relaxed);
+        self.backend.write_cache.store(cached, Ordering::Relaxed);
     }
 
     fn wait(&self) {
-        self.backend.give_up(|| {
-            let mut state = self.state.lock();
-            while state.working > 0 {
-                self.idle.wait(&mut state);
-            }
-        });
+        self.backend.give_up();
+    }
+
+    fn quiesce(&self) {
+        self.backend.quiesce();
     }
 
     fn backend(&self) -> &Arc<Backend> {

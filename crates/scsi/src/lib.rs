@@ -125,6 +125,8 @@ pub struct Task {
     pub to_driver: Vec<RamSlice>,
     /// What the unit may read.
     pub from_driver: Vec<RamSlice>,
+    /// It was begun before, and waited for the machine when its state was saved.
+    pub again: bool,
     /// Told when it is done, on any thread and with no lock held.
     pub done: Box<dyn FnOnce(Outcome) + Send>,
 }
@@ -173,8 +175,10 @@ pub trait Unit: Send + Sync {
     fn execute(self: Arc<Self>, lane: &Arc<Lane>, task: Task);
     /// Back to the state after power-on; waits for what is under way.
     fn reset(&self);
-    /// Waits for what is under way.
+    /// Waits for what is under way; what waits for the machine to go on fails.
     fn wait(&self);
+    /// Waits until everything is done or waits for the machine to go on.
+    fn quiesce(&self);
     /// Its disk.
     fn backend(&self) -> &Arc<Backend>;
     /// Who is told that something happened that drivers want to know of.

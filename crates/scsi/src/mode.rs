@@ -1,6 +1,6 @@
 //! MODE SENSE and MODE SELECT (SPC-5, 6.14 and 6.11): pages of settings.
 //!
-//! Caching (08), error recovery (01), rigid geometry (04) and for CD drives capabilities (2A) and
+//! Caching (08), error recovery (01), rigid and flexible geometry (04, 05) and for CD drives capabilities (2A) and
 //! audio (0E). Only the write cache can be set. Not here: saved pages, sub-pages.
 
 use std::sync::atomic::Ordering;
@@ -8,6 +8,11 @@ use std::sync::atomic::Ordering;
 use crate::cdb::number;
 use crate::disk::Disk;
 use crate::{Sense, Task};
+
+/// Cylinders of 16 heads with 63 sectors.
+fn cylinders(disk: &Disk) -> u64 {
+    (disk.backend.len() / (disk.block() * 16 * 63)).clamp(2, 16383)
+}
 
 fn page(disk: &Disk, code: u8, changeable: bool) -> Option<Vec<u8>> {
     let cached = disk.backend.write_cache.load(Ordering::Relaxed);
@@ -21,11 +26,20 @@ fn page(disk: &Disk, code: u8, changeable: bool) -> Option<Vec<u8>> {
             out
         }
         4 if !disk.about.cd => {
-            let cylinders = (disk.backend.len() / (disk.block() * 16 * 63)).clamp(2, 16383);
+            let cylinders = cylinders(disk);
             let [.., a, b, c] = cylinders.to_be_bytes();
             let mut out = vec![a, b, c, 16, a, b, c, a, b, c, 0, 200, 0xff, 0xff, 0xff, 0, 0, 0];
             // Revolutions per minute.
             out.extend([0x15, 0x18, 0, 0]);
+            out
+        }
+        5 if !disk.about.cd => {
+            let [.., b, c] = cylinders(disk).to_be_bytes();
+            let [.., d, e] = disk.block().to_be_bytes();
+            // Transfer rate, heads, sectors, bytes of a sector; cylinders, also those from where on
+            // writing differs; steps and motor times; at the end turns per minute.
+            let mut out = vec![0x13, 0x88, 16, 63, d, e, b, c, b, c, b, c, 0, 1, 1, 0, 1, 1, 1];
+            out.extend([0, 0, 0, 0, 0, 0, 0, 0x15, 0x18, 0, 0]);
             out
         }
         8 => {
@@ -93,7 +107,7 @@ pub(crate) fn sense(disk: &Disk, task: Task) {
         return disk.fail(task, Sense(5, 0x39, 0));
     }
     let mut pages = Vec::new();
-    let wanted: &[u8] = if code == 0x3f { &[1, 4, 8, 0x0e, 0x2a] } else { &[code] };
+    let wanted: &[u8] = if code == 0x3f { &[1, 4, 5, 8, 0x0e, 0x2a] } else { &[code] };
     for code in wanted {
         pages.extend(page(disk, *code, control == 1).unwrap_or_default());
     }

@@ -52,6 +52,7 @@ impl Bench {
             lun: 0,
             to_driver: self.piece(0, room),
             from_driver: self.piece(0x8000, sent.len()),
+            again: false,
             done: Box::new(move |outcome| _ = send.send(outcome)),
         };
         self.disk.clone().execute(&self.lane, task);

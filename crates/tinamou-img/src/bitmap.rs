@@ -95,7 +95,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         })?;
     }
     match node.flush() {
-        Ok(()) => Ok(0),
+        Ok(()) => Ok(crate::close(&graph).unwrap_or(0)),
         Err(error) => fail("Failed to flush the image", &error),
     }
 }

@@ -108,7 +108,7 @@ pub(crate) fn run(args: &[String]) -> Done {
 fn run_check(given: &Given, node: &Node, name: &str, fix: Fix, is_json: bool) -> Done {
     let quiet = given.has("quiet") || is_json;
     let show = |report: &CheckReport| {
-        if !quiet {
+        if !given.has("quiet") {
             for line in &report.messages {
                 eprintln!("{line}");
             }

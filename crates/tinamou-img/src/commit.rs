@@ -134,7 +134,8 @@ pub(crate) fn run(args: &[String]) -> Done {
     let size = chain.len();
     drop((above, below, chain));
     let share = Flags { force_share: true, read_only: true, ..flags };
-    let base_flags = Flags { read_only: false, ..flags };
+    // Zeroes give space up, as at the peer.
+    let base_flags = Flags { read_only: false, unmap: true, ..flags };
     let base = match base_at {
         At::Options(value) => graph.open(value, qapi::Source::KeyVal, base_flags)?,
         At::Name(path, format) => crate::options::open(&graph, &path, Some(format), base_flags)?,
@@ -151,7 +152,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     if let Err(error) = base.flush() {
         return fail("Failed to flush the base", &error);
     }
-    drop((above, chain, base));
+    drop((above, chain));
+    // Nobody writes to it any more: a failure is told now, and again when it is closed.
+    _ = base.driver().close();
     if !given.has("drop") && !given.has("base") {
         let flags = Flags { no_backing: true, ..flags };
         let top = given.open(&graph, name, format, flags)?;
@@ -164,6 +167,9 @@ pub(crate) fn run(args: &[String]) -> Done {
         }
     }
     drop(progress);
+    if let Some(status) = crate::close(&graph) {
+        return Ok(status);
+    }
     if !given.has("quiet") {
         say("Image committed.\n");
     }

@@ -64,6 +64,20 @@ fn look(nodes: [&Node; 2], at: u64, len: u64) -> Result<([bool; 2], [bool; 2], u
     Ok((zero, there, len))
 }
 
+/// Told at the end, also behind an error, as what the peer prints is kept until then.
+struct Warning<'a> {
+    tell: &'a dyn Fn(&str),
+    due: bool,
+}
+
+impl Drop for Warning<'_> {
+    fn drop(&mut self) {
+        if self.due {
+            (self.tell)("Warning: Image size mismatch!\n");
+        }
+    }
+}
+
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("compare", args, OPTIONS)? else { return Ok(0) };
     let [one, two] = given.names.as_slice() else {
@@ -88,22 +102,24 @@ pub(crate) fn run(args: &[String]) -> Done {
         tell("Strict mode: Image size mismatch!\n");
         return Ok(1);
     }
+    // Said at once: the warning comes behind it.
+    let said = |Fail(text, status): Fail| {
+        eprintln!("qemu-img: {text}");
+        Fail(String::new(), status)
+    };
+    let mut warning = Warning { tell: &tell, due: false };
     let (common, end, mut at) = (a.len().min(b.len()), a.len().max(b.len()), 0);
-    let mut warned = false;
     while at < end {
-        if at >= common && !warned {
-            tell("Warning: Image size mismatch!\n");
-            warned = true;
-        }
+        warning.due |= at >= common;
         let stop = if at < common { common } else { end };
-        let (zero, there, mut len) = look([&a, &b], at, stop - at)?;
+        let (zero, there, mut len) = look([&a, &b], at, stop - at).map_err(said)?;
         if strict && there.first() != there.last() {
             tell(&format!("Strict mode: Offset {at} block status mismatch!\n"));
             return Ok(1);
         }
         if zero != [true; 2] {
             len = len.min(PIECE);
-            if let Some(at) = difference([&a, &b], at, len)? {
+            if let Some(at) = difference([&a, &b], at, len).map_err(said)? {
                 tell(&format!("Content mismatch at offset {at}!\n"));
                 return Ok(1);
             }
@@ -111,6 +127,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         at += len;
         progress.add(len);
     }
+    drop(warning);
     tell("Images are identical.\n");
     Ok(0)
 }

@@ -50,6 +50,13 @@ pub(crate) fn say(text: &str) {
     _ = out.flush();
 }
 
+/// What waits for the end of images is stored; what cannot be was told, and the status says so.
+pub(crate) fn close(graph: &block::Graph) -> Option<u8> {
+    graph.close_all().err()?;
+    eprintln!("qemu-img: Error while closing the image: Invalid argument");
+    Some(1)
+}
+
 type Command = (&'static str, fn(&[String]) -> Done, &'static str);
 
 const COMMANDS: &[Command] = &[
@@ -116,6 +123,7 @@ fn run(args: &[String]) -> Done {
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match run(&args) {
+        Ok(0) if block::is_lost() => ExitCode::FAILURE,
         Ok(status) => ExitCode::from(status),
         Err(Fail(text, status)) => {
             if !text.is_empty() {

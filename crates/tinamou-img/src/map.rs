@@ -37,7 +37,8 @@ fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
     }
     let layer = below.as_deref().unwrap_or(node);
     depth = depth.max(last);
-    let present = extent.allocated;
+    // Where nothing is told of the bytes nothing is there.
+    let present = extent.allocated && (extent.data || extent.zero || extent.compressed);
     if let (Some(offset), Some(file), true) =
         (extent.offset, layer.child("data-file").or_else(|| layer.child("file")), extent.data)
         && layer.class().name != "raw"

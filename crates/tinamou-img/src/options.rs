@@ -322,50 +322,11 @@ pub(crate) fn size(text: &str) -> Result<u64, Fail> {
     })
 }
 
-/// A number of bytes as the peer shows it: four figures and a unit.
-pub(crate) fn human(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let mut unit = 0;
-    #[expect(clippy::cast_precision_loss, reason = "three figures are shown")]
-    let mut value = bytes as f64;
-    while value >= 1000.0 && unit < 6 {
-        // 1000 of a unit and more are shown in the next one.
-        value /= 1024.0;
-        unit += 1;
-    }
-    let text = if value >= 100.0 {
-        format!("{value:.0}")
-    } else if value >= 10.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
-    };
-    let text = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
-    };
-    format!("{text} {}B", UNITS.get(unit).unwrap_or(&""))
-}
+pub(crate) use block::describe::human;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_shown_as_the_peer_does() {
-        let cases = [
-            (0, "0 B"),
-            (512, "512 B"),
-            (4096, "4 KiB"),
-            (200_704, "196 KiB"),
-            (3 << 20, "3 MiB"),
-            (1 << 30, "1 GiB"),
-        ];
-        for (bytes, text) in &cases {
-            assert_eq!(human(*bytes), *text);
-        }
-    }
 
     #[test]
     fn options_are_joined_or_long_or_shortened() {

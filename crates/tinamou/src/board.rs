@@ -15,10 +15,11 @@ use crate::{
 };
 
 /// Properties that every machine has.
-const COMMON: &[&str] = &["kernel", "initrd", "dtb", "firmware", "dumpdtb", "append"];
+const COMMON: &[&str] = &["kernel", "initrd", "dtb", "firmware", "dumpdtb", "append", "hmat"];
 
 /// Creates the machine of this name; with the serial ports' and the flash banks' back ends.
 pub(crate) fn create(
+    program: &str,
     vm: &Arc<Vm>,
     settings: &Settings,
     name: &str,
@@ -34,8 +35,12 @@ pub(crate) fn create(
         services: vm.services.clone(),
     };
     let props = properties(class, settings)?;
-    let created =
-        class.create(props, Source::KeyVal, config(settings, ports), host, &catalog::CATALOG)?;
+    let mut config = config(settings, ports);
+    ram_object(vm, settings, class, &mut config)?;
+    let mut common = props.clone();
+    config.take_common(&mut common, Source::KeyVal)?;
+    crate::numa_option::add(program, &settings.numa, class, &mut config)?;
+    let created = class.create(props, Source::KeyVal, config, host, &catalog::CATALOG)?;
     if created.dumped {
         return Err(Stop::Done);
     }
@@ -53,6 +58,8 @@ pub(crate) fn create(
         props,
         cpu_model,
         ram_size,
+        numa,
+        topology,
         held,
         ..
     } = created;
@@ -76,6 +83,15 @@ pub(crate) fn create(
         props,
         cpu_model,
         ram_size,
+        nodes: numa.nodes.iter().map(|node| vmm::MemoryNode { mem: node.mem }).collect(),
+        places: execution
+            .cpus()
+            .iter()
+            .map(|cpu| vmm::CpuPlace {
+                ids: machine::numa::place(topology, cpu.index),
+                node: numa.node_of(cpu.index, topology),
+            })
+            .collect(),
         devices: device::Devices::new(records),
         firmware,
         strict_boot: settings.boot_options.strict,
@@ -89,6 +105,38 @@ pub(crate) fn create(
     };
     vm.set_machine(machine, execution);
     vm.reset_devices(device::Reset::Cold);
+    Ok(())
+}
+
+/// `-mem-path` and `-mem-prealloc`: the machine's RAM is an object, as `-object` would make it.
+fn ram_object(
+    vm: &Arc<Vm>,
+    settings: &Settings,
+    class: &MachineClass,
+    config: &mut MachineConfig,
+) -> Step<()> {
+    /// The peer's name of the RAM of machines that have some.
+    const ID: &str = "mach-virt.ram";
+    let by_object = settings.machine_props.iter().any(|(name, _)| name == "memory-backend");
+    let in_nodes = settings.numa.iter().any(|option| option.value.contains("memdev="));
+    if class.default_ram == 0 || by_object || in_nodes {
+        return Ok(());
+    }
+    if settings.mem_path.is_none() && !settings.mem_prealloc {
+        return Ok(());
+    }
+    let size = if config.ram_size == 0 { class.default_ram } else { config.ram_size };
+    let mut props = Value::map([("size", Value::from(size))]);
+    props.set("prealloc", Value::from(settings.mem_prealloc));
+    let mut kind = "memory-backend-ram";
+    let mut place = "-mem-prealloc";
+    if let Some(path) = &settings.mem_path {
+        kind = "memory-backend-file";
+        place = &path.place;
+        props.set("mem-path", Value::from(path.value.as_str()));
+    }
+    vmm::commands::add_object(vm, kind, ID, props, Source::Json).at(place)?;
+    config.memory_backend = Some(ID.into());
     Ok(())
 }
 

@@ -24,7 +24,8 @@ pub(crate) fn detach(settings: &Settings) -> Step<()> {
     if !settings.daemonize {
         return Ok(());
     }
-    if settings.nographic {
+    // Without default devices nothing would be on the standard streams, as libvirt knows.
+    if settings.nographic && !settings.nodefaults {
         return Err(Stop::new("-nographic cannot be used with -daemonize"));
     }
     if is_daemon() {

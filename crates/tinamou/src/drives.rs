@@ -351,6 +351,15 @@ fn open_drive(
 ) -> Step<()> {
     let fail = |text: String| Stop::at(&option.place, text);
     let given = Given::of(&option.value, settings.snapshot).at(&option.place)?;
+    if given.format.as_deref().is_some_and(|word| matches!(word, "help" | "?")) {
+        let mut names: Vec<&str> = graph.classes().iter().map(|class| class.name).collect();
+        names.sort_unstable();
+        let names = names.join(" ");
+        trace::say(format_args!(
+            "Supported formats: {names}\nSupported formats (read-only): {names}\n"
+        ));
+        return Err(Stop::Done);
+    }
     let node = match given.options(graph).at(&option.place)? {
         None => None,
         Some(options) if given.snapshot && !given.cdrom && given.interface != "pflash" => {

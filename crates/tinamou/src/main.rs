@@ -10,6 +10,7 @@
 //! Sources: QEMU's manual (invocation) and the messages of QEMU 10.0.2.
 #![expect(clippy::print_stderr, reason = "this is the program")]
 
+mod audio;
 mod board;
 mod boot_option;
 mod config_file;
@@ -21,6 +22,7 @@ mod help;
 mod icount;
 mod listing;
 mod network;
+mod numa_option;
 mod options;
 mod rtc;
 mod settings;

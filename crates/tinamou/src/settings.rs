@@ -81,6 +81,7 @@ pub(crate) struct Settings {
     pub(crate) nographic: bool,
     pub(crate) nodefaults: bool,
     pub(crate) stopped: bool,
+    pub(crate) loadvm: Option<Placed>,
     pub(crate) actions: Actions,
     pub(crate) netdevs: Vec<Placed>,
     pub(crate) nics: Vec<Placed>,
@@ -98,6 +99,11 @@ pub(crate) struct Settings {
     pub(crate) icount: Icount,
     pub(crate) log_filter: Option<Placed>,
     pub(crate) timestamps: bool,
+    pub(crate) numa: Vec<Placed>,
+    pub(crate) mem_path: Option<Placed>,
+    pub(crate) mem_prealloc: bool,
+    /// `-overcommit mem-lock`: lock all memory, or (true) what is touched.
+    pub(crate) mem_lock: Option<bool>,
 }
 
 /// What kind of monitor.
@@ -162,6 +168,7 @@ impl Settings {
             "nographic" => self.nographic = true,
             "nodefaults" => self.nodefaults = true,
             "S" => self.stopped = true,
+            "loadvm" => self.loadvm = Some(placed()),
             "no-reboot" => self.actions.reboot = RebootAction::Shutdown,
             "no-shutdown" => self.actions.shutdown = ShutdownAction::Pause,
             name => self.take_more(name, placed())?,
@@ -214,8 +221,38 @@ impl Settings {
             "icount" => self.icount = icount::parse(&given)?,
             "action" => action(&mut self.actions, &given)?,
             "dfilter" => self.log_filter = Some(given),
+            "numa" => self.numa.push(given),
+            "mem-path" => self.mem_path = Some(given),
+            "mem-prealloc" => self.mem_prealloc = true,
+            "overcommit" => self.overcommit(&given)?,
+            "audiodev" => crate::audio::check(&given)?,
+            "no-acpi" => self.machine_props.push(("acpi".into(), "off".into())),
             "msg" => self.timestamps = timestamps(&given)?,
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// `-overcommit`.
+    fn overcommit(&mut self, given: &Placed) -> Step<()> {
+        let value = Dialect::flat(None).parse(&given.value).at(&given.place)?.value;
+        for (key, value) in value.as_map().unwrap_or(&[]) {
+            let text = value.as_str().unwrap_or_default();
+            match (key.as_str(), text) {
+                ("mem-lock", "on") => self.mem_lock = Some(false),
+                ("mem-lock", "on-fault") => self.mem_lock = Some(true),
+                ("mem-lock", "off") => self.mem_lock = None,
+                ("mem-lock", _) => {
+                    let text = "parameter 'mem-lock' expects one of 'on', 'off', 'on-fault'";
+                    return Err(Stop::at(&given.place, text));
+                }
+                ("cpu-pm", "on" | "off") => {}
+                ("cpu-pm", _) => {
+                    let error = qapi::Error::expects("cpu-pm", "'on' or 'off'");
+                    return Err(error).at(&given.place);
+                }
+                _ => return Err(qapi::Error::invalid_parameter(key)).at(&given.place),
+            }
         }
         Ok(())
     }

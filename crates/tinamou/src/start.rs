@@ -80,6 +80,10 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let kept = create(program, &vm, &settings, &machine)?;
     warn_of_globals(program, &vm, &globals);
     vm.set_ready();
+    if let Some(tag) = &settings.loadvm {
+        let disks = vmm::snapshot::Disks::all(&vm)?;
+        vmm::snapshot::load(&vm, &disks, &tag.value)?;
+    }
     daemon::ready(&settings)?;
     if !settings.stopped {
         vm.cont().at("-S")?;
@@ -87,7 +91,10 @@ pub(crate) fn start(program: &str, guest: &'static dyn GuestArch, args: &[String
     let result = if vm.exit().is_none() { event_loop.run() } else { Ok(()) };
     vm.execution().shut_down();
     if let Some(graph) = vm.services.find::<Arc<block::Graph>>() {
+        let _still = graph.drain();
         graph.flush_all();
+        // What fails is told on the error stream, and changes no status, as at the peer.
+        _ = graph.close_all();
     }
     drop(kept);
     result.map_err(|error| Stop::new(format!("the main loop failed: {error}")))?;
@@ -166,6 +173,7 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
         let set = (Some(given.set), given.opaque.clone());
         vm.fds.add_fd(fd, set.0, set.1).at(&given.place)?;
     }
+    overcommit(settings)?;
     let objects = parse_objects(vm, settings)?;
     for object in objects.iter().filter(|object| object.early) {
         add_object(vm, object)?;
@@ -193,7 +201,7 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
         add_object(vm, object)?;
     }
     let drives = crate::drives::open_all(vm, settings)?;
-    board::create(vm, settings, machine, (serials, drives.flash))?;
+    board::create(program, vm, settings, machine, (serials, drives.flash))?;
     plan.plug(program, vm)?;
     for (late, kind) in std::mem::take(&mut kept.late) {
         add_monitor(vm, &mut kept, &late.value, kind).at(&late.place)?;
@@ -218,6 +226,15 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
     }
     network::warn(program, vm, &networks);
     Ok(kept)
+}
+
+/// `-overcommit`: locks memory; CPUs are threads that wait in any case.
+fn overcommit(settings: &Settings) -> Step<()> {
+    if let Some(on_fault) = settings.mem_lock {
+        host::lock_memory(on_fault)
+            .map_err(|e| Stop::new(format!("mlockall: {}", host::reason(&e))))?;
+    }
+    Ok(())
 }
 
 fn add_chardev(vm: &Vm, given: &Placed) -> Step<()> {
@@ -282,6 +299,9 @@ fn mon_option(vm: &Vm, given: &Placed) -> Step<(String, MonitorKind)> {
         let text = value.as_str().unwrap_or_default();
         match (key.as_str(), text) {
             ("chardev", id_text) => id = Some(id_text.to_owned()),
+            // The monitor's own name, which nothing refers to.
+            ("id", name) if qapi::keyval::is_identifier(name) => {}
+            ("id", _) => return Err(qapi::Error::expects("id", "an identifier")).at(place),
             ("mode", "readline") => control = false,
             ("mode", "control") => control = true,
             ("mode", other) => {
@@ -402,6 +422,16 @@ fn parse_objects(vm: &Vm, settings: &Settings) -> Step<Vec<GivenObject>> {
             return Err(qapi::Error::not_accepted("qom-type", &kind, names)).at(place);
         }
         let id = word("id").at(place)?;
+        if settings.mem_prealloc && kind.starts_with("memory-backend-") {
+            let known = value.get("prealloc").is_some();
+            if !known {
+                let on = match source {
+                    Source::Json => Value::from(true),
+                    Source::KeyVal => Value::from("on"),
+                };
+                value.set("prealloc", on);
+            }
+        }
         if objects.iter().any(|object| object.id == id) {
             return Err(qapi::Error::duplicate_id(&id, "object")).at(place);
         }

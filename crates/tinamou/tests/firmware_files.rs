@@ -102,6 +102,8 @@ const OF_THE_ITS: [&str; 3] = ["etc/acpi/rsdp", "etc/acpi/tables", "etc/table-lo
 
 #[test]
 fn firmware_finds_what_the_peer_gives() {
+    const NODES: &str = "-object memory-backend-ram,id=m0,size=256M \
+                         -object memory-backend-ram,id=m1,size=256M";
     const FIRMWARE: &str = "-bios /usr/share/AAVMF/AAVMF_CODE.fd";
     let cases = [
         "-M virt -cpu max -m 1024",
@@ -120,6 +122,38 @@ fn firmware_finds_what_the_peer_gives() {
         "-M virt-2.8 -cpu cortex-a57",
         "-M virt-4.1 -cpu cortex-a57 FIRMWARE",
         "-M virt -cpu max -serial null -serial null",
+        "-M virt -cpu max -m 512 -smp 4 NODES -numa node,memdev=m0,cpus=0-1 \
+         -numa node,memdev=m1,cpus=2-3 -numa dist,src=0,dst=1,val=20",
+        "-M virt -cpu max -m 512 -smp 4,sockets=2 NODES -numa node,memdev=m0 -numa node,memdev=m1 \
+         -numa node -numa cpu,node-id=2,socket-id=1 -numa cpu,node-id=0,socket-id=0",
+        "-M virt,hmat=on -cpu max -m 512 -smp 4 NODES -numa node,nodeid=0,memdev=m0,cpus=0-3,initiator=0 \
+         -numa node,nodeid=1,memdev=m1,initiator=0 \
+         -numa hmat-lb,initiator=0,target=0,hierarchy=memory,data-type=access-latency,latency=5 \
+         -numa hmat-lb,initiator=0,target=1,hierarchy=memory,data-type=access-latency,latency=10 \
+         -numa hmat-lb,initiator=0,target=0,hierarchy=memory,data-type=access-bandwidth,bandwidth=200M \
+         -numa hmat-lb,initiator=0,target=1,hierarchy=memory,data-type=access-bandwidth,bandwidth=100M \
+         -numa hmat-cache,node-id=0,size=10K,level=1,associativity=direct,policy=write-back,line=8 \
+         -numa hmat-cache,node-id=0,size=20K,level=2,associativity=complex,policy=none,line=8",
+        "-M virt,hmat=on -cpu max -m 512 -smp 4 NODES -numa node,memdev=m0,cpus=0-1 \
+         -numa node,memdev=m1 -numa node,cpus=2-3 \
+         -numa hmat-lb,initiator=2,target=1,hierarchy=third-level,data-type=read-latency,latency=65535 \
+         -numa hmat-lb,initiator=0,target=0,hierarchy=memory,data-type=access-latency,latency=100 \
+         -numa hmat-lb,initiator=2,target=1,hierarchy=memory,data-type=access-latency,latency=2000",
+        "-M virt -cpu max -m 512,slots=2,maxmem=4G FIRMWARE",
+        "-M virt -cpu max -m 512,slots=17,maxmem=40G NODES -numa node,memdev=m0 -numa node,memdev=m1 \
+         FIRMWARE",
+        "-M virt -cpu max -m 512,slots=2,maxmem=4G",
+        "-M virt -cpu max -m 512,maxmem=4G FIRMWARE",
+        "-M virt,iommu=smmuv3 -cpu max -m 512",
+        "-M virt-9.1,iommu=smmuv3,gic-version=3 -cpu max -m 512",
+        "-M virt,iommu=smmuv3,default-bus-bypass-iommu=on -cpu max -m 512",
+        "-M virt,iommu=smmuv3,default-bus-bypass-iommu=on -cpu max -device pxb-pcie,bus_nr=8",
+        "-M virt,iommu=smmuv3 -cpu max -device pxb-pcie,bus_nr=8,bypass_iommu=on",
+        "-M virt,iommu=smmuv3 -cpu max -device pxb-pcie,bus_nr=8 -device pxb-pcie,bus_nr=16,bus=pcie.0",
+        "-M virt -cpu max -m 512 -smp 2 NODES -numa node,memdev=m0 -numa node,memdev=m1 \
+         -device pxb-pcie,bus_nr=200,id=p2,numa_node=1 -device pxb-pcie,bus_nr=8,id=p1,bus=pcie.0 \
+         -device pcie-root-port,bus=p1,id=r,chassis=1,slot=1 \
+         -device pcie-root-port,bus=p2,id=s,chassis=1,slot=2",
         "-M virt -cpu max -uuid 11111111-2222-3333-4444-555555555555 \
          -smbios type=0,vendor=V,version=1,date=d,release=1.2,uefi=on \
          -smbios type=1,manufacturer=a,product=p,version=v,serial=s,sku=k,family=f \
@@ -140,7 +174,7 @@ fn firmware_finds_what_the_peer_gives() {
          -drive if=none,id=e,driver=null-co,read-zeroes=on -device virtio-blk-pci,drive=e,bootindex=4",
     ];
     for case in cases {
-        let options = case.replace("FIRMWARE", FIRMWARE);
+        let options = case.replace("FIRMWARE", FIRMWARE).replace("NODES", NODES);
         let Some(differing) = differing(&options) else {
             eprintln!("{PEER} is not installed: nothing compared");
             return;
@@ -149,4 +183,49 @@ fn firmware_finds_what_the_peer_gives() {
     }
     let quirk = differing("-M virt,gic-version=3,its=off -cpu max -smp 2,clusters=1,threads=2");
     assert_eq!(quirk.expect("the peer"), OF_THE_ITS);
+}
+
+/// The device tree as text with all in order; `None` if a program is not installed.
+fn device_tree(program: &str, options: &str) -> Option<String> {
+    use std::os::unix::process::CommandExt as _;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let (machine, rest) = options.split_once(' ').expect("a machine first");
+    let machine = format!("{machine},dtb-randomness=off,dumpdtb={}", file.path().display());
+    let mut command = Command::new(program);
+    command.arg0(PEER).args(["-display", "none", "-M", &machine]).args(rest.split_whitespace());
+    command.stderr(Stdio::null()).status().ok()?;
+    let text = Command::new("dtc")
+        .args(["-s", "-q", "-I", "dtb", "-O", "dts"])
+        .arg(file.path())
+        .output()
+        .ok()?;
+    Some(String::from_utf8_lossy(&text.stdout).into_owned())
+}
+
+#[test]
+fn device_trees_tell_of_nodes_and_iommus_as_the_peers() {
+    const NODES: &str = "-object memory-backend-ram,id=m0,size=256M \
+                         -object memory-backend-ram,id=m1,size=256M";
+    let cases = [
+        "virt -cpu max -m 512 -smp 4 NODES -numa node,memdev=m0,cpus=0-1 \
+         -numa node,memdev=m1,cpus=2-3 -numa dist,src=0,dst=1,val=20",
+        "virt -cpu max -m 512 -smp 4,sockets=2 NODES -numa node,memdev=m0 -numa node,memdev=m1",
+        "virt -cpu max -m 512 -smp 4 NODES -numa node -numa node,memdev=m0 -numa node,memdev=m1",
+        "virt-5.0 -cpu max -m 512 -smp 4,sockets=4 -numa node,mem=200M -numa node,mem=312M",
+        "virt -cpu max -m 512,slots=2,maxmem=1G",
+        "virt -cpu max -m 512,maxmem=1G",
+        "virt,iommu=smmuv3 -cpu max -m 512",
+        "virt,iommu=smmuv3,gic-version=3 -cpu max -smp 3",
+        "virt,iommu=smmuv3,default-bus-bypass-iommu=on -cpu max",
+        "virt-9.1,iommu=smmuv3,gic-version=3,its=off -cpu max",
+    ];
+    for case in cases {
+        let options = case.replace("NODES", NODES);
+        let Some(theirs) = device_tree(PEER, &options).filter(|text| !text.is_empty()) else {
+            eprintln!("{PEER} or dtc is not installed: nothing compared");
+            return;
+        };
+        let ours = device_tree(OURS, &options).expect("our program");
+        assert!(ours == theirs, "{case}:\n{ours}\n---\n{theirs}");
+    }
 }

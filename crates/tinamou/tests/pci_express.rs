@@ -1,149 +1,18 @@
 //! PCI Express ports, native hot plug and NVMe from outside: our program and the installed peer get
 //! the same accesses by qtest and the same commands by QMP, and give the same answers.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+mod harness;
+
 use std::time::Duration;
 
-const OURS: &str = env!("CARGO_BIN_EXE_tinamou");
-const PEER: &str = "qemu-system-aarch64";
+use harness::{Emulator, OURS, PEER, both};
+
 const ECAM: u64 = 0x40_1000_0000;
 /// Where the tests put a region: the start of the low window.
 const BAR: u64 = 0x1000_0000;
 const RAM: u64 = 0x4000_0000;
 
-struct Emulator {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-    qmp: BufReader<UnixStream>,
-    events: Vec<String>,
-    socket: PathBuf,
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
-        _ = std::fs::remove_file(&self.socket);
-    }
-}
-
 impl Emulator {
-    fn start(program: &str, args: &str) -> Option<Emulator> {
-        use std::os::unix::process::CommandExt as _;
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tinamou-pci-{}-{number}", std::process::id());
-        let socket = std::env::temp_dir().join(name);
-        let monitor = format!("unix:{},server=on,wait=off", socket.display());
-        let mut child = Command::new(program)
-            .arg0(PEER)
-            .args(["-M", "virt", "-nodefaults", "-S", "-display", "none"])
-            .args(["-qtest", "stdio", "-qmp", &monitor, "-m", "256"])
-            .args(args.split_whitespace())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let (to, from) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
-        // Half a minute, then the emulator did not start.
-        let mut tries = 0..6000;
-        let stream = loop {
-            match UnixStream::connect(&socket) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(tries.next().is_some(), "{program}: {error}"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let qmp = BufReader::new(stream);
-        let mut emulator = Emulator { child, to, from, qmp, events: Vec::new(), socket };
-        emulator.line();
-        emulator.qmp("{\"execute\":\"qmp_capabilities\"}");
-        Some(emulator)
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        let n = self.qmp.read_line(&mut line).expect("a line of QMP");
-        assert!(n > 0, "the emulator ended");
-        line.trim().to_owned()
-    }
-
-    /// The words of an error, or `ok`.
-    fn qmp(&mut self, command: &str) -> String {
-        writeln!(self.qmp.get_mut(), "{command}").expect("QMP takes commands");
-        loop {
-            let line = self.line();
-            if line.contains("\"event\"") {
-                self.events.push(line);
-                continue;
-            }
-            return match line.split_once("\"desc\": ") {
-                Some((_, words)) => words.trim_end_matches('}').to_owned(),
-                None => "ok".into(),
-            };
-        }
-    }
-
-    fn device_add(&mut self, args: &str) -> String {
-        self.qmp(&format!("{{\"execute\":\"device_add\",\"arguments\":{{{args}}}}}"))
-    }
-
-    fn device_del(&mut self, id: &str) -> String {
-        let command = format!("{{\"execute\":\"device_del\",\"arguments\":{{\"id\":\"{id}\"}}}}");
-        self.qmp(&command)
-    }
-
-    /// Waits for the event that this device is gone.
-    fn gone(&mut self, id: &str) {
-        let words = format!("\"device\": \"{id}\"");
-        while !self.events.iter().any(|event| event.contains(&words)) {
-            let line = self.line();
-            self.events.push(line);
-        }
-    }
-
-    fn ask(&mut self, line: &str) -> String {
-        writeln!(self.to, "{line}").expect("the emulator reads");
-        loop {
-            let mut answer = String::new();
-            let n = self.from.read_line(&mut answer).expect("an answer");
-            assert!(n > 0, "{line}: the emulator ended");
-            if let Some(rest) = answer.strip_prefix("OK") {
-                return rest.trim().to_owned();
-            }
-            assert!(answer.starts_with("IRQ") || answer.starts_with('['), "{line}: {answer}");
-        }
-    }
-
-    fn read32(&mut self, at: u64) -> u32 {
-        let answer = self.ask(&format!("readl {at:#x}"));
-        let digits = answer.strip_prefix("0x").expect("a number");
-        u32::try_from(u64::from_str_radix(digits, 16).expect("a number")).expect("32 bits")
-    }
-
-    fn write(&mut self, at: u64, bits: u32, value: u64) {
-        let letter = if bits == 16 { 'w' } else { 'l' };
-        self.ask(&format!("write{letter} {at:#x} {value:#x}"));
-    }
-
-    fn bytes(&mut self, at: u64, len: usize) -> Vec<u8> {
-        let answer = self.ask(&format!("read {at:#x} {len:#x}"));
-        let digits = answer.strip_prefix("0x").expect("bytes");
-        let byte = |n| u8::from_str_radix(&digits[n..n + 2], 16).expect("a byte");
-        (0..digits.len()).step_by(2).map(byte).collect()
-    }
-
-    fn put(&mut self, at: u64, bytes: &[u8]) {
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        self.ask(&format!("write {at:#x} {:#x} 0x{hex}", bytes.len()));
-    }
-
     /// The space of a function with the bits that can be written, as text; a bridge leads on.
     fn space(&mut self, bus: u64, slot: u64, masks_from: u64, next: &mut u64, out: &mut String) {
         let base = ECAM + (bus << 20) + (slot << 15);
@@ -178,14 +47,6 @@ impl Emulator {
             }
         }
     }
-}
-
-/// What both say, if the peer is here.
-fn both<T>(args: &str, f: impl Fn(&mut Emulator) -> T) -> Option<(T, T)> {
-    let mut theirs = Emulator::start(PEER, args)?;
-    let theirs = f(&mut theirs);
-    let mut ours = Emulator::start(OURS, args).expect("our program");
-    Some((f(&mut ours), theirs))
 }
 
 #[test]
@@ -473,4 +334,70 @@ fn nvme_answers_as_the_peer_does() {
     let ours = all.last().expect("our answers");
     assert!(ours.iter().any(|line| line.starts_with("I/O 5 [8, 0, f]: (0, 0)")), "{ours:#?}");
     assert!(ours.iter().any(|line| line.starts_with("I/O 5 [9, 0, e]: (0, 4285)")), "{ours:#?}");
+}
+
+/// The hot plug controller of a conventional bridge: all registers after each step.
+fn conventional_hot_plug(e: &mut Emulator) -> Vec<String> {
+    const BRIDGE: u64 = ECAM + (2 << 15);
+    let place = |device: u64| ECAM + (1 << 20) + (device << 15);
+    let mut out = Vec::new();
+    for (at, value) in [(0x18, 0x0001_0100), (0x10, BAR), (0x14, 0), (4, 6)] {
+        e.write(BRIDGE + at, 32, value);
+    }
+    let look = |e: &mut Emulator, what: &str| {
+        let words: Vec<_> = (0..20).map(|n| format!("{:x}", e.read32(BAR + 4 * n))).collect();
+        let ids = [3, 5].map(|device| format!("{:x}", e.read32(place(device))));
+        format!("{what}: {} {} {:x}", words.join(" "), ids.join(" "), e.read32(BRIDGE + 4))
+    };
+    out.push(look(e, "cold"));
+    for select in 0..12 {
+        e.ask(&format!("writeb {:#x} {select:#x}", BRIDGE + 0x42));
+        out.push(format!("{select}: {:x}", e.read32(BRIDGE + 0x44)));
+    }
+    let add = |device: &str, id: &str| {
+        format!("\"driver\":\"edu\",\"bus\":\"b\",\"addr\":\"{device}\",\"id\":\"{id}\"")
+    };
+    out.push(e.device_add(&add("3", "hot")));
+    out.push(look(e, "hot"));
+    out.push(e.device_add(&add("0", "zero")));
+    out.push(e.device_add(&add("3", "twice")));
+    // Into an empty slot, and from state to state.
+    for command in [0x702, 0x701, 0x704, 0x703, 0x710, 0x70c, 0x301, 0x302, 0x301, 0x306] {
+        e.write(BAR + 0x14, 16, command);
+        out.push(look(e, "command"));
+    }
+    for command in [2, 5, 0x2002, 0x40, 0x41, 0x47, 0x4a, 0x80] {
+        e.write(BAR + 0x14, 16, command);
+        out.push(format!("{command:x}: {:x}", e.read32(BAR + 0x14)));
+    }
+    e.write(BAR + 0x20, 32, 0);
+    out.push(look(e, "interrupts"));
+    e.ask(&format!("writeb {:#x} 0xff", BAR + 0x24 + 8 + 2));
+    e.ask(&format!("writeb {:#x} 0", BAR + 0x24 + 8 + 3));
+    out.push(e.device_del("hot"));
+    out.push(look(e, "asked"));
+    out.push(e.device_del("hot"));
+    e.write(BAR + 0x14, 16, 0x308);
+    out.push(e.device_del("hot"));
+    e.write(BAR + 0x14, 16, 0x30f);
+    e.gone("hot");
+    out.push(look(e, "gone"));
+    e.write(BAR + 0x20, 32, 0x1_0000);
+    out.push(e.device_del("cold"));
+    out.push(look(e, "cold asked"));
+    e.write(BAR + 0x14, 16, 0x53f);
+    e.gone("cold");
+    out.push(look(e, "all gone"));
+    out
+}
+
+#[test]
+fn devices_behind_conventional_bridges_come_and_go_as_at_the_peer() {
+    for bridge in ["pci-bridge,chassis_nr=1", "pcie-pci-bridge"] {
+        let args = format!("-device {bridge},addr=2,id=b -device edu,bus=b,addr=5,id=cold");
+        let Some((ours, theirs)) = both(&args, conventional_hot_plug) else { return };
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert_eq!(a, b, "{bridge}");
+        }
+    }
 }

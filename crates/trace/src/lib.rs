@@ -246,12 +246,21 @@ pub fn say(text: std::fmt::Arguments<'_>) {
     drop(io::stdout().lock().write_all(text.to_string().as_bytes()));
 }
 
-/// Warns the user, after the program's name as it was called.
-pub fn warn(text: std::fmt::Arguments<'_>) {
+fn tell(text: std::fmt::Arguments<'_>) {
     let program = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&program).file_name().unwrap_or_default();
-    let line = format!("{}: warning: {text}\n", name.to_string_lossy());
+    let line = format!("{}: {text}\n", name.to_string_lossy());
     drop(io::stderr().lock().write_all(line.as_bytes()));
+}
+
+/// Warns the user, after the program's name as it was called.
+pub fn warn(text: std::fmt::Arguments<'_>) {
+    tell(format_args!("warning: {text}"));
+}
+
+/// Tells the user of an error that no caller can be given.
+pub fn report(text: std::fmt::Arguments<'_>) {
+    tell(text);
 }
 
 /// Writes a line to the log when an item of the mask is on.

@@ -63,11 +63,27 @@ pub(crate) struct Buffers {
     readable: Vec<RamSlice>,
     writable: Vec<RamSlice>,
     total: u64,
+    /// Address, length and direction of each, for saving the chain.
+    pub(crate) listed: Vec<(u64, u32, bool)>,
 }
 
 impl Buffers {
     pub(crate) fn of(id: u16) -> Buffers {
         Buffers { id, entries: 1, ..Buffers::default() }
+    }
+
+    /// A chain from its saved form.
+    pub(crate) fn listed(
+        view: &mut DmaView,
+        (id, entries): (u16, u16),
+        list: &[(u64, u32, bool)],
+    ) -> Result<Buffers, Bad> {
+        let mut buffers = Buffers { entries, ..Buffers::of(id) };
+        for (addr, len, write) in list {
+            let flags = if *write { WRITE } else { 0 };
+            buffers.add(view, Descriptor { addr: *addr, len: *len, flags, extra: 0 })?;
+        }
+        Ok(buffers)
     }
 
     pub(crate) fn add(&mut self, view: &mut DmaView, d: Descriptor) -> Result<(), Bad> {
@@ -89,6 +105,7 @@ impl Buffers {
         }
         let list = if write { &mut self.writable } else { &mut self.readable };
         let mapped = view.map(d.addr, d.len.into(), write, list);
+        self.listed.push((d.addr, d.len, write));
         mapped.map_err(|_| Bad("a buffer is not RAM"))
     }
 
@@ -206,6 +223,13 @@ impl Chain {
             done += piece.write(rest);
         }
         done
+    }
+
+    /// Gives it back with nothing written, and interrupts.
+    pub fn give_back(self) {
+        let queue = self.queue.clone();
+        queue.push(self, 0);
+        queue.signal();
     }
 
     /// The first bytes of the readable part; fewer when it is shorter.

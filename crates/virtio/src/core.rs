@@ -56,7 +56,7 @@ struct Regs {
 
 /// Everything that is saved of a core.
 #[derive(VmState)]
-#[vmstate(name = "virtio", version = 2, min_version = 2)]
+#[vmstate(name = "virtio", version = 3, min_version = 3)]
 struct Snapshot {
     regs: Regs,
     isr: u8,
@@ -369,6 +369,12 @@ impl Core {
         }
         self.device.resume();
         if self.regs.lock().status & DRIVER_OK != 0 {
+            for (index, queue) in (0u16..).zip(&self.queues) {
+                let chains = queue.restored();
+                if !chains.is_empty() {
+                    self.device.restored(index, chains);
+                }
+            }
             self.notify_all();
         }
     }
@@ -392,7 +398,7 @@ impl Core {
             generation: self.irq.generation(),
             config_vector: self.irq.config_vector(),
             broken: self.irq.is_broken(),
-            queues: self.queues.iter().map(|q| q.state()).collect(),
+            queues: self.queues.iter().map(|q| q.saved()).collect(),
         }
     }
 }

@@ -101,12 +101,22 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// There may be chains in a queue.
     fn notify(&self, index: u16);
     /// The machine stops: queues give no chains until [`VirtioDevice::resume`]. Ends when every
-    /// chain was given back or put back ([`Queue::unpop`]), so that the rings hold all state.
+    /// chain was given back, put back ([`Queue::unpop`]) or is one that [`VirtioDevice::restored`]
+    /// can begin again.
     fn pause(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
     /// Undoes [`VirtioDevice::pause`]; a notification of every queue follows.
     fn resume(&self) {}
+    /// Chains that were with the device when the state that was loaded was saved: their work is
+    /// begun again. Comes between `resume` and the notifications. Devices that keep no chains
+    /// while the machine stops give them back.
+    fn restored(&self, index: u16, chains: Vec<Chain>) {
+        _ = index;
+        for chain in chains {
+            chain.give_back();
+        }
+    }
 }
 
 /// How a record offers its device to a transport.

@@ -25,7 +25,8 @@ pub(crate) fn load32(view: &mut DmaView, at: u64) -> Result<u32, Bad> {
 }
 
 pub(crate) fn store(view: &mut DmaView, at: u64, size: u32, value: u64) -> Result<(), Bad> {
-    let ram = view.ram_at(at).filter(|r| r.len >= size.into() && !r.readonly).ok_or(NOT_RAM)?;
+    let ram =
+        view.ram_for(at, true).filter(|r| r.len >= size.into() && !r.readonly).ok_or(NOT_RAM)?;
     ram.block.store(ram.offset, size, value).map_err(|_| NOT_RAM)
 }
 

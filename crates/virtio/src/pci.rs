@@ -199,7 +199,10 @@ impl VirtioPci {
 
     fn start(self: &Arc<Self>, device: Arc<dyn VirtioDevice>, space: &AddressSpace) {
         let wires: Weak<VirtioPci> = Arc::downgrade(self);
+        // A device that does not say that the platform limits it goes around an IOMMU.
+        let behind = device.features() & crate::feature::ACCESS_PLATFORM != 0;
         let dma = self.function.dma(space);
+        let dma = if behind { dma } else { self.function.direct_dma(space) };
         let interface = match self.modes {
             (true, false) => Interface::Legacy,
             (true, true) => Interface::Transitional,

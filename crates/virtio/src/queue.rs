@@ -15,7 +15,7 @@ use derive::VmState;
 use device::{Dma, DmaView};
 use parking_lot::{Condvar, Mutex};
 
-use crate::chain::Chain;
+use crate::chain::{Buffers, Chain};
 use crate::feature;
 use crate::irq::Irq;
 use crate::mem::Bad;
@@ -29,7 +29,7 @@ pub const NO_VECTOR: u16 = 0xffff;
 
 /// A queue's configuration and position.
 #[derive(Clone, Debug, Default, PartialEq, Eq, VmState)]
-#[vmstate(name = "virtqueue", version = 2, min_version = 2)]
+#[vmstate(name = "virtqueue", version = 3, min_version = 3)]
 pub struct QueueState {
     /// Entries.
     pub size: u16,
@@ -59,6 +59,21 @@ pub struct QueueState {
     pub(crate) quiet: bool,
     /// Negotiated features.
     pub(crate) features: u64,
+    /// Chains that are with the device; only in saved states.
+    #[vmstate(max = 1024)]
+    chains: Vec<SavedChain>,
+}
+
+/// A chain that is with the device, as it is saved: rings may hold it no more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, VmState)]
+#[vmstate(name = "virtqueue-chain", version = 1)]
+struct SavedChain {
+    id: u16,
+    entries: u16,
+    written: Option<u32>,
+    /// Address, length, and whether the device writes.
+    #[vmstate(max = 1024)]
+    buffers: Vec<(u64, u32, bool)>,
 }
 
 impl QueueState {
@@ -91,6 +106,9 @@ impl QueueState {
 
     /// Whether loaded positions make sense together.
     pub(crate) fn is_consistent(&self) -> bool {
+        if self.chains.len() > usize::from(self.size) {
+            return false;
+        }
         if self.is_packed() {
             return self.avail < self.size.max(1) && self.used < self.size.max(1);
         }
@@ -99,13 +117,15 @@ impl QueueState {
 }
 
 /// A chain that is with the device, in the order of taking.
-#[derive(Clone, Copy)]
 struct Taken {
     ticket: u64,
     /// With [`feature::IN_ORDER`]: given back, but not its turn yet.
     written: Option<u32>,
     id: u16,
     entries: u16,
+    buffers: Vec<(u64, u32, bool)>,
+    /// It was loaded, and the device does not know of it yet.
+    loaded: bool,
 }
 
 struct Inner {
@@ -171,9 +191,41 @@ impl Queue {
     }
 
     /// Replaces the state, as loading does.
-    pub(crate) fn replace(&self, state: QueueState) {
+    pub(crate) fn replace(&self, mut state: QueueState) {
         self.close();
-        self.inner.lock().state = state;
+        let mut inner = self.inner.lock();
+        for SavedChain { id, entries, written, buffers } in std::mem::take(&mut state.chains) {
+            let ticket = inner.next_ticket;
+            inner.next_ticket += 1;
+            inner.taken.push_back(Taken { ticket, written, id, entries, buffers, loaded: true });
+        }
+        inner.state = state;
+    }
+
+    /// The state with the chains that are with the device.
+    pub(crate) fn saved(&self) -> QueueState {
+        let inner = self.inner.lock();
+        let chains = inner.taken.iter().map(|taken| SavedChain {
+            id: taken.id,
+            entries: taken.entries,
+            written: taken.written,
+            buffers: taken.buffers.clone(),
+        });
+        QueueState { chains: chains.collect(), ..inner.state.clone() }
+    }
+
+    /// The chains that were with the device when the loaded state was saved, once.
+    pub(crate) fn restored(self: &Arc<Self>) -> Vec<Chain> {
+        let mut inner = self.inner.lock();
+        let Inner { view, epoch, taken, .. } = &mut *inner;
+        let mut all = Vec::new();
+        for entry in taken.iter_mut().filter(|entry| entry.loaded && entry.written.is_none()) {
+            entry.loaded = false;
+            let made = Buffers::listed(view, (entry.id, entry.entries), &entry.buffers);
+            let Some(buffers) = self.checked(made) else { break };
+            all.push(Chain::new(buffers, self.clone(), *epoch, entry.ticket));
+        }
+        all
     }
 
     /// Switches the queue off and ends the epoch: from now on nothing is taken from the rings
@@ -266,9 +318,17 @@ impl Queue {
         } else {
             split::pop(view, state)
         };
-        let buffers = self.checked(result).flatten()?;
+        let mut buffers = self.checked(result).flatten()?;
         let (id, entries) = (buffers.id, buffers.entries);
-        taken.push_back(Taken { ticket: *next_ticket, written: None, id, entries });
+        let listed = std::mem::take(&mut buffers.listed);
+        taken.push_back(Taken {
+            ticket: *next_ticket,
+            written: None,
+            id,
+            entries,
+            buffers: listed,
+            loaded: false,
+        });
         let chain = Chain::new(buffers, self.clone(), *epoch, *next_ticket);
         *next_ticket += 1;
         Some(chain)
@@ -339,9 +399,8 @@ impl Queue {
                 if let Some(entry) = taken.get_mut(at) {
                     entry.written = Some(written);
                 }
-                while let Some(entry) = taken.front().filter(|t| t.written.is_some()) {
-                    due.push(*entry);
-                    taken.pop_front();
+                while taken.front().is_some_and(|t| t.written.is_some()) {
+                    due.extend(taken.pop_front());
                 }
             } else if let Some(entry) = taken.remove(at) {
                 due.push(Taken { written: Some(written), ..entry });

@@ -12,10 +12,12 @@ mod facts;
 mod fd;
 mod machine;
 mod memory;
+mod migration;
 mod net;
 mod pci;
 mod qom;
 mod run;
+mod vm_snapshot;
 
 use qapi::{Error, Qapi, Result, Source, TypeRef, Value};
 
@@ -152,7 +154,9 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<facts::QueryGicCapabilities>(),
     Command::of::<facts::QueryHotpluggableCpus>(),
     Command::of::<facts::QueryIothreads>(),
-    Command::of::<facts::QueryMigrateCapabilities>(),
+    Command::of::<migration::MigrateSetCapabilities>(),
+    Command::of::<migration::QueryMigrate>(),
+    Command::of::<migration::QueryMigrateCapabilities>(),
     Command::of::<facts::QueryTpmModels>(),
     Command::of::<facts::QueryTpmTypes>(),
     Command::of::<facts::QueryYank>(),
@@ -164,6 +168,7 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<pci::QueryPci>(),
     Command::of::<memory::Pmemsave>(),
     Command::of::<memory::QueryMemdev>(),
+    Command::of::<memory::QueryAcpiOspmStatus>(),
     Command::of::<memory::QueryMemoryDevices>(),
     Command::of::<memory::QueryMemorySizeSummary>(),
     Command::of::<control::QueryName>(),
@@ -174,6 +179,9 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<control::QueryVersion>(),
     Command::of::<run::Quit>(),
     Command::of::<run::SetAction>(),
+    Command::of::<vm_snapshot::SnapshotDelete>(),
+    Command::of::<vm_snapshot::SnapshotLoad>(),
+    Command::of::<vm_snapshot::SnapshotSave>(),
     Command::of::<run::Stop>(),
     Command::of::<run::SystemPowerdown>(),
     Command::of::<run::SystemReset>(),
@@ -187,14 +195,19 @@ pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
 pub use block::io::io_command;
 pub(crate) use block::jobs::{
-    BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, jobs, serve as serve_jobs,
+    BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, drop_drive, jobs,
+    serve as serve_jobs,
 };
 pub(crate) use block::limits::BlockWriteThreshold;
 pub use control::{Version, VersionInfo, version};
 pub(crate) use devices::{DeviceDeleted, tell_deleted};
+pub(crate) use memory::AcpiDeviceOst;
+pub use memory::modules;
+pub(crate) use migration::{Migration, MigrationPass, MigrationState, MigrationStatus};
 pub use net::{Card, cards};
 pub(crate) use net::{RxFilterChanged, StreamConnected, StreamDisconnected};
 pub use qom::add_object;
+pub use vm_snapshot::snapshot_text;
 
 /// Carries out a command by name.
 pub fn execute(vm: &Vm, name: &str, args: Value) -> Result<Value> {

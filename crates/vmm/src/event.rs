@@ -88,6 +88,7 @@ impl From<Cause> for ShutdownCause {
 
 /// Every event with the type of its data, for the schema.
 pub static EVENTS: &[(&str, TypeRef)] = &[
+    ("ACPI_DEVICE_OST", crate::commands::AcpiDeviceOst::type_info),
     ("BALLOON_CHANGE", crate::commands::BalloonInfo::type_info),
     ("BLOCK_IO_ERROR", crate::commands::BlockIoError::type_info),
     ("BLOCK_JOB_CANCELLED", crate::commands::BlockJobEnd::type_info),
@@ -99,6 +100,8 @@ pub static EVENTS: &[(&str, TypeRef)] = &[
     ("BLOCK_WRITE_THRESHOLD", crate::commands::BlockWriteThreshold::type_info),
     ("DEVICE_TRAY_MOVED", crate::commands::TrayMoved::type_info),
     ("DEVICE_DELETED", crate::commands::DeviceDeleted::type_info),
+    ("MIGRATION", crate::commands::Migration::type_info),
+    ("MIGRATION_PASS", crate::commands::MigrationPass::type_info),
     ("NETDEV_STREAM_CONNECTED", crate::commands::StreamConnected::type_info),
     ("NETDEV_STREAM_DISCONNECTED", crate::commands::StreamDisconnected::type_info),
     ("NIC_RX_FILTER_CHANGED", crate::commands::RxFilterChanged::type_info),

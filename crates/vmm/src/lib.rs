@@ -22,6 +22,8 @@ mod listing;
 mod machine;
 pub mod qom;
 mod requests;
+mod saved;
+pub mod snapshot;
 mod state;
 mod text;
 mod vm;
@@ -30,7 +32,7 @@ pub use actions::{Actions, PanicAction, RebootAction, ShutdownAction, WatchdogAc
 pub use event::{EVENTS, Event, EventSink};
 pub use fds::Fds;
 pub use listing::{CpuListing, Listing, MachineListing, OptionGroup, OptionParameter};
-pub use machine::{AccelExecution, CpuSlot, Execution, Machine, NoExecution};
+pub use machine::{AccelExecution, CpuPlace, CpuSlot, Execution, Machine, MemoryNode, NoExecution};
 pub use requests::Requests;
 pub use state::RunState;
 pub use text::{parse_uuid, uuid_text};

@@ -3,9 +3,25 @@
 use std::sync::Arc;
 
 use accel::{AccelVm, CpuHandle};
-use device::{Devices, FirmwareConfig, LateFiles, Reset, ResetTree, World};
+use device::{Devices, FirmwareConfig, LateFiles, LateTables, Reset, ResetTree, World};
 use memory::AddressSpace;
 use qapi::Value;
+
+/// A node of memory and CPUs (`-numa`).
+#[derive(Clone, Debug)]
+pub struct MemoryNode {
+    /// Bytes of memory at start.
+    pub mem: u64,
+}
+
+/// Where a CPU is.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuPlace {
+    /// Socket, cluster in it, core in that, thread of that.
+    pub ids: [u32; 4],
+    /// Its node, if there are nodes.
+    pub node: Option<u16>,
+}
 
 /// A created machine.
 pub struct Machine {
@@ -17,6 +33,10 @@ pub struct Machine {
     pub cpu_model: String,
     /// RAM in bytes at start.
     pub ram_size: u64,
+    /// Nodes of memory and CPUs.
+    pub nodes: Vec<MemoryNode>,
+    /// Place of each CPU.
+    pub places: Vec<CpuPlace>,
     /// Devices in order of creation.
     pub devices: Devices,
     /// Where firmware finds files.
@@ -61,6 +81,9 @@ impl Machine {
     /// A device that is named does not exist.
     pub fn tell_devices(&self) -> qapi::Result<()> {
         let Some(world) = &self.world else { return Ok(()) };
+        if let Some(LateTables(make)) = world.services.find() {
+            make();
+        }
         let Some(LateFiles(tell)) = world.services.find() else { return Ok(()) };
         tell(&|id| {
             let function: Arc<pci::Function> = self.devices.find(id)?.ability()?;
@@ -75,6 +98,8 @@ impl Machine {
             props: Value::empty(),
             cpu_model: String::new(),
             ram_size: 0,
+            nodes: Vec::new(),
+            places: Vec::new(),
             devices: Devices::default(),
             firmware: None,
             strict_boot: false,

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use device::{Departure, Request, RunControl};
+use device::{Departure, GuestEvents, Request, RunControl};
 use evloop::Handle;
 use parking_lot::Mutex;
+use qapi::Value;
 
 use crate::Vm;
 
@@ -50,6 +51,17 @@ impl RunControl for Requests {
             drop(queue);
             self.wake();
         }
+    }
+}
+
+impl GuestEvents for Requests {
+    fn event(&self, name: &'static str, data: Value) {
+        let Some(vm) = self.vm.get().cloned() else { return };
+        self.handle.call(Box::new(move || {
+            if let Some(vm) = vm.upgrade() {
+                vm.emit(name, Some(data));
+            }
+        }));
     }
 }
 

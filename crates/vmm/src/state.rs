@@ -22,6 +22,10 @@ pub enum RunState {
     IoError,
     /// A debugger stopped it.
     Debug,
+    /// Its state is being saved.
+    SaveVm,
+    /// Its state is being loaded.
+    RestoreVm,
 }
 
 impl RunState {
@@ -36,6 +40,8 @@ impl RunState {
             Self::GuestPanicked => "guest-panicked",
             Self::IoError => "io-error",
             Self::Debug => "debug",
+            Self::SaveVm => "save-vm",
+            Self::RestoreVm => "restore-vm",
         }
     }
 

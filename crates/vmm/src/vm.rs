@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Wake};
 
 use chardev::Chardevs;
-use device::{Cause, Objects, Request, Reset, RunControl, Services};
+use device::{BoxFuture, Cause, Device, Objects, Request, Reset, RunControl, Services};
 use evloop::{Clock, Handle};
 use parking_lot::Mutex;
 use qapi::{Error, Qapi as _, Result, Value};
@@ -53,6 +54,8 @@ pub struct Vm {
     pub fds: Arc<Fds>,
     /// Storage, networks and the like, by type.
     pub services: Services,
+    /// What is known of migration.
+    pub(crate) migration: crate::commands::MigrationState,
     /// The guest's clock.
     pub clock: Clock,
     /// The main loop.
@@ -86,6 +89,7 @@ impl Vm {
             objects: Arc::new(Objects::new(services.clone())),
             fds,
             services: services.clone(),
+            migration: crate::commands::MigrationState::default(),
             clock,
             handle,
             requests: requests.clone(),
@@ -101,6 +105,8 @@ impl Vm {
             config,
         });
         requests.serve(&vm);
+        let events: Arc<dyn device::GuestEvents> = requests.clone();
+        vm.services.add(events);
         let departure: Arc<dyn device::Departure> = requests;
         vm.services.add(departure);
         vm
@@ -117,6 +123,7 @@ impl Vm {
         let Some(machine) = self.machine() else { return };
         let Some(record) = machine.devices.find(id) else { return };
         for gone in machine.devices.remove(&record) {
+            crate::commands::drop_drive(self, &gone);
             crate::commands::tell_deleted(self, &gone);
         }
     }
@@ -237,6 +244,9 @@ impl Vm {
         if let Some(graph) = self.services.find::<Arc<block::Graph>>() {
             graph.retry();
         }
+        for device in self.devices() {
+            device.resume();
+        }
         self.clock.start();
         self.emit("RESUME", None);
         if plan.is_empty() {
@@ -255,12 +265,29 @@ impl Vm {
         self.execution().stop();
         self.clock.stop();
         *self.state.lock() = state;
+        self.pause_devices();
         self.emit("STOP", None);
         // Who stops a machine may look at its disks, or copy them.
         if let Some(graph) = self.services.find::<Arc<block::Graph>>() {
             drop(graph.drain());
             graph.flush_all();
         }
+    }
+
+    fn devices(&self) -> Vec<Arc<dyn Device>> {
+        self.machine().map(|machine| machine.reset.devices()).unwrap_or_default()
+    }
+
+    /// Lets devices finish or put back what they have begun: from now on nothing changes memory.
+    pub(crate) fn pause_devices(&self) {
+        for device in self.devices() {
+            wait_for(device.pause());
+        }
+    }
+
+    /// The stopped guest cannot go on as it is.
+    pub(crate) fn give_up(&self, state: RunState) {
+        *self.state.lock() = state;
     }
 
     /// Hears of errors of disks: tells them, and stops where the policy says so.
@@ -376,6 +403,23 @@ impl Vm {
     /// Why the main loop ends, once it has to.
     pub fn exit(&self) -> Option<Exit> {
         *self.exit.lock()
+    }
+}
+
+/// Wakes the thread that waits for a future.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for a future on this thread.
+fn wait_for(mut future: BoxFuture<'_, ()>) {
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        std::thread::park();
     }
 }
 

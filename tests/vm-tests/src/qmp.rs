@@ -60,7 +60,16 @@ impl Qmp {
 
     /// Carries out a command without arguments; gives the reply.
     pub fn run(&mut self, command: &str) -> String {
-        writeln!(self.input.get_mut(), "{{\"execute\": \"{command}\"}}").expect("connected");
+        self.send(&format!("{{\"execute\": \"{command}\"}}"))
+    }
+
+    /// Carries out a command with arguments (members of an object); gives the reply.
+    pub fn ask(&mut self, command: &str, arguments: &str) -> String {
+        self.send(&format!("{{\"execute\": \"{command}\", \"arguments\": {{{arguments}}}}}"))
+    }
+
+    fn send(&mut self, line: &str) -> String {
+        writeln!(self.input.get_mut(), "{line}").expect("connected");
         loop {
             let line = self.line();
             if line.starts_with("{\"return\"") || line.starts_with("{\"error\"") {

@@ -90,6 +90,11 @@ impl Vm {
         Self { child, out, err, readers, deadline, from: 0 }
     }
 
+    /// Number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }

@@ -51,10 +51,21 @@ impl Far {
 /// Boots with `devices`, and checks every driver from inside.
 /// Legacy drivers do not say FEATURES_OK, so a device that is driven has status 7, else 15.
 fn drives(name: &str, devices: &[&str], status: &str, interrupts: &[&str]) {
+    drives_on(("virt", name), devices, status, interrupts, &[]);
+}
+
+/// The same on a machine with options; `checks` are commands and what their output has.
+fn drives_on(
+    (machine, name): (&str, &str),
+    devices: &[&str],
+    status: &str,
+    interrupts: &[&str],
+    checks: &[(&str, &str)],
+) {
     let (mut console, mut port) = (Far::new(&format!("{name}-c")), Far::new(&format!("{name}-p")));
     let (kernel, initrd) = (guest("linux"), guest("initrd-tinamou"));
     let (first, second) = (console.option("c0"), port.option("p0"));
-    let mut args = vec!["-M", "virt", "-cpu", "max", "-smp", "2", "-m", "512M", "-nodefaults"];
+    let mut args = vec!["-M", machine, "-cpu", "max", "-smp", "2", "-m", "512M", "-nodefaults"];
     args.extend(["-display", "none", "-serial", "stdio", "-no-reboot"]);
     args.extend(["-kernel", &kernel, "-initrd", &initrd]);
     args.extend(["-append", "console=ttyAMA0 quiet rdinit=/tinamou-init"]);
@@ -107,6 +118,10 @@ fn drives(name: &str, devices: &[&str], status: &str, interrupts: &[&str]) {
     console.stream().write_all(b"to the console\n").expect("sends");
     vm.send("read A < $P; read B < /dev/hvc0; echo \"$A, $B\" | sed s/to/TO/g\r");
     vm.wait_for("TO the port, TO the console");
+    for (command, expected) in checks {
+        vm.send(&format!("{command}\r"));
+        vm.wait_for(expected);
+    }
     vm.send("dmesg | grep -ciE 'call trace|failed to|error'; poweroff -f\r");
     let ended = vm.end();
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
@@ -165,4 +180,29 @@ fn mmio_devices_are_driven() {
     ];
     let interrupts = ["virtio0", "virtio1", "virtio2"];
     drives("mmio", &devices, "0x00000007", &interrupts);
+}
+
+/// All that the devices read and write goes through both caches of the SMMU, and so do messages. The
+/// balloon's driver does not take part.
+#[test]
+fn devices_behind_an_smmu_are_driven() {
+    let behind = "iommu_platform=on,disable-legacy=on";
+    let rng = format!("virtio-rng-pci,{behind}");
+    let serial = format!("virtio-serial-pci,id=s0,packed=on,{behind}");
+    let devices = [
+        rng.as_str(),
+        &serial,
+        "virtconsole,bus=s0.0,chardev=c0",
+        "virtserialport,bus=s0.0,chardev=p0,name=org.tinamou.test",
+        "virtio-balloon-pci,disable-legacy=on",
+    ];
+    let interrupts = ["virtio0-input", "virtio1-virtqueues", "virtio2-inflate", "arm-smmu-v3-evtq"];
+    let checks = [
+        ("cat /sys/bus/pci/devices/0000:00:01.0/iommu_group/type | sed s/DMA/KIND/", "KIND"),
+        ("dmesg | grep -c 'Adding to iommu group' | sed s/^/GROUPS/", "GROUPS3"),
+        ("dmesg | grep -ciE 'smmu.*(event|error|fault)' | sed s/^/FAULTS/", "FAULTS0"),
+    ];
+    for machine in ["virt,iommu=smmuv3", "virt,iommu=smmuv3,gic-version=3"] {
+        drives_on((machine, "smmu"), &devices, "0x0000000f", &interrupts, &checks);
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Bitmaps are read when something is about to change; those that record are then marked as in use
 //! in the image, so that a crash leaves them marked and nobody trusts them. Writes set their bits in
-//! memory. When the image is closed, or a bitmap itself was changed, all are stored anew and the
-//! old clusters are given up. A bitmap found in use is inconsistent: it can only be removed.
+//! memory. When the image is closed all are stored anew and the old clusters are given up; when
+//! that fails, what was stored stays marked as in use. A bitmap found in use is inconsistent: it can only be removed.
 //! Source: qcow2 specification, "Bitmaps".
 
 use std::io;
@@ -188,11 +188,18 @@ pub(super) fn record(meta: &mut Meta, at: u64, len: u64) {
     }
 }
 
-/// Stores the bitmaps where something was recorded or marked.
-pub(super) fn end(meta: &mut Meta) -> io::Result<()> {
+/// Stores the bitmaps where something was recorded or marked; the reason when they are lost.
+pub(super) fn end(meta: &mut Meta) -> std::result::Result<(), String> {
     let Some(recording) = meta.recording.take() else { return Ok(()) };
     let marked = recording.all.iter().any(|b| b.enabled && !b.inconsistent);
-    if recording.changed || marked { store(meta, &recording.all) } else { Ok(()) }
+    if !recording.changed && !marked {
+        return Ok(());
+    }
+    let done = store(meta, &recording.all);
+    if done.is_err() {
+        meta.recording = Some(recording);
+    }
+    done
 }
 
 /// The clusters of what is stored now.
@@ -214,8 +221,15 @@ fn clusters(meta: &Meta) -> io::Result<Vec<u64>> {
     Ok(all)
 }
 
+/// Clusters in a row for something new; `taken` gets them.
+fn take(meta: &mut Meta, count: u64, taken: &mut Vec<u64>) -> io::Result<u64> {
+    let place = meta.take(count)?;
+    taken.extend((0..count).map(|n| place + n * meta.cluster()));
+    Ok(place)
+}
+
 /// Writes a bitmap's clusters and its table; the table's place and length come back.
-fn write(meta: &mut Meta, bitmap: &Bitmap) -> io::Result<(u64, u32)> {
+fn write(meta: &mut Meta, bitmap: &Bitmap, taken: &mut Vec<u64>) -> io::Result<(u64, u32)> {
     let per_cluster = usize::try_from(meta.cluster() / 8).unwrap_or(1);
     let mut table = Vec::new();
     for chunk in bitmap.bits.chunks(per_cluster) {
@@ -223,7 +237,7 @@ fn write(meta: &mut Meta, bitmap: &Bitmap) -> io::Result<(u64, u32)> {
             table.push(0u64);
             continue;
         }
-        let place = meta.take(1)?;
+        let place = take(meta, 1, taken)?;
         let mut bytes: Vec<u8> = chunk.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.resize(per_cluster * 8, 0);
         meta.file.driver().write(place, &bytes)?;
@@ -233,17 +247,39 @@ fn write(meta: &mut Meta, bitmap: &Bitmap) -> io::Result<(u64, u32)> {
     if bytes.is_empty() {
         return Ok((0, 0));
     }
-    let place = meta.take((bytes.len() as u64).div_ceil(meta.cluster()))?;
+    let place = take(meta, (bytes.len() as u64).div_ceil(meta.cluster()), taken)?;
     meta.file.driver().write(place, &bytes)?;
     Ok((place, u32::try_from(table.len()).unwrap_or(0)))
 }
 
-/// Stores all bitmaps anew.
-fn store(meta: &mut Meta, all: &[Bitmap]) -> io::Result<()> {
+/// Stores all bitmaps anew; the reason when it cannot be done, and what is stored is as it was.
+fn store(meta: &mut Meta, all: &[Bitmap]) -> std::result::Result<(), String> {
     let old = clusters(meta).unwrap_or_default();
+    let mut taken = Vec::new();
+    let done = store_new(meta, all, &mut taken).and_then(|()| {
+        for place in old {
+            meta.free(place);
+        }
+        taken.clear();
+        meta.commit(false).map_err(|error| host::reason(&error))
+    });
+    for place in taken {
+        meta.free(place);
+    }
+    done
+}
+
+fn store_new(
+    meta: &mut Meta,
+    all: &[Bitmap],
+    taken: &mut Vec<u64>,
+) -> std::result::Result<(), String> {
     let mut directory = Vec::new();
     for bitmap in all {
-        let (place, len) = write(meta, bitmap)?;
+        let (place, len) = write(meta, bitmap, taken).map_err(|error| {
+            let why = host::reason(&error);
+            format!("Failed to write bitmap '{}' to file: {why}", bitmap.name)
+        })?;
         let flags = if bitmap.enabled { AUTO } else { 0 };
         let flags = if bitmap.inconsistent { flags | IN_USE } else { flags };
         directory.extend(place.to_be_bytes());
@@ -256,12 +292,24 @@ fn store(meta: &mut Meta, all: &[Bitmap]) -> io::Result<()> {
         directory.extend(bitmap.name.as_bytes());
         directory.resize(directory.len().next_multiple_of(8), 0);
     }
+    let failed =
+        |error: io::Error| format!("Failed to update bitmap extension: {}", host::reason(&error));
+    update(meta, all, &directory, taken).map_err(failed)
+}
+
+/// Writes the directory and makes the header name it.
+fn update(
+    meta: &mut Meta,
+    all: &[Bitmap],
+    directory: &[u8],
+    taken: &mut Vec<u64>,
+) -> io::Result<()> {
     let extension = if all.is_empty() {
         None
     } else {
         let len = directory.len() as u64;
-        let place = meta.take(len.div_ceil(meta.cluster()))?;
-        meta.file.driver().write(place, &directory)?;
+        let place = take(meta, len.div_ceil(meta.cluster()), taken)?;
+        meta.file.driver().write(place, directory)?;
         let mut data = u32::try_from(all.len()).unwrap_or(0).to_be_bytes().to_vec();
         data.extend([0; 4]);
         data.extend(len.to_be_bytes());
@@ -275,11 +323,7 @@ fn store(meta: &mut Meta, all: &[Bitmap]) -> io::Result<()> {
     meta.header.autoclear &= !feature::BITMAPS;
     meta.header.autoclear |= if has { feature::BITMAPS } else { 0 };
     let file = meta.file.clone();
-    meta.header.write_whole(&file)?;
-    for place in old {
-        meta.free(place);
-    }
-    meta.commit(false)
+    meta.header.write_whole(&file)
 }
 
 fn find<'a>(all: &'a mut [Bitmap], name: &str) -> Result<&'a mut Bitmap> {
@@ -347,9 +391,11 @@ fn merge(into: &mut Bitmap, from: &Bitmap, size: u64) {
     }
 }
 
-/// Carries out a change and stores it.
+/// Carries out a change; it is stored when the image is closed.
 pub(super) fn change(meta: &mut Meta, name: &str, change: &BitmapChange) -> Result<()> {
     let failed = |error: io::Error| Error::generic(host::reason(&error));
+    list(meta).map_err(failed)?;
+    meta.about_to_change().map_err(failed)?;
     let mut all = list(meta).map_err(failed)?;
     match change {
         BitmapChange::Add(granularity, enabled) => {
@@ -363,7 +409,6 @@ pub(super) fn change(meta: &mut Meta, name: &str, change: &BitmapChange) -> Resu
         BitmapChange::Enable(on) => usable(&mut all, name)?.enabled = *on,
         BitmapChange::Merge(from) => merge(usable(&mut all, name)?, from, meta.header.size),
     }
-    store(meta, &all).map_err(failed)?;
     if let Some(recording) = &mut meta.recording {
         recording.all = all;
         recording.changed = true;

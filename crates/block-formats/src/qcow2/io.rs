@@ -120,7 +120,7 @@ impl Qcow2 {
     }
 
     /// Reads data of a place, deciphered; it is at `guest` on the disk.
-    fn data_read(&self, place: u64, guest: u64, into: &mut [u8]) -> io::Result<()> {
+    pub(super) fn data_read(&self, place: u64, guest: u64, into: &mut [u8]) -> io::Result<()> {
         self.data().driver().event("read_aio");
         let Some(cipher) = &self.cipher else { return self.data().driver().read(place, into) };
         let zero = self.zero(place, guest);

@@ -23,11 +23,12 @@ mod packing;
 mod refcount;
 mod snapshot;
 mod tables;
+mod vm_state;
 
 use std::collections::HashSet;
 use std::io as stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use block::{
     Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, Child, CreateOption, Creation,
@@ -85,6 +86,10 @@ pub(crate) struct Qcow2 {
     unmap: AtomicBool,
     /// Compressed clusters are zstd and not deflate.
     zstd: bool,
+    /// The node's name, for messages.
+    name: String,
+    /// How often closing failed.
+    unclosed: AtomicU8,
 }
 
 /// The header of an encrypted image, its place, and the master key if it was opened.
@@ -169,6 +174,8 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         read_only: at.read_only.into(),
         unmap: at.is_unmap().into(),
         zstd,
+        name: at.name().to_owned(),
+        unclosed: AtomicU8::new(0),
     };
     if !at.read_only {
         image.meta.lock().clear_unknown().map_err(|e| failed(&e))?;
@@ -297,8 +304,10 @@ impl Qcow2 {
 
 impl Drop for Qcow2 {
     fn drop(&mut self) {
-        if !self.is_read_only() {
-            _ = self.meta.lock().close(self.is_unmap());
+        // What was said twice, when the image was made read-only and when it was to be closed, is
+        // not said again.
+        if self.unclosed.load(Ordering::Relaxed) < 2 {
+            _ = self.close();
         }
     }
 }
@@ -388,9 +397,7 @@ impl BlockDriver for Qcow2 {
         let was = self.is_read_only();
         if to.read_only && !was {
             // Every writer was told to end; the image is closed as a program that ends does.
-            let _all = self.alone();
-            let done = self.meta.lock().close(self.is_unmap());
-            done.map_err(|e| failed(&e))?;
+            self.close().map_err(|e| failed(&e))?;
         }
         let corrupt = self.meta.lock().header.incompatible & feature::CORRUPT != 0;
         if was && !to.read_only && corrupt {
@@ -476,6 +483,14 @@ impl BlockDriver for Qcow2 {
         self.file.node().driver().flush()
     }
 
+    fn write_vm_state(&self, at: u64, data: &[u8]) -> stdio::Result<()> {
+        Qcow2::write_vm_state(self, at, data)
+    }
+
+    fn read_vm_state(&self, word: &str, at: u64, into: &mut [u8]) -> stdio::Result<()> {
+        Qcow2::read_vm_state(self, word, at, into)
+    }
+
     fn change_backing(&self, file: Option<&str>, format: Option<&str>) -> stdio::Result<()> {
         let mut meta = self.meta.lock();
         let node = meta.file.clone();
@@ -506,6 +521,19 @@ impl BlockDriver for Qcow2 {
 
     fn amend_options(&self) -> &'static [CreateOption] {
         amend::OPTIONS
+    }
+
+    fn close(&self) -> stdio::Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        let _all = self.alone();
+        let done = self.meta.lock().close(self.is_unmap(), &self.name);
+        done.map_err(|text| {
+            self.unclosed.fetch_add(1, Ordering::Relaxed);
+            block::lost(&text);
+            invalid(text)
+        })
     }
 
     fn amend(&self, change: &Creation, force: bool) -> Result<()> {

@@ -179,9 +179,8 @@ impl Refcounts {
             for cluster in first..first + len {
                 self.store(cluster, 1)?;
             }
-            if first == self.hint || len == 1 {
-                self.hint = first + len;
-            }
+            // As at the peer: holes that were too small are looked at again when more is freed.
+            self.hint = first + len;
             return Ok(first);
         }
     }

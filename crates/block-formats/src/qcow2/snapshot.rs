@@ -210,6 +210,11 @@ pub(super) fn mark(meta: &mut Meta) -> io::Result<()> {
     Ok(())
 }
 
+/// A snapshot by its id or name.
+pub(super) fn stored<'a>(meta: &'a Meta, word: &str) -> io::Result<&'a Stored> {
+    meta.snapshots.get(find(meta, word)?).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 fn find(meta: &Meta, word: &str) -> io::Result<usize> {
     let by_id = meta.snapshots.iter().position(|s| s.about.id == word);
     let by_name = || meta.snapshots.iter().position(|s| s.about.name == word);
@@ -229,8 +234,9 @@ pub(super) fn show(meta: &mut Meta, word: &str) -> io::Result<()> {
 /// Carries out a change.
 pub(super) fn change(meta: &mut Meta, change: &SnapshotChange) -> io::Result<()> {
     match change {
-        SnapshotChange::Create(name, seconds, nanoseconds) => {
-            create(meta, name, (*seconds, *nanoseconds))
+        SnapshotChange::Create(about) => {
+            create(meta, about)?;
+            super::vm_state::forget(meta)
         }
         SnapshotChange::Delete(word) => {
             let at = find(meta, word)?;
@@ -251,16 +257,12 @@ pub(super) fn change(meta: &mut Meta, change: &SnapshotChange) -> io::Result<()>
             let mut l1 = read_l1(meta, &stored)?;
             reference(meta, &l1)?;
             let size = stored.about.disk_size;
+            let covered = (l1.len() as u64) << (meta.bits() + meta.header.l2_bits());
+            meta.grow_l1(size.max(covered))?;
             if size != meta.header.size {
-                if meta.header.l1_entries_for(size).is_none_or(|n| n > meta.l1.len() as u64) {
-                    return Err(unsupported("the snapshot's disk is longer than the L1 table"));
-                }
                 meta.header.size = size;
                 let file = meta.file.clone();
                 meta.header.write(&file)?;
-            }
-            if l1.len() > meta.l1.len() {
-                return Err(unsupported("the snapshot's L1 table is longer than the active one"));
             }
             l1.resize(meta.l1.len(), 0);
             let old = std::mem::take(&mut meta.l1);
@@ -268,12 +270,13 @@ pub(super) fn change(meta: &mut Meta, change: &SnapshotChange) -> io::Result<()>
             meta.set_l1(l1);
             release(meta, &old)?;
             meta.commit(false)?;
-            mark(meta)
+            mark(meta)?;
+            super::vm_state::forget(meta)
         }
     }
 }
 
-fn create(meta: &mut Meta, name: &str, (seconds, nanoseconds): (u32, u32)) -> io::Result<()> {
+fn create(meta: &mut Meta, about: &Snapshot) -> io::Result<()> {
     if meta.snapshots.len() >= 65536 {
         return Err(io::ErrorKind::StorageFull.into());
     }
@@ -294,14 +297,7 @@ fn create(meta: &mut Meta, name: &str, (seconds, nanoseconds): (u32, u32)) -> io
     mark(meta)?;
     let bytes: Vec<u8> = meta.l1.iter().flat_map(|entry| (entry & !COPIED).to_be_bytes()).collect();
     meta.file.driver().write(place, &bytes)?;
-    let about = Snapshot {
-        id,
-        name: name.to_owned(),
-        seconds,
-        nanoseconds,
-        disk_size: meta.header.size,
-        ..Snapshot::default()
-    };
+    let about = Snapshot { id, disk_size: meta.header.size, ..about.clone() };
     let l1_size = u32::try_from(l1.len()).unwrap_or(0);
     let mut list = meta.snapshots.clone();
     list.push(Stored { l1_offset: place, l1_size, about, ..Stored::default() });

@@ -295,6 +295,22 @@ impl Meta {
         Ok((word(first * stride), map))
     }
 
+    /// What the unit at `at` is by another L1 table.
+    pub(super) fn lookup(&mut self, l1: &[u64], at: u64) -> io::Result<Mapped> {
+        let (index, first) = self.split(at);
+        let word = l1.get(index).copied().unwrap_or(0);
+        if word & PLACE == 0 {
+            return Ok(Mapped::Nothing);
+        }
+        let (place, stride) = (self.place(word)?, self.stride());
+        let sub = (at & (self.cluster() - 1)) >> self.unit_bits();
+        let l2 = self.l2(place)?;
+        let word = |at: usize| l2.entries.get(at).copied().unwrap_or(0);
+        let (entry, map) =
+            (word(first * stride), if stride == 2 { word(first * 2 + 1) } else { 0 });
+        self.decode(entry, map, sub)
+    }
+
     /// What the unit at `at` is, whether its cluster may be written in place, and how many bytes
     /// from `at` on (at most `len`) are alike and in a row.
     pub(super) fn map(&mut self, at: u64, len: u64) -> io::Result<(Mapped, bool, u64)> {
@@ -683,16 +699,23 @@ impl Meta {
         super::bitmap::record(self, at, len);
     }
 
-    /// The image is closed: everything is stored and it is clean.
-    pub(super) fn close(&mut self, unmap: bool) -> io::Result<()> {
-        self.commit(unmap)?;
-        super::bitmap::end(self)?;
+    /// The image is closed: everything is stored and it is clean. What could not be done is told
+    /// in the peer's words; bitmaps that are lost keep nothing else from being stored.
+    pub(super) fn close(&mut self, unmap: bool, name: &str) -> Result<(), String> {
+        let tables = |error: io::Error| {
+            format!("Failed to flush the L2 block cache: {}", host::reason(&error))
+        };
+        self.commit(unmap).map_err(tables)?;
+        let bitmaps = super::bitmap::end(self).map_err(|why| {
+            format!("Lost persistent bitmaps during inactivation of node '{name}': {why}")
+        });
+        self.commit(unmap).map_err(tables)?;
         if self.changing && self.header.incompatible & feature::DIRTY != 0 {
-            self.file.driver().flush()?;
-            self.set_flags(feature::DIRTY)?;
+            self.file.driver().flush().map_err(tables)?;
+            self.set_flags(feature::DIRTY).map_err(tables)?;
         }
-        self.changing = false;
-        Ok(())
+        self.changing = bitmaps.is_err();
+        bitmaps
     }
 
     /// Whether the image names a backing file.

@@ -89,17 +89,88 @@ fn random_requests_are_what_a_plain_disk_does() {
     exercise(&[("lazy_refcounts", "on"), ("compression_type", "zstd")], 3 << 20, 13);
 }
 
+fn named(name: &str) -> block::Snapshot {
+    block::Snapshot { name: name.into(), seconds: 7, nanoseconds: 8, ..Default::default() }
+}
+
+fn vm_state_comes_back(options: &[(&str, &str)], piece: usize, total: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(&create(&dir, "a.qcow2", (1 << 20) + 512, options));
+    node.write(0, &[1; 100_000]).unwrap();
+    let state: Vec<u8> = (0..total).map(|n| (n * 7 >> 3) as u8).collect();
+    let save = |extra: u8, name: &str| {
+        for (n, bytes) in state.chunks(piece).enumerate() {
+            let bytes: Vec<u8> = bytes.iter().map(|b| b ^ extra).collect();
+            node.driver().write_vm_state((n * piece) as u64, &bytes).unwrap();
+        }
+        let about = block::Snapshot { vm_state: total, clock: 5, ..named(name) };
+        node.driver().change_snapshot(&SnapshotChange::Create(about)).unwrap();
+    };
+    save(0, "one");
+    assert_clean(&node);
+    node.write(0, &[2; 100_000]).unwrap();
+    save(0x55, "two");
+    assert_clean(&node);
+    for (name, extra) in [("two", 0x55), ("one", 0)] {
+        let mut back = vec![0; state.len()];
+        node.driver().read_vm_state(name, 0, &mut back).unwrap();
+        assert!(back.iter().zip(&state).all(|(a, b)| *a == b ^ extra), "{name}");
+        let mut part = vec![0; 1000];
+        node.driver().read_vm_state(name, 12_345, &mut part).unwrap();
+        assert!(part.iter().zip(&state[12_345..]).all(|(a, b)| *a == b ^ extra), "{name}");
+    }
+    // No byte behind the end, and none of what is not there.
+    assert!(node.driver().read_vm_state("one", total - 1, &mut [0; 2]).is_err());
+    assert!(node.driver().read_vm_state("three", 0, &mut [0]).is_err());
+    node.driver().change_snapshot(&SnapshotChange::Apply("one".into())).unwrap();
+    assert_clean(&node);
+    let mut disk = vec![0; 100_000];
+    node.read(0, &mut disk).unwrap();
+    assert!(disk.iter().all(|b| *b == 1));
+    for name in ["one", "two"] {
+        node.driver().change_snapshot(&SnapshotChange::Delete(name.into())).unwrap();
+        assert_clean(&node);
+    }
+}
+
+#[test]
+fn the_machines_state_lies_behind_the_disk() {
+    vm_state_comes_back(&[], 1 << 20, 5 << 20);
+    vm_state_comes_back(&[("cluster_size", "512")], 65536, 1 << 20);
+    vm_state_comes_back(&[("extended_l2", "on")], 300_000, 3 << 20);
+    vm_state_comes_back(&[("compat", "0.10"), ("cluster_size", "4096")], 1 << 20, 5 << 20);
+}
+
+#[test]
+fn going_back_to_another_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(&create(&dir, "a.qcow2", 64 << 20, &[("cluster_size", "4096")]));
+    node.write(63 << 20, &[1; 4096]).unwrap();
+    node.driver().change_snapshot(&SnapshotChange::Create(named("long"))).unwrap();
+    node.driver().truncate(1 << 20, block::Preallocation::Off).unwrap();
+    node.driver().change_snapshot(&SnapshotChange::Create(named("short"))).unwrap();
+    node.driver().change_snapshot(&SnapshotChange::Apply("long".into())).unwrap();
+    assert_eq!(node.driver().len(), 64 << 20);
+    let mut back = [0; 4096];
+    node.driver().read(63 << 20, &mut back).unwrap();
+    assert!(back.iter().all(|b| *b == 1));
+    assert_clean(&node);
+    node.driver().change_snapshot(&SnapshotChange::Apply("short".into())).unwrap();
+    assert_eq!(node.driver().len(), 1 << 20);
+    assert_clean(&node);
+}
+
 #[test]
 fn snapshots_keep_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(&create(&dir, "a.qcow2", 1 << 20, &[("cluster_size", "4096")]));
     node.write(0, &[1; 100_000]).unwrap();
     let change = |change: &SnapshotChange| node.driver().change_snapshot(change);
-    change(&SnapshotChange::Create("one".into(), 7, 8)).unwrap();
+    change(&SnapshotChange::Create(named("one"))).unwrap();
     assert_clean(&node);
     node.write(5000, &[2; 50_000]).unwrap();
     node.driver().write_compressed(200 * 4096, &[3; 4096]).unwrap();
-    change(&SnapshotChange::Create("two".into(), 9, 0)).unwrap();
+    change(&SnapshotChange::Create(named("two"))).unwrap();
     node.write(0, &[4; 9000]).unwrap();
     assert_clean(&node);
     change(&SnapshotChange::Apply("one".into())).unwrap();
@@ -167,7 +238,7 @@ fn broken_images_are_errors_and_nothing_worse() {
     let node = open(&path);
     node.write(0, &[1; 70_000]).unwrap();
     node.driver().write_compressed(1 << 20, &[3; 4096]).unwrap();
-    node.driver().change_snapshot(&SnapshotChange::Create("s".into(), 0, 0)).unwrap();
+    node.driver().change_snapshot(&SnapshotChange::Create(named("s"))).unwrap();
     drop(node);
     let good = std::fs::read(&path).unwrap();
     let mut numbers = Numbers(9);

@@ -180,9 +180,9 @@ fn read_replies(mut from: Socket, shared: &Shared, context: Option<u32>) {
 
 impl Client {
     /// Connects and negotiates.
-    pub(super) fn connect(address: &Address, name: &str) -> io::Result<Client> {
+    pub(super) fn connect(address: &Address, name: &str, query: &str) -> io::Result<Client> {
         let mut socket = Socket::connect(address)?;
-        let export = wire::handshake(&mut socket, name)?;
+        let export = wire::handshake(&mut socket, name, query)?;
         let shared = Arc::new(Shared::default());
         let from = socket.try_clone()?;
         let (theirs, context) = (shared.clone(), export.context);

@@ -1,9 +1,10 @@
 //! `nbd`: a disk that a server of the network block device protocol exports.
 //!
+//! `x-dirty-bitmap` names another metadata context than `base:allocation` for extents.
 //! Options: `server` (`type`: `unix` with `path`, `inet` with `host` and `port`), `export`,
 //! `reconnect-delay` (seconds in which requests wait for a new connection when the old one broke;
 //! 0: they fail), `open-timeout` (seconds in which the first connection is tried again).
-//! Not here: TLS, `x-dirty-bitmap`, sockets passed by descriptor, extended headers.
+//! Not here: TLS, sockets passed by descriptor, extended headers.
 //! Source: QEMU's manual, `nbd`; the NBD protocol description.
 
 #![expect(clippy::disallowed_methods, reason = "delays of connections are the host's time")]
@@ -40,16 +41,18 @@ const PAUSE: Duration = Duration::from_millis(50);
 struct Nbd {
     address: Address,
     name: String,
+    /// The metadata context that extents come from.
+    query: String,
     delay: Duration,
     export: Export,
     client: Mutex<Arc<Client>>,
 }
 
 /// Tries to connect until the time is over.
-fn connect(address: &Address, name: &str, time: Duration) -> io::Result<Client> {
+fn connect(address: &Address, (name, query): (&str, &str), time: Duration) -> io::Result<Client> {
     let end = Instant::now() + time;
     loop {
-        match Client::connect(address, name) {
+        match Client::connect(address, name, query) {
             Err(_) if Instant::now() < end => std::thread::sleep(PAUSE),
             done => return done,
         }
@@ -64,7 +67,7 @@ impl Nbd {
             if self.delay.is_zero() {
                 return Err(io::Error::from_raw_os_error(5));
             }
-            let new = connect(&self.address, &self.name, self.delay)
+            let new = connect(&self.address, (&self.name, &self.query), self.delay)
                 .map_err(|_| io::Error::from_raw_os_error(5))?;
             if new.export != self.export {
                 return Err(io::Error::from_raw_os_error(5));
@@ -283,11 +286,17 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     if name.len() > 4096 {
         return Err(Error::generic("export name too long to send to server"));
     }
+    let query = block::take::<String>(&mut at.options, "x-dirty-bitmap", source)?;
+    if query.as_ref().is_some_and(|query| query.len() > 4096) {
+        return Err(Error::generic("x-dirty-bitmap query too long to send to server"));
+    }
+    let given = query.is_some();
+    let query = query.unwrap_or_else(|| wire::ALLOCATION.to_owned());
     if at.options.take("tls-creds").is_some() {
         return Err(Error::generic("nbd with TLS is not built yet in Tinamou"));
     }
     let address = address(&mut at.options)?;
-    let client = connect(&address, &name, timeout).map_err(|error| {
+    let client = connect(&address, (&name, &query), timeout).map_err(|error| {
         let place = match &address {
             Address::Unix(path) => format!("Failed to connect to '{path}'"),
             Address::Inet(host, port) => format!("Failed to connect to '{host}:{port}'"),
@@ -303,6 +312,10 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         }
         at.read_only = true;
     }
+    if given && export.context.is_none() {
+        let text = format!("requested x-dirty-bitmap {query} not found");
+        return Err(Error::generic(text));
+    }
     if export.len > 1 << 62 {
         return Err(Error::generic("the export is too large"));
     }
@@ -312,5 +325,5 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         Address::Inet(host, port) if name.is_empty() => format!("nbd://{host}:{port}"),
         Address::Inet(host, port) => format!("nbd://{host}:{port}/{name}"),
     };
-    Ok(Arc::new(Nbd { address, name, delay, export, client: Mutex::new(Arc::new(client)) }))
+    Ok(Arc::new(Nbd { address, name, query, delay, export, client: Mutex::new(Arc::new(client)) }))
 }

@@ -1,6 +1,6 @@
 //! What goes over the wire: the handshake, requests, replies.
 //!
-//! Numbers are big endian. The handshake asks for structured replies and `base:allocation`, then for
+//! Numbers are big endian. The handshake asks for structured replies and a metadata context (`base:allocation`), then for
 //! the export (`NBD_OPT_GO`, or the old `NBD_OPT_EXPORT_NAME` where the server knows no better).
 //! A reply comes as one simple message or as chunks, the last of which says so.
 //! Source: the NBD protocol description, "Newstyle negotiation", "Transmission", "Block status".
@@ -124,11 +124,14 @@ fn option_reply(from: &mut dyn Read, asked: u32) -> io::Result<(u32, Vec<u8>)> {
 pub trait Both: Read + Write {}
 impl<T: Read + Write> Both for T {}
 
-/// Negotiates an export.
+/// The metadata context that tells what is there.
+pub const ALLOCATION: &str = "base:allocation";
+
+/// Negotiates an export; `query` is the metadata context that extents come from.
 ///
 /// # Errors
 /// The server refuses, has no such export, or speaks something else.
-pub fn handshake(stream: &mut dyn Both, name: &str) -> io::Result<Export> {
+pub fn handshake(stream: &mut dyn Both, name: &str, query: &str) -> io::Result<Export> {
     if u64_of(&mut *stream)? != MAGIC {
         return Err(invalid("Bad initial magic received"));
     }
@@ -156,7 +159,7 @@ pub fn handshake(stream: &mut dyn Both, name: &str) -> io::Result<Export> {
         option(&mut *stream, OPT_STRUCTURED, &[])?;
         export.structured = option_reply(&mut *stream, OPT_STRUCTURED)?.0 == REP_ACK;
         if export.structured {
-            export.context = context(&mut *stream, name)?;
+            export.context = context(&mut *stream, name, query)?;
         }
         if go(&mut *stream, name, &mut export)? {
             return Ok(export);
@@ -171,21 +174,21 @@ pub fn handshake(stream: &mut dyn Both, name: &str) -> io::Result<Export> {
     Ok(export)
 }
 
-/// Asks for `base:allocation`; its number, if the server has it.
-fn context(stream: &mut dyn Both, name: &str) -> io::Result<Option<u32>> {
-    const QUERY: &[u8] = b"base:allocation";
+/// Asks for a metadata context; its number, if the server has it.
+fn context(stream: &mut dyn Both, name: &str, query: &str) -> io::Result<Option<u32>> {
+    let query = query.as_bytes();
     let len = |n: usize| u32::try_from(n).unwrap_or(0).to_be_bytes();
     let mut data = len(name.len()).to_vec();
     data.extend(name.as_bytes());
     data.extend(1u32.to_be_bytes());
-    data.extend(len(QUERY.len()));
-    data.extend(QUERY);
+    data.extend(len(query.len()));
+    data.extend(query);
     option(&mut *stream, OPT_SET_META, &data)?;
     let mut found = None;
     for _ in 0..64 {
         let (kind, data) = option_reply(&mut *stream, OPT_SET_META)?;
         match kind {
-            REP_META if data.get(4..) == Some(QUERY) => found = Some(u32_of(&mut data.as_slice())?),
+            REP_META if data.get(4..) == Some(query) => found = Some(u32_of(&mut data.as_slice())?),
             REP_META => {}
             REP_ACK => return Ok(found),
             kind if kind & REP_ERROR != 0 => return Ok(None),

@@ -153,16 +153,151 @@ pub fn dbg2(uart: u64, len: u32, name: &str) -> Vec<u8> {
     out.0
 }
 
-/// IORT revision 3: one ITS group and one root complex whose identifiers go to it unchanged.
+/// A range of memory of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryAffinity {
+    /// The node.
+    pub node: u32,
+    /// First address.
+    pub base: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Memory may come there.
+    pub hotplug: bool,
+}
+
+/// SRAT (5.2.16, revision 3): the node of each CPU, and ranges of memory.
 #[must_use]
-pub fn iort() -> Vec<u8> {
+pub fn srat(cpus: &[u32], memory: &[MemoryAffinity]) -> Vec<u8> {
+    const ENABLED: u32 = 1;
+    const HOT_PLUGGABLE: u32 = 2;
     let mut out = Out::default();
-    out.u32(2).u32(0x30).u32(0);
+    out.u32(1).u64(0);
+    for (uid, node) in (0u32..).zip(cpus) {
+        out.u8(3).u8(18).u32(*node).u32(uid).u32(ENABLED).u32(0);
+    }
+    for m in memory {
+        let flags = ENABLED | if m.hotplug { HOT_PLUGGABLE } else { 0 };
+        out.u8(1).u8(40).u32(m.node).u16(0).u64(m.base).u64(m.len).u32(0).u32(flags).u64(0);
+    }
+    out.0
+}
+
+/// SLIT (5.2.17): distances, row by row.
+#[must_use]
+pub fn slit(nodes: u64, distances: &[u8]) -> Vec<u8> {
+    let mut out = Out::default();
+    out.u64(nodes);
+    out.0.extend(distances);
+    out.0
+}
+
+/// Latencies or bandwidths between nodes (5.2.28.4).
+#[derive(Clone, Debug)]
+pub struct Locality {
+    /// Place in the hierarchy, and what the values are of.
+    pub kind: (u8, u8),
+    /// What the values are multiples of.
+    pub base: u64,
+    /// Nodes that ask.
+    pub initiators: Vec<u32>,
+    /// Nodes that are asked.
+    pub targets: Vec<u32>,
+    /// Row by row.
+    pub entries: Vec<u16>,
+}
+
+/// A cache in front of memory (5.2.28.5).
+#[derive(Clone, Copy, Debug)]
+pub struct SideCache {
+    /// The node.
+    pub node: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Attributes.
+    pub attributes: u32,
+}
+
+/// HMAT (5.2.28, revision 2). `near` are memory and the node with its nearest CPUs, if known.
+#[must_use]
+pub fn hmat(near: &[(u32, Option<u32>)], tables: &[Locality], caches: &[SideCache]) -> Vec<u8> {
+    /// What QEMU says for an unknown node.
+    const NO_NODE: u32 = 128;
+    let mut out = Out::default();
+    out.u32(0);
+    for (memory, initiator) in near {
+        out.u16(0).u16(0).u32(40).u16(u16::from(initiator.is_some())).u16(0);
+        out.u32(initiator.unwrap_or(NO_NODE)).u32(*memory).u32(0).u64(0).u64(0);
+    }
+    for t in tables {
+        let numbers = t.initiators.len() + t.targets.len();
+        let len = 32 + 4 * numbers + 2 * t.entries.len();
+        let count = |list: &[u32]| u32::try_from(list.len()).unwrap_or(u32::MAX);
+        out.u16(1).u16(0).u32(u32::try_from(len).unwrap_or(u32::MAX));
+        out.u8(t.kind.0).u8(t.kind.1).u16(0);
+        out.u32(count(&t.initiators)).u32(count(&t.targets)).u32(0).u64(t.base);
+        t.initiators.iter().chain(&t.targets).for_each(|node| _ = out.u32(*node));
+        t.entries.iter().for_each(|entry| _ = out.u16(*entry));
+    }
+    for c in caches {
+        out.u16(2).u16(0).u32(32).u32(c.node).u32(0).u64(c.size).u32(c.attributes).u16(0).u16(0);
+    }
+    out.0
+}
+
+/// An SMMUv3 in the IORT.
+#[derive(Clone, Debug)]
+pub struct SmmuNode {
+    /// Its registers.
+    pub base: u64,
+    /// Its event interrupt; page requests, commands and errors follow.
+    pub first_interrupt: u32,
+    /// Requester identifiers that it sees, in order: first and last.
+    pub streams: Vec<(u32, u32)>,
+}
+
+/// IORT revision 3: one ITS group and one root complex whose identifiers go to it unchanged, some of
+/// them through an SMMU.
+#[must_use]
+pub fn iort(smmu: Option<&SmmuNode>) -> Vec<u8> {
+    const GROUP_AT: u32 = 0x30;
+    const SMMU_AT: u32 = 0x48;
+    const LAST: u32 = 0xffff;
+    let mut out = Out::default();
+    out.u32(if smmu.is_some() { 3 } else { 2 }).u32(GROUP_AT).u32(0);
     out.u8(0).u16(0x18).u8(1).u32(0).u32(0).u32(0).u32(1).u32(0);
+    let map = |out: &mut Out, (first, last): (u32, u32), to: u32| {
+        out.u32(first).u32(last - first).u32(first).u32(to).u32(0);
+    };
+    let mut maps = Vec::new();
+    let mut next = 0;
+    if let Some(smmu) = smmu {
+        // Coherent; interrupts of events, page requests, errors, commands; one mapping.
+        out.u8(4).u16(0x58).u8(4).u32(1).u32(1).u32(0x44).u64(smmu.base).u32(1).u32(0).u64(0);
+        let irq = smmu.first_interrupt;
+        out.u32(0).u32(irq).u32(irq + 1).u32(irq + 3).u32(irq + 2).u32(0).u32(0);
+        map(&mut out, (0, LAST), GROUP_AT);
+        let mut around = Vec::new();
+        for (first, last) in &smmu.streams {
+            maps.push(((*first, *last), SMMU_AT));
+            if *first > next {
+                around.push(((next, first - 1), GROUP_AT));
+            }
+            next = next.max(last + 1);
+        }
+        maps.extend(around);
+    }
+    if next <= LAST {
+        maps.push(((next, LAST), GROUP_AT));
+    }
+    let count = u32::try_from(maps.len()).unwrap_or(1);
+    let len = u16::try_from(0x24 + 20 * count).unwrap_or(u16::MAX);
     // Coherent accesses; 64 address bits.
-    out.u8(2).u16(0x38).u8(3).u32(1).u32(1).u32(0x24).u32(1).u8(0).u16(0).u8(3);
-    out.u32(0).u32(0).u8(64).zeroes(3);
-    out.u32(0).u32(0xffff).u32(0).u32(0x30).u32(0);
+    out.u8(2).u16(len).u8(3).u32(if smmu.is_some() { 2 } else { 1 }).u32(count).u32(0x24);
+    out.u32(1).u8(0).u16(0).u8(3).u32(0).u32(0).u8(64).zeroes(3);
+    for (range, to) in maps {
+        map(&mut out, range, to);
+    }
     out.0
 }
 

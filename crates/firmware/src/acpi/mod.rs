@@ -4,7 +4,7 @@
 //! "fw_cfg device", `etc/table-loader`): allocate, add pointer, add checksum. The bodies of the tables
 //! that are lists of numbers are in [`fixed`]; machines write the DSDT with `acpi_tables::aml`.
 //! Sources: ACPI 6.5; IORT: Arm DEN0049; SPCR, DBG2: Microsoft's specifications; layout and order as
-//! QEMU 10.0's files show. Not here: FACS, RSDT, BERT, HEST, TPM2, SRAT, SLIT, HMAT, CXL.
+//! QEMU 10.0's files show. Not here: FACS, RSDT, BERT, HEST, TPM2, CXL.
 
 pub mod fixed;
 

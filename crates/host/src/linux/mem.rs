@@ -354,6 +354,20 @@ impl Drop for DualMapping {
     }
 }
 
+/// Locks what the process has mapped and will map in memory; with `on_fault` pages only once they
+/// are touched.
+///
+/// # Errors
+/// The limit of locked memory is too low.
+pub fn lock_memory(on_fault: bool) -> io::Result<()> {
+    use rustix::mm::{MlockAllFlags, mlockall};
+    let mut flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    if on_fault {
+        flags |= MlockAllFlags::ONFAULT;
+    }
+    Ok(mlockall(flags)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -431,21 +431,12 @@ impl Nvme {
     }
 
     fn wait(&self) {
-        let wait = || {
-            let mut working = self.working.lock();
-            while *working > 0 {
-                self.idle.wait(&mut working);
-            }
-        };
-        match self.spaces().as_slice() {
-            [] => {}
-            [one] => one.backend.give_up(wait),
-            all => {
-                for space in all {
-                    space.backend.give_up(|| {});
-                }
-                wait();
-            }
+        for space in self.spaces() {
+            space.backend.give_up();
+        }
+        let mut working = self.working.lock();
+        while *working > 0 {
+            self.idle.wait(&mut working);
         }
     }
 

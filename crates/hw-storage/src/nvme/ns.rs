@@ -113,6 +113,8 @@ impl Namespace {
         let path = format!("/machine/peripheral/{}", at.id());
         let user = User { path, writes: !read_only, ..User::default() };
         let backend = disk.claim(graph.as_ref(), (kind, drive), user)?;
+        // Errors are the commands' status, whatever the drive says, as at the peer.
+        backend.set_policy(block::OnError::Report, block::OnError::Report);
         if backend.node().is_none() {
             backend.detach();
             return Err(Error::generic("Device needs media, but drive is empty"));

@@ -1,19 +1,25 @@
 //! The ACPI tables of `virt`, from the plan and what was created, and the event device they name.
 
+use std::sync::Arc;
+
 use accel::FirmwareCalls;
-use device::{FirmwareConfig, IrqController};
+use device::{FirmwareConfig, IrqController, LateTables};
 use firmware::acpi::{Oem, Tables, fixed};
-use machine::Board;
+use machine::{Board, Slot};
+use pci::PciBus;
 use qapi::Value;
 
 use super::dsdt::SPI;
 use super::layout::has_firmware;
 use super::props::OnOffAuto;
+use super::roots::Roots;
 use super::{Gic, Plan, dsdt, map};
 
 const EVENT_DEVICE: &str = "acpi-ged";
 /// Event of the power button.
 const POWER_DOWN: u64 = 2;
+/// Event of the slots for memory.
+const MEMORY: u64 = 1;
 
 /// Whether the guest is given tables.
 pub(super) fn is_on(plan: &Plan) -> bool {
@@ -38,13 +44,24 @@ pub(super) fn create_events(
     if !has_events(plan, board) {
         return Ok(());
     }
-    let props = Value::map([("ged-event", Value::from(POWER_DOWN))]);
+    let config = board.config;
+    let (base, room) = plan.plugged.unwrap_or_default();
+    let most = config.max_ram.saturating_sub(config.ram_size);
+    let events = POWER_DOWN | if config.ram_slots > 0 { MEMORY } else { 0 };
+    let props = Value::map([
+        ("ged-event", Value::from(events)),
+        ("memory-slots", Value::from(u64::from(config.ram_slots))),
+        ("memory-base", Value::from(base)),
+        ("memory-room", Value::from(room)),
+        ("memory-most", Value::from(most)),
+        ("memory-nodes", Value::from(config.numa.nodes.len().max(1) as u64)),
+    ]);
     let record = board.device(EVENT_DEVICE, EVENT_DEVICE, props)?;
     if let Some(out) = record.irq_out("irq0") {
         out.connect(irqs.shared(), map::EVENTS.1);
     }
     let button = record.irq_in("powerdown").cloned();
-    board.map_banks(EVENT_DEVICE, &[map::EVENTS.0])?;
+    board.map_banks(EVENT_DEVICE, &[map::EVENTS.0, map::MEMORY_SLOTS.0])?;
     if let Some(button) = button {
         board.set_powerdown(Box::new(move || button.sink.set(0, true)));
     }
@@ -82,53 +99,141 @@ fn timers(plan: &Plan, board: &Board<'_>) -> [u32; 5] {
     [intid("cntps"), intid("cntp"), intid("cntv"), intid("cnthp"), hyp_virt]
 }
 
+/// What a table's body is made of.
+enum Body {
+    /// Known when the machine is made.
+    Fixed(Vec<u8>),
+    /// The DSDT, with root buses as they are.
+    Dsdt,
+    /// The FADT, which knows where the DSDT is.
+    Fadt,
+    /// The IORT, with root buses as they are.
+    Iort,
+}
+
+/// Makes the tables, and again when firmware reads them: by then it has arranged the buses.
+struct Maker {
+    oem: Oem,
+    plan: Plan,
+    serials: Vec<&'static Slot>,
+    event: Option<(u64, u32)>,
+    slots: u32,
+    bus: Option<Arc<PciBus>>,
+    tables: Vec<([u8; 4], u8, Body)>,
+}
+
+impl Maker {
+    fn add(&mut self, name: &[u8; 4], revision: u8, body: Vec<u8>) {
+        self.tables.push((*name, revision, Body::Fixed(body)));
+    }
+
+    fn make(&self, fw_cfg: &dyn FirmwareConfig) -> qapi::Result<()> {
+        let roots = Roots::of(self.bus.as_ref());
+        let mut t = Tables::new(self.oem.clone());
+        let mut dsdt = 0;
+        for (name, revision, body) in &self.tables {
+            match body {
+                Body::Fixed(bytes) => _ = t.add(*name, *revision, bytes, &[]),
+                Body::Dsdt => {
+                    let variable = (self.slots, &roots);
+                    let bytes = dsdt::body(&self.plan, &self.serials, self.event, variable);
+                    dsdt = t.add(*name, *revision, &bytes, &[]);
+                }
+                Body::Fadt => {
+                    let psci = match self.plan.calls {
+                        FirmwareCalls::None => fixed::Psci::None,
+                        FirmwareCalls::Smc => fixed::Psci::Smc,
+                        FirmwareCalls::Hvc => fixed::Psci::Hvc,
+                    };
+                    t.add(*name, *revision, &fixed::fadt(psci, dsdt), &[fixed::FADT_DSDT]);
+                }
+                Body::Iort => _ = t.add(*name, *revision, &iort(&self.plan, &roots), &[]),
+            }
+        }
+        for (name, data) in t.finish() {
+            fw_cfg.set_file(name, data)?;
+        }
+        let extra = roots.others.len() as u64;
+        if extra > 0 {
+            fw_cfg.set_file("etc/extra-pci-roots", extra.to_le_bytes().to_vec())?;
+        }
+        Ok(())
+    }
+}
+
+fn iort(plan: &Plan, roots: &Roots) -> Vec<u8> {
+    let smmu = plan.has_iommu().then(|| fixed::SmmuNode {
+        base: map::SMMU.0,
+        first_interrupt: SPI + map::SMMU.2,
+        streams: roots.translated(plan.props.default_bus_bypass_iommu),
+    });
+    fixed::iort(smmu.as_ref())
+}
+
 /// Builds the tables and gives them to firmware.
 pub(super) fn offer(
     plan: &Plan,
     board: &Board<'_>,
-    fw_cfg: &dyn FirmwareConfig,
+    fw_cfg: &Arc<dyn FirmwareConfig>,
 ) -> qapi::Result<()> {
     if !is_on(plan) {
         return Ok(());
     }
+    let maker = Arc::new(maker(plan, board));
+    maker.make(&**fw_cfg)?;
+    fw_cfg.set_file("etc/tpm/log", vec![])?;
+    let to = Arc::downgrade(fw_cfg);
+    let again: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+        if let Some(fw_cfg) = to.upgrade()
+            && let Err(error) = maker.make(&*fw_cfg)
+        {
+            trace::warning!("ACPI tables: {}", error.desc);
+        }
+    });
+    fw_cfg.before_reading(&["etc/acpi/tables", "etc/acpi/rsdp", "etc/table-loader"], again.clone());
+    board.world.services.add(LateTables(again));
+    Ok(())
+}
+
+fn maker(plan: &Plan, board: &Board<'_>) -> Maker {
     let own = Oem::default();
     let oem = Oem {
         id: plan.props.x_oem_id.clone().unwrap_or(own.id),
         table: plan.props.x_oem_table_id.clone().unwrap_or(own.table),
     };
-    let mut t = Tables::new(oem);
     let mut serials = vec![&map::UART];
     let second = board.record(map::UART2.name).filter(|_| !plan.props.secure);
     serials.extend(second.map(|_| &map::UART2));
-    let event = has_events(plan, board).then_some(map::EVENTS);
-    let dsdt = t.add(*b"DSDT", 2, &dsdt::body(plan, &serials, event), &[]);
-    let psci = match plan.calls {
-        FirmwareCalls::None => fixed::Psci::None,
-        FirmwareCalls::Smc => fixed::Psci::Smc,
-        FirmwareCalls::Hvc => fixed::Psci::Hvc,
+    let mut m = Maker {
+        oem,
+        plan: plan.clone(),
+        serials,
+        event: has_events(plan, board).then_some(map::EVENTS),
+        slots: board.config.ram_slots,
+        bus: super::roots::bus(board),
+        tables: vec![(*b"DSDT", 2, Body::Dsdt), (*b"FACP", 6, Body::Fadt)],
     };
-    t.add(*b"FACP", 6, &fixed::fadt(psci, dsdt), &[fixed::FADT_DSDT]);
     let has_pmu = board.cpu_handles().iter().any(|cpu| cpu.output("pmu").is_some());
-    t.add(*b"APIC", 4, &fixed::madt(&madt(plan, board, plan.version.pmu && has_pmu)), &[]);
+    m.add(b"APIC", 4, fixed::madt(&madt(plan, board, plan.version.pmu && has_pmu)));
     if plan.version.topology {
         let cpus = u32::try_from(plan.ids.len()).unwrap_or(u32::MAX);
-        t.add(*b"PPTT", 2, &fixed::pptt(shape(board), cpus), &[]);
+        m.add(b"PPTT", 2, fixed::pptt(shape(board), cpus));
     }
-    t.add(*b"GTDT", 3, &fixed::gtdt(timers(plan, board), !plan.version.timer_level), &[]);
+    m.add(b"GTDT", 3, fixed::gtdt(timers(plan, board), !plan.version.timer_level));
     let (ecam, len) = plan.ecam();
     let last_bus = u8::try_from((len >> 20) - 1).unwrap_or(u8::MAX);
-    t.add(*b"MCFG", 1, &fixed::mcfg(ecam, last_bus), &[]);
+    m.add(b"MCFG", 1, fixed::mcfg(ecam, last_bus));
     let uart = &map::UART;
-    t.add(*b"SPCR", 2, &fixed::spcr(uart.base, SPI + uart.irq.unwrap_or(0)), &[]);
+    m.add(b"SPCR", 2, fixed::spcr(uart.base, SPI + uart.irq.unwrap_or(0)));
     let uart_len = u32::try_from(uart.size).unwrap_or(u32::MAX);
-    t.add(*b"DBG2", 0, &fixed::dbg2(uart.base, uart_len, "COM0"), &[]);
+    m.add(b"DBG2", 0, fixed::dbg2(uart.base, uart_len, "COM0"));
+    for (name, revision, body) in super::nodes::tables(plan, board) {
+        m.add(name, revision, body);
+    }
     if plan.has_its() || plan.gic == Gic::V2 {
-        t.add(*b"IORT", 3, &fixed::iort(), &[]);
+        m.tables.push((*b"IORT", 3, Body::Iort));
     }
-    for (name, data) in t.finish() {
-        fw_cfg.set_file(name, data)?;
-    }
-    fw_cfg.set_file("etc/tpm/log", vec![])
+    m
 }
 
 fn shape(board: &Board<'_>) -> fixed::Shape {

@@ -37,7 +37,7 @@ pub(super) fn fill_fw_cfg(plan: &Plan, board: &Board<'_>) -> qapi::Result<()> {
     }
     fill_boot_options(&*fw_cfg, board)?;
     offer_smbios(plan, board, &fw_cfg)?;
-    super::acpi::offer(plan, board, &*fw_cfg)?;
+    super::acpi::offer(plan, board, &fw_cfg)?;
     for (name, data) in &board.config.firmware_files {
         fw_cfg.set_file(name, data.clone())?;
     }

@@ -31,6 +31,7 @@ pub(super) struct High {
 }
 
 /// What the steps of creation share.
+#[derive(Clone)]
 pub(super) struct Plan {
     pub(super) version: Version,
     pub(super) props: Props,
@@ -38,6 +39,8 @@ pub(super) struct Plan {
     pub(super) ids: Vec<u64>,
     pub(super) calls: FirmwareCalls,
     pub(super) high: High,
+    /// Where memory that is plugged in goes.
+    pub(super) plugged: Option<Place>,
 }
 
 const GIB: u64 = 1 << 30;
@@ -120,7 +123,12 @@ impl Plan {
         let id = |i: u64| (i / cluster) << 8 | (i % cluster);
         let ids = (0..u64::from(board.config.cpus)).map(id).collect();
         let high = High::default();
-        Ok(Plan { version, props, gic, ids, calls, high })
+        Ok(Plan { version, props, gic, ids, calls, high, plugged: None })
+    }
+
+    /// Whether an IOMMU is in front of PCI's devices.
+    pub(super) fn has_iommu(&self) -> bool {
+        self.props.iommu == "smmuv3"
     }
 
     /// Whether the GICv3 has an ITS.
@@ -166,7 +174,8 @@ impl Plan {
         let plugged = config.max_ram.saturating_sub(config.ram_size);
         let room = u64::from(config.ram_slots).saturating_mul(GIB);
         let round = |v: u64| v.checked_next_multiple_of(GIB).unwrap_or(u64::MAX);
-        let pool = if config.ram_slots > 0 { plugged.saturating_add(room) } else { 0 };
+        let pool = if plugged > 0 { plugged.saturating_add(room) } else { 0 };
+        self.plugged = (pool > 0).then(|| (round(ram_end), pool));
         let ram_end = if pool > 0 { round(ram_end).saturating_add(round(pool)) } else { ram_end };
         if ram_end > top {
             return error(format!(

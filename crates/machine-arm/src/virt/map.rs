@@ -36,6 +36,12 @@ pub(super) const POWER_LINE: u32 = 3;
 /// The ACPI event device: address and shared interrupt.
 pub(super) const EVENTS: (u64, u32) = (0x0908_0000, 9);
 
+/// The IOMMU of PCI: address, length, first of four shared interrupts.
+pub(super) const SMMU: (u64, u64, u32) = (0x0905_0000, 0x2_0000, 74);
+
+/// Registers of the slots for memory: address and length.
+pub(super) const MEMORY_SLOTS: (u64, u64) = (0x0907_0000, 0x18);
+
 /// Virtio transports: first address, distance, first interrupt, number.
 pub(super) const VIRTIO: u64 = 0x0a00_0000;
 pub(super) const VIRTIO_SIZE: u64 = 0x200;

@@ -1,18 +1,22 @@
 //! Machine `virt`: the generic Arm board that exists only in emulators.
 //!
 //! Addresses, interrupts, options and device tree are QEMU 10.0's, and so are the
-//! older versions' differences that a guest sees. Not built: GICv4, the SMMU, memory and CPU hotplug, NVDIMMs, devices on the platform bus; the tests
+//! older versions' differences that a guest sees. Not built: GICv4, the SMMU, CPU hotplug, NVDIMMs, devices on the platform bus; the tests
 //! against the peer's help and device trees list what differs by name.
 
 mod acpi;
 mod boot;
 mod dsdt;
+mod dsdt_memory;
+mod dsdt_pci;
 mod flash;
 mod layout;
 mod loader;
 mod map;
+mod nodes;
 mod pci;
 mod props;
+mod roots;
 mod secure;
 mod tree;
 mod versions;

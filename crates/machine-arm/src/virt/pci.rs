@@ -5,9 +5,10 @@ use std::sync::Arc;
 use device::{IrqController, LpiSource, Lpis, Region};
 use firmware::{Fdt, Prop};
 use machine::Board;
+use pci::{Iommu, PciBus};
 use qapi::Value;
 
-use super::tree::{LEVEL_HIGH, SPI};
+use super::tree::{EDGE_RISING, LEVEL_HIGH, SPI};
 use super::{Gic, Plan, map};
 
 /// Creates what is known to the catalog.
@@ -39,6 +40,7 @@ pub(super) fn create(
     for (number, (_, out)) in (map::PCI_IRQ..).zip(&host.irq_outs) {
         out.connect(irqs.shared(), number);
     }
+    let bus: Option<Arc<PciBus>> = host.ability();
     let [ecam, mmio, io] = host.regions.as_slice() else {
         return Err(qapi::Error::generic(format!("'{HOST}' has not the banks of a PCI host")));
     };
@@ -54,7 +56,46 @@ pub(super) fn create(
     for (at, region) in maps {
         board.system.map(at, &region, 0);
     }
+    match bus.filter(|_| plan.has_iommu()) {
+        Some(bus) => iommu(plan, board, irqs, &bus),
+        None => Ok(()),
+    }
+}
+
+/// The SMMU in front of memory.
+fn iommu(
+    plan: &Plan,
+    board: &mut Board<'_>,
+    irqs: &dyn IrqController,
+    bus: &PciBus,
+) -> qapi::Result<()> {
+    const CLASS: &str = "arm-smmuv3";
+    let both = Value::map([("stage", Value::from("nested"))]);
+    let props = if plan.version.nested_iommu { both } else { Value::empty() };
+    let smmu = board.device(CLASS, "smmuv3", props)?;
+    for (number, (_, out)) in (map::SMMU.2..).zip(&smmu.irq_outs) {
+        out.connect(irqs.shared(), number);
+    }
+    let iommu: Option<Arc<dyn Iommu>> = smmu.ability();
+    board.map_banks("smmuv3", &[map::SMMU.0])?;
+    if let Some(iommu) = iommu {
+        bus.set_iommu(iommu, plan.props.default_bus_bypass_iommu);
+    }
     Ok(())
+}
+
+/// The SMMU's node.
+pub(super) fn iommu_node(t: &mut Fdt, phandle: u32) {
+    let (base, len, irq) = map::SMMU;
+    let node = format!("/smmuv3@{base:x}");
+    t.set(&node, "compatible", Prop::str("arm,smmu-v3"));
+    t.set(&node, "reg", Prop::reg(&[base, len]));
+    let interrupts = (irq..irq + 4).flat_map(|irq| [SPI, irq, EDGE_RISING]);
+    t.set(&node, "interrupts", Prop::Cells(interrupts.collect()));
+    t.set(&node, "interrupt-names", Prop::strs(&["eventq", "priq", "cmdq-sync", "gerror"]));
+    t.set(&node, "dma-coherent", Prop::Empty);
+    t.set(&node, "#iommu-cells", Prop::cell(1));
+    t.set(&node, "phandle", Prop::cell(phandle));
 }
 
 /// The translation service of a GICv3.
@@ -96,7 +137,7 @@ fn cells(value: u64) -> [u32; 2] {
 }
 
 /// The host bridge's node.
-pub(super) fn node(t: &mut Fdt, plan: &Plan, gic: u32, msi: Option<u32>) {
+pub(super) fn node(t: &mut Fdt, plan: &Plan, gic: u32, (msi, iommu): (Option<u32>, Option<u32>)) {
     let node = format!("/pcie@{:x}", map::PCI_MMIO.0);
     let (ecam, len) = plan.ecam();
     let last_bus = u32::try_from((len >> 20) - 1).unwrap_or(0);
@@ -109,6 +150,9 @@ pub(super) fn node(t: &mut Fdt, plan: &Plan, gic: u32, msi: Option<u32>) {
     t.set(&node, "dma-coherent", Prop::Empty);
     if let Some(msi) = msi {
         t.set(&node, "msi-map", Prop::Cells(vec![0, msi, 0, 0x1_0000]));
+    }
+    if let Some(iommu) = iommu {
+        t.set(&node, "iommu-map", Prop::Cells(vec![0, iommu, 0, 0x1_0000]));
     }
     t.set(&node, "reg", Prop::reg(&[ecam, len]));
     t.set(&node, "ranges", Prop::Cells(ranges(plan)));

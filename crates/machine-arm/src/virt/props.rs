@@ -106,8 +106,7 @@ impl Props {
     /// What is not built, or not as told, with the line the user sees.
     pub(super) fn check(&self) -> qapi::Result<()> {
         match self.iommu.as_str() {
-            "none" => {}
-            "smmuv3" => return refuse("iommu=smmuv3"),
+            "none" | "smmuv3" => {}
             _ => {
                 return Err(qapi::Error::generic("Invalid iommu value")
                     .with_hint("Valid values are none, smmuv3."));

@@ -9,7 +9,7 @@ use super::{Gic, Plan, map};
 // Cells of an interrupt specifier (arm,gic.yaml).
 pub(super) const SPI: u32 = 0;
 const PPI: u32 = 1;
-const EDGE_RISING: u32 = 1;
+pub(super) const EDGE_RISING: u32 = 1;
 pub(super) const LEVEL_HIGH: u32 = 4;
 
 /// First phandle; later ones count up.
@@ -30,7 +30,8 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
     let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
     let gic = CLOCK.wrapping_add(cpus).wrapping_add(1);
     let msi = plan.has_msi().then(|| gic.wrapping_add(1));
-    let gpio = msi.unwrap_or(gic).wrapping_add(1);
+    let iommu = plan.has_iommu().then(|| msi.unwrap_or(gic).wrapping_add(1));
+    let gpio = iommu.or(msi).unwrap_or(gic).wrapping_add(1);
     root(&mut t, gic);
     clock(&mut t);
     timer(&mut t, plan);
@@ -59,7 +60,10 @@ pub(super) fn build(plan: &Plan, board: &Board<'_>) -> Fdt {
         super::pci::its_node(&mut t, its);
     }
     if board.record("gpex").is_some() {
-        super::pci::node(&mut t, plan, gic, msi);
+        super::pci::node(&mut t, plan, gic, (msi, iommu));
+    }
+    if let Some(iommu) = iommu {
+        super::pci::iommu_node(&mut t, iommu);
     }
     super::flash::nodes(&mut t, plan);
     if plan.props.secure {
@@ -153,8 +157,8 @@ fn cpu_nodes(t: &mut Fdt, plan: &Plan, board: &Board<'_>) {
             t.set(&node, "enable-method", Prop::str("psci"));
         }
         t.set(&node, "reg", Prop::cell(u32::try_from(*id).unwrap_or(0)));
-        if board.config.ram_slots > 0 {
-            t.set(&node, "numa-node-id", Prop::cell(0));
+        if let Some(id) = super::nodes::of_cpu(board, index) {
+            t.set(&node, "numa-node-id", Prop::cell(id));
         }
         if plan.version.topology {
             t.set(&node, "phandle", Prop::cell(phandle(index)));
@@ -292,12 +296,20 @@ pub(super) fn add_boot(
     board: &Board<'_>,
     initrd: Option<(u64, u64)>,
 ) -> qapi::Result<()> {
-    let memory = address(map::RAM, "memory");
-    t.set(&memory, "device_type", Prop::str("memory"));
-    t.set(&memory, "reg", Prop::reg(&[map::RAM, board.config.ram_size]));
-    if board.config.ram_slots > 0 {
-        t.set(&memory, "numa-node-id", Prop::cell(0));
+    let mut ranges = super::nodes::ranges(board);
+    let in_nodes = !ranges.is_empty();
+    if !in_nodes {
+        ranges.push((0, map::RAM, board.config.ram_size));
     }
+    for (id, base, len) in ranges {
+        let memory = address(base, "memory");
+        t.set(&memory, "device_type", Prop::str("memory"));
+        t.set(&memory, "reg", Prop::reg(&[base, len]));
+        if in_nodes {
+            t.set(&memory, "numa-node-id", Prop::cell(id.into()));
+        }
+    }
+    super::nodes::distance_map(t, board);
     psci(t, plan);
     t.node("/chosen");
     if let Some(append) = &board.config.boot.append {

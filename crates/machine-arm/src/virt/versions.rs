@@ -26,6 +26,10 @@ pub(super) struct Version {
     pub(super) memory_device: u64,
     /// Until 5.0: ACPI tells of the flash banks.
     pub(super) flash_told: bool,
+    /// Until 5.0: nodes may be given by size.
+    pub(super) nodes_by_size: bool,
+    /// Since 9.2: the IOMMU has both stages.
+    pub(super) nested_iommu: bool,
     /// Since 6.0: a GPIO controller of the secure world.
     pub(super) secure_gpio: bool,
     /// Since 6.2: the CPUs' topology is told, and there is an ITS.
@@ -73,6 +77,8 @@ const fn version(((major, minor), name, summary): Named) -> Version {
         smbios: if number >= 212 { name } else { "1.0" },
         memory_device: if number >= 901 { 2047 << 30 } else { 16 << 30 },
         flash_told: number <= 500,
+        nested_iommu: number >= 902,
+        nodes_by_size: number <= 500,
         secure_gpio: number >= 600,
         topology: number >= 602,
         compact: number >= 702,
@@ -93,6 +99,8 @@ impl<const AT: usize> MachineType for Virt<AT> {
     const ARCH: Option<&'static str> = Some("aarch64");
     const DEFAULT_CPU: Option<&'static str> = Some("cortex-a57");
     const MAX_CPUS: u32 = 512;
+    const TAKES_NODES: bool = true;
+    const NODES_BY_SIZE: bool = Self::VERSION.nodes_by_size;
     type Props = Props;
 
     fn create(props: Props, board: &mut Board<'_>) -> qapi::Result<()> {

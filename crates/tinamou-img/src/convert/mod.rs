@@ -196,11 +196,13 @@ fn bitmaps(given: &Given, from: &[Arc<Node>]) -> Result<Vec<block::Bitmap>, Fail
     if only.class().name != "qcow2" {
         return Err(Fail("Format lacks bitmap support".into(), 1));
     }
+    // The peer goes through them from the last one to the first.
+    all.reverse();
     if let Some(broken) = all.iter().find(|b| b.inconsistent)
         && !given.has("skip-broken-bitmaps")
     {
         let text = format!(
-            "Cannot copy inconsistent bitmap '{}'\nqemu-img: Try --skip-broken-bitmaps, or use 'qemu-img bitmap --remove'",
+            "Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
             broken.name
         );
         return Err(Fail(text, 1));
@@ -209,10 +211,17 @@ fn bitmaps(given: &Given, from: &[Arc<Node>]) -> Result<Vec<block::Bitmap>, Fail
         eprintln!("qemu-img: warning: Skipping inconsistent bitmap '{}'", bitmap.name);
     }
     all.retain(|bitmap| !bitmap.inconsistent);
+    all.reverse();
     Ok(all)
 }
 
 fn store_bitmaps(to: &Node, all: Vec<block::Bitmap>) -> Result<(), Fail> {
+    if to.class().name != "qcow2" && !all.is_empty() {
+        return Err(Fail(
+            format!("Format driver '{}' does not support bitmaps", to.class().name),
+            1,
+        ));
+    }
     for bitmap in all {
         let (name, enabled) = (bitmap.name.clone(), bitmap.enabled);
         let changes = [

@@ -56,7 +56,7 @@ pub(super) fn bus_type(class: &DeviceClass) -> &'static str {
         Bus::Usb => "usb-device",
         Bus::Scsi => "scsi-device",
         Bus::I2c => "i2c-slave",
-        Bus::Nvme => "device",
+        Bus::Nvme | Bus::Memory => "device",
         Bus::VirtioSerial => "virtio-serial-port",
     }
 }

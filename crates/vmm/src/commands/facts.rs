@@ -42,6 +42,20 @@ pub(super) struct CpuInstanceProperties {
     thread_id: Option<i64>,
 }
 
+impl CpuInstanceProperties {
+    pub(super) fn of(place: &crate::CpuPlace) -> Self {
+        let [socket, cluster, core, thread] = place.ids.map(|id| Some(i64::from(id)));
+        Self {
+            node_id: place.node.map(i64::from),
+            socket_id: socket,
+            die_id: None,
+            cluster_id: cluster,
+            core_id: core,
+            thread_id: thread,
+        }
+    }
+}
+
 /// A place for a CPU.
 #[derive(Qapi)]
 pub(super) struct HotpluggableCpu {
@@ -145,27 +159,6 @@ impl QmpCommand for InjectNmi {
     type Returns = ();
     fn run(self, _: &Vm) -> Result<()> {
         Err(Error::generic("machine does not provide NMIs"))
-    }
-}
-
-/// An ability of migration.
-#[derive(Qapi)]
-pub(super) struct MigrationCapabilityStatus {
-    /// Its name.
-    capability: String,
-    /// Whether it is on.
-    state: bool,
-}
-
-/// List the abilities of migration; there is no migration yet.
-#[derive(Qapi)]
-pub(super) struct QueryMigrateCapabilities;
-
-impl QmpCommand for QueryMigrateCapabilities {
-    const NAME: &'static str = "query-migrate-capabilities";
-    type Returns = Vec<MigrationCapabilityStatus>;
-    fn run(self, _: &Vm) -> Result<Vec<MigrationCapabilityStatus>> {
-        Ok(Vec::new())
     }
 }
 

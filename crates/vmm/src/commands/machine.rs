@@ -3,7 +3,7 @@
 use derive::Qapi;
 use qapi::{Error, Qapi as _, Result, Source, Value};
 
-use super::QmpCommand;
+use super::{QmpCommand, facts};
 use crate::Vm;
 
 /// A machine that can be chosen.
@@ -133,6 +133,8 @@ pub(super) struct CpuInfoFast {
     qom_path: String,
     /// Host thread.
     thread_id: i64,
+    /// Where it is.
+    props: Option<facts::CpuInstanceProperties>,
     /// Guest architecture.
     target: Target,
 }
@@ -146,10 +148,16 @@ impl QmpCommand for QueryCpusFast {
     type Returns = Vec<CpuInfoFast>;
     fn run(self, vm: &Vm) -> Result<Vec<CpuInfoFast>> {
         let target = target(vm)?;
+        let places = vm.machine().map(|m| m.places.as_slice()).unwrap_or_default();
+        let place = |index: u32| {
+            let place = usize::try_from(index).ok().and_then(|at| places.get(at))?;
+            Some(facts::CpuInstanceProperties::of(place))
+        };
         let info = |cpu: crate::CpuSlot| CpuInfoFast {
             cpu_index: cpu.index,
             qom_path: format!("/machine/unattached/device[{}]", cpu.index),
             thread_id: cpu.thread_id,
+            props: place(cpu.index),
             target,
         };
         Ok(vm.execution().cpus().into_iter().map(info).collect())

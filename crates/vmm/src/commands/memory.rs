@@ -30,7 +30,8 @@ impl QmpCommand for QueryMemorySizeSummary {
     type Returns = MemoryInfo;
     fn run(self, vm: &Vm) -> Result<MemoryInfo> {
         let base_memory = vm.machine().map_or(0, |machine| machine.ram_size);
-        Ok(MemoryInfo { base_memory, plugged_memory: Some(0) })
+        let plugged = modules(vm).iter().map(|(_, m)| m.size).sum();
+        Ok(MemoryInfo { base_memory, plugged_memory: Some(plugged) })
     }
 }
 
@@ -107,27 +108,154 @@ fn memdev(id: &str, props: &Value) -> Memdev {
         prealloc: flag("prealloc", false),
         share: flag("share", false),
         reserve: Some(flag("reserve", true)),
-        host_nodes: Vec::new(),
-        policy: HostMemPolicy::Default,
+        host_nodes: props
+            .get("host-nodes")
+            .and_then(Value::as_list)
+            .map(|list| list.iter().filter_map(|n| u16::try_from(n.as_u64()?).ok()).collect())
+            .unwrap_or_default(),
+        policy: match props.get("policy").and_then(Value::as_str) {
+            Some("preferred") => HostMemPolicy::Preferred,
+            Some("bind") => HostMemPolicy::Bind,
+            Some("interleave") => HostMemPolicy::Interleave,
+            _ => HostMemPolicy::Default,
+        },
     }
 }
 
-/// A hot-plugged memory module.
-#[derive(Qapi)]
-pub(super) struct MemoryDeviceInfo {
-    /// Its id.
-    id: Option<String>,
+/// Memory modules with their ids, by address.
+pub fn modules(vm: &Vm) -> Vec<(Option<String>, device::MemoryDeviceState)> {
+    let Some(machine) = vm.machine() else { return Vec::new() };
+    let module = |record: &std::sync::Arc<device::Record>| {
+        let device: std::sync::Arc<dyn device::MemoryDevice> = record.ability()?;
+        let id = Some(record.id.clone()).filter(|id| !id.contains('['));
+        Some((id, device.state()?))
+    };
+    let mut all: Vec<_> = machine.devices.all().iter().filter_map(module).collect();
+    all.sort_by_key(|(_, state)| state.addr);
+    all
 }
 
-/// List the hot-plugged memory modules; there are none.
+/// Kinds of memory devices.
+#[derive(Qapi)]
+pub(super) enum MemoryDeviceInfoKind {
+    /// A memory module.
+    Dimm,
+}
+
+/// A memory module.
+#[derive(Qapi)]
+#[qapi(name = "PCDIMMDeviceInfo")]
+pub(super) struct PcDimmDeviceInfo {
+    /// Its id.
+    id: Option<String>,
+    /// First address.
+    addr: i64,
+    /// Bytes.
+    size: i64,
+    /// Slot.
+    slot: i64,
+    /// Node of the memory.
+    node: i64,
+    /// Path of the object with the memory.
+    memdev: String,
+    /// It came while the machine ran.
+    hotplugged: bool,
+    /// It may come while the machine runs.
+    hotpluggable: bool,
+}
+
+/// A memory device.
+#[derive(Qapi)]
+pub(super) struct MemoryDeviceInfo {
+    /// Its kind.
+    r#type: MemoryDeviceInfoKind,
+    /// What is known of it.
+    data: PcDimmDeviceInfo,
+}
+
+/// How the guest's last event of a slot went.
+#[derive(Qapi)]
+#[qapi(name = "ACPIOSTInfo")]
+pub(super) struct AcpiOstInfo {
+    /// Id of the device in it.
+    device: Option<String>,
+    /// Number of the slot.
+    slot: String,
+    /// Kind of the slot.
+    slot_type: AcpiSlotType,
+    /// The event.
+    #[qapi(name = "source")]
+    event: i64,
+    /// How it went.
+    status: i64,
+}
+
+/// Kinds of slots.
+#[derive(Qapi)]
+#[qapi(name = "ACPISlotType")]
+pub(super) enum AcpiSlotType {
+    /// For a memory module.
+    #[qapi(name = "DIMM")]
+    Dimm,
+    /// For a CPU.
+    #[qapi(name = "CPU")]
+    Cpu,
+}
+
+/// Data of `ACPI_DEVICE_OST`.
+#[derive(Qapi)]
+pub(crate) struct AcpiDeviceOst {
+    /// The event and how it went.
+    info: AcpiOstInfo,
+}
+
+/// Tell how the guest's last events of slots went.
+#[derive(Qapi)]
+pub(super) struct QueryAcpiOspmStatus;
+
+impl QmpCommand for QueryAcpiOspmStatus {
+    const NAME: &'static str = "query-acpi-ospm-status";
+    type Returns = Vec<AcpiOstInfo>;
+    fn run(self, vm: &Vm) -> Result<Vec<AcpiOstInfo>> {
+        let records = vm.machine().map(|machine| machine.devices.all()).unwrap_or_default();
+        let slots =
+            records.iter().find_map(|r| r.ability::<std::sync::Arc<dyn device::MemorySlots>>());
+        let slots =
+            slots.ok_or_else(|| Error::generic("command is not supported, missing ACPI device"))?;
+        let info = |s: device::SlotStatus| AcpiOstInfo {
+            device: s.device,
+            slot: s.slot.to_string(),
+            slot_type: AcpiSlotType::Dimm,
+            event: s.source.into(),
+            status: s.status.into(),
+        };
+        Ok(slots.ospm_status().into_iter().map(info).collect())
+    }
+}
+
+/// List the memory modules.
 #[derive(Qapi)]
 pub(super) struct QueryMemoryDevices;
 
 impl QmpCommand for QueryMemoryDevices {
     const NAME: &'static str = "query-memory-devices";
     type Returns = Vec<MemoryDeviceInfo>;
-    fn run(self, _: &Vm) -> Result<Vec<MemoryDeviceInfo>> {
-        Ok(Vec::new())
+    fn run(self, vm: &Vm) -> Result<Vec<MemoryDeviceInfo>> {
+        let number = |v: u64| i64::try_from(v).unwrap_or(i64::MAX);
+        let info = |(id, m): (Option<String>, device::MemoryDeviceState)| MemoryDeviceInfo {
+            r#type: MemoryDeviceInfoKind::Dimm,
+            data: PcDimmDeviceInfo {
+                id,
+                addr: number(m.addr),
+                size: number(m.size),
+                slot: m.slot.into(),
+                node: m.node.into(),
+                memdev: m.memdev,
+                hotplugged: m.hotplugged,
+                hotpluggable: true,
+            },
+        };
+        Ok(modules(vm).into_iter().map(info).collect())
     }
 }
 

@@ -161,6 +161,7 @@ impl QmpCommand for BlockdevCreate {
             on_error: OnJobError::Report,
             auto_finalize: true,
             auto_dismiss: false,
+            nodes: Vec::new(),
         };
         let class = graph.class(format)?;
         let target = Late { graph: graph.clone(), file: target, class, image };

@@ -1,10 +1,10 @@
 //! Internal snapshots of disks: `blockdev-snapshot-internal-sync` and its deletion.
 //!
-//! They hold the disk alone, not the machine. The guest's clock is stored as 0.
+//! They hold the disk alone, not the machine.
 
 use std::sync::Arc;
 
-use block::{Node, SnapshotChange};
+use block::{Node, Snapshot, SnapshotChange};
 use derive::Qapi;
 use qapi::{Error, Result};
 
@@ -69,7 +69,15 @@ impl BlockdevSnapshotInternalSync {
         let now = host::realtime_ns();
         let seconds = u32::try_from(now.div_euclid(1_000_000_000)).unwrap_or(0);
         let nanoseconds = u32::try_from(now.rem_euclid(1_000_000_000)).unwrap_or(0);
-        let change = SnapshotChange::Create(name.clone(), seconds, nanoseconds);
+        let about = Snapshot {
+            name: name.clone(),
+            seconds,
+            nanoseconds,
+            clock: vm.clock.now_ns(),
+            icount: if vm.clock.is_counted() { vm.clock.steps() } else { u64::MAX },
+            ..Snapshot::default()
+        };
+        let change = SnapshotChange::Create(about);
         node.driver().change_snapshot(&change).map_err(|error| {
             let why = host::reason(&error);
             Error::generic(format!(

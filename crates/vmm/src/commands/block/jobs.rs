@@ -5,75 +5,12 @@
 
 use std::sync::Arc;
 
-use block_jobs::{About, JobError, JobType as Kind, Jobs, Status, Told};
+use block_jobs::{About, JobError, JobType, Jobs, Status as JobStatus, Told};
 use derive::Qapi;
 use qapi::{Error, Qapi as _, Result};
 
 use super::super::QmpCommand;
 use crate::Vm;
-
-/// What a job does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
-pub(crate) enum JobType {
-    /// Merge into the base.
-    Commit,
-    /// Merge from below.
-    Stream,
-    /// Make an image.
-    Create,
-}
-
-impl From<Kind> for JobType {
-    fn from(kind: Kind) -> JobType {
-        match kind {
-            Kind::Commit => JobType::Commit,
-            Kind::Stream => JobType::Stream,
-            Kind::Create => JobType::Create,
-        }
-    }
-}
-
-/// Where a job is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
-pub(crate) enum JobStatus {
-    /// Not begun.
-    Created,
-    /// At work.
-    Running,
-    /// Waits to be resumed.
-    Paused,
-    /// Can be completed.
-    Ready,
-    /// Ready and paused.
-    Standby,
-    /// Waits for others.
-    Waiting,
-    /// Waits to be finalized.
-    Pending,
-    /// Being undone.
-    Aborting,
-    /// Over.
-    Concluded,
-    /// Forgotten.
-    Null,
-}
-
-impl From<Status> for JobStatus {
-    fn from(status: Status) -> JobStatus {
-        match status {
-            Status::Created => JobStatus::Created,
-            Status::Running => JobStatus::Running,
-            Status::Paused => JobStatus::Paused,
-            Status::Ready => JobStatus::Ready,
-            Status::Standby => JobStatus::Standby,
-            Status::Waiting => JobStatus::Waiting,
-            Status::Pending => JobStatus::Pending,
-            Status::Aborting => JobStatus::Aborting,
-            Status::Concluded => JobStatus::Concluded,
-            Status::Null => JobStatus::Null,
-        }
-    }
-}
 
 /// How a device's or job's last requests went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Qapi)]
@@ -115,7 +52,7 @@ pub(crate) struct BlockJobEnd {
 impl BlockJobEnd {
     fn of(about: &About, with_error: bool) -> BlockJobEnd {
         BlockJobEnd {
-            r#type: about.kind.into(),
+            r#type: about.kind,
             device: about.id.clone(),
             len: about.total,
             offset: about.current,
@@ -148,14 +85,14 @@ pub(crate) struct BlockJobError {
 fn tell(vm: &Vm, told: &Told) {
     let (name, data) = match told {
         Told::Status(id, status) => {
-            let data = JobStatusChange { id: id.clone(), status: (*status).into() };
+            let data = JobStatusChange { id: id.clone(), status: *status };
             ("JOB_STATUS_CHANGE", data.to_value())
         }
         Told::Ready(about) => ("BLOCK_JOB_READY", BlockJobEnd::of(about, false).to_value()),
         Told::Completed(about) => ("BLOCK_JOB_COMPLETED", BlockJobEnd::of(about, true).to_value()),
         Told::Cancelled(about) => ("BLOCK_JOB_CANCELLED", BlockJobEnd::of(about, false).to_value()),
         Told::Pending(id, kind) => {
-            let data = BlockJobPending { r#type: (*kind).into(), id: id.clone() };
+            let data = BlockJobPending { r#type: *kind, id: id.clone() };
             ("BLOCK_JOB_PENDING", data.to_value())
         }
         Told::Error { id, write, verdict } => {
@@ -195,6 +132,22 @@ pub(crate) fn jobs(vm: &Vm) -> Result<Jobs> {
     vm.services.find::<Jobs>().ok_or_else(|| Error::generic("there is no storage"))
 }
 
+/// A device with a disk ended: a drive (`-drive`) ends with it, and so do its jobs. Nodes of the
+/// user's own (`-blockdev`) stay, with their jobs.
+pub(crate) fn drop_drive(vm: &Vm, record: &device::Record) {
+    let slot = record.ability::<block::Slotted>();
+    let graph = vm.services.find::<Arc<block::Graph>>();
+    let (Some(slot), Some(graph)) = (slot, graph) else { return };
+    let id = slot.backend().name();
+    if id.is_empty() {
+        return;
+    }
+    if let (Ok(jobs), Some(node)) = (jobs(vm), slot.backend().node()) {
+        jobs.cancel_on(&node);
+    }
+    graph.remove_drive(id);
+}
+
 /// A job.
 #[derive(Qapi)]
 pub(crate) struct JobInfo {
@@ -222,8 +175,8 @@ impl QmpCommand for QueryJobs {
     fn run(self, vm: &Vm) -> Result<Vec<JobInfo>> {
         let info = |about: About| JobInfo {
             id: about.id,
-            r#type: about.kind.into(),
-            status: about.status.into(),
+            r#type: about.kind,
+            status: about.status,
             current_progress: about.current,
             total_progress: about.total,
             error: about.error,
@@ -272,7 +225,7 @@ impl QmpCommand for QueryBlockJobs {
     type Returns = Vec<BlockJobInfo>;
     fn run(self, vm: &Vm) -> Result<Vec<BlockJobInfo>> {
         let info = |about: About| BlockJobInfo {
-            r#type: about.kind.into(),
+            r#type: about.kind,
             device: about.id,
             len: about.total,
             offset: about.current,
@@ -284,14 +237,14 @@ impl QmpCommand for QueryBlockJobs {
                 2 => BlockDeviceIoStatus::Nospace,
                 _ => BlockDeviceIoStatus::Failed,
             },
-            ready: matches!(about.status, Status::Ready | Status::Standby),
-            status: about.status.into(),
+            ready: matches!(about.status, JobStatus::Ready | JobStatus::Standby),
+            status: about.status,
             auto_finalize: about.auto_finalize,
             auto_dismiss: about.auto_dismiss,
             error: about.error,
         };
         let all = jobs(vm)?.list().into_iter();
-        Ok(all.filter(|about| about.kind != Kind::Create).map(info).collect())
+        Ok(all.filter(|about| about.kind.is_block_job()).map(info).collect())
     }
 }
 

@@ -68,6 +68,11 @@ fn check_blocked(graph: &Graph, nodes: &[Arc<Node>]) -> Result<()> {
     Ok(())
 }
 
+/// The nodes of a disk by which its jobs are found when its device goes.
+fn disk(root: &Arc<Node>) -> Vec<std::sync::Weak<Node>> {
+    [root.clone(), root.skip_filters()].iter().map(Arc::downgrade).collect()
+}
+
 /// The id of the drive that a node is the root of, below filters that jobs put in.
 fn drive_of(graph: &Graph, node: &Arc<Node>) -> String {
     let all = graph.drives();
@@ -187,6 +192,7 @@ impl QmpCommand for BlockStream {
             on_error: policy(self.on_error),
             auto_finalize: self.auto_finalize.unwrap_or(true),
             auto_dismiss: self.auto_dismiss.unwrap_or(true),
+            nodes: disk(&root),
         };
         let jobs = jobs(vm)?;
         jobs.check(&spec)?;
@@ -370,6 +376,7 @@ impl QmpCommand for BlockCommit {
             on_error: policy(self.on_error),
             auto_finalize: self.auto_finalize.unwrap_or(true),
             auto_dismiss: self.auto_dismiss.unwrap_or(true),
+            nodes: disk(&root),
         };
         let what = Committing {
             root,
