@@ -6,6 +6,8 @@ use net::Frame;
 use net::frame::NEEDS_CSUM;
 use net::rss::{Flow, KEY};
 
+use std::sync::atomic::Ordering;
+
 use super::E1000e;
 use super::regs::*;
 
@@ -174,6 +176,9 @@ impl E1000e {
         let n = frame.copy(0, &mut head);
         let head = head.get(..n).unwrap_or_default();
         let mut state = self.state.lock();
+        if self.paused.load(Ordering::SeqCst) {
+            return false;
+        }
         let len = frame.len();
         let most = if state.is_set(RCTL, RCTL_LPE) { LONGEST_LONG } else { LONGEST };
         let Some(exact) = state.wants(head).filter(|_| len + CRC <= most) else { return true };
