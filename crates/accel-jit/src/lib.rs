@@ -282,6 +282,9 @@ impl AccelVm for JitVm {
     fn disassemble(&self, pc: u64, bytes: &[u8]) -> Option<String> {
         Some(self.engine.translator.disassemble(bytes, pc))
     }
+    fn thread_ids(&self) -> Vec<i64> {
+        self.threads.ids()
+    }
     fn info(&self) -> String {
         info::text(&self.engine)
     }

@@ -185,6 +185,10 @@ pub trait AccelVm: Send + Sync {
     fn pause(&self);
     /// Ends all vCPU threads.
     fn shutdown(&self);
+    /// The host's number of each vCPU's thread, in CPU order; empty if they have none.
+    fn thread_ids(&self) -> Vec<i64> {
+        Vec::new()
+    }
     /// Text of `info jit`.
     fn info(&self) -> String {
         String::new()

@@ -209,6 +209,8 @@ pub struct VcpuThreads {
     kickers: Vec<Kicker>,
     vcpus: Vec<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The host's number of each vCPU's thread, in CPU order.
+    ids: Mutex<Vec<i64>>,
 }
 
 /// How vCPUs are put on threads.
@@ -221,10 +223,17 @@ pub enum Threads {
     Single(Option<Arc<dyn Pace>>),
 }
 
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+/// A thread and the host's number of it.
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Option<(JoinHandle<()>, i64)> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let body = move || {
+        _ = tell.send(host::thread_id());
+        body();
+    };
     // The one place besides the event loop that may spawn.
     #[expect(clippy::disallowed_methods, reason = "vCPU threads are made here")]
-    std::thread::Builder::new().name(name).spawn(body).ok()
+    let thread = std::thread::Builder::new().name(name).spawn(body).ok()?;
+    Some((thread, told.recv().unwrap_or(0)))
 }
 
 impl VcpuThreads {
@@ -233,8 +242,13 @@ impl VcpuThreads {
     pub fn new(vcpus: Vec<Box<dyn Vcpu>>, run: &Arc<dyn RunControl>, how: Threads) -> Self {
         let gate = Arc::new(Gate::default());
         gate.closed.store(true, Ordering::Release);
-        let mut this =
-            Self { gate, kickers: Vec::new(), vcpus: Vec::new(), threads: Mutex::default() };
+        let mut this = Self {
+            gate,
+            kickers: Vec::new(),
+            vcpus: Vec::new(),
+            threads: Mutex::default(),
+            ids: Mutex::default(),
+        };
         for mut vcpu in vcpus {
             let kicker = Kicker::default();
             *kicker.0.interrupt.lock() = Some(vcpu.kicker());
@@ -254,7 +268,7 @@ impl VcpuThreads {
             let (gate, run) = (Arc::clone(&self.gate), Arc::clone(run));
             let (own, waker) = (Arc::clone(vcpu), kicker.clone());
             let body = move || thread_body(n, &gate, &own, &waker, &*run);
-            self.threads.lock().extend(spawn(format!("CPU {n}/TCG"), body));
+            self.keep(spawn(format!("CPU {n}/TCG"), body), 1);
         }
     }
 
@@ -273,12 +287,25 @@ impl VcpuThreads {
             run: Arc::clone(run),
             current: Arc::clone(&current),
         };
-        self.threads.lock().extend(spawn("ALL CPUs/TCG".into(), move || rounds.body()));
+        self.keep(spawn("ALL CPUs/TCG".into(), move || rounds.body()), self.vcpus.len());
         if slices {
             let (gate, kickers) = (Arc::clone(&self.gate), self.kickers.clone());
             let body = move || Rounds::slices(&gate, &kickers, &current);
-            self.threads.lock().extend(spawn("TCG slices".into(), body));
+            self.keep(spawn("TCG slices".into(), body), 0);
         }
+    }
+
+    /// Keeps a thread, which runs so many vCPUs.
+    fn keep(&self, spawned: Option<(JoinHandle<()>, i64)>, cpus: usize) {
+        let Some((thread, id)) = spawned else { return };
+        self.threads.lock().push(thread);
+        self.ids.lock().extend(std::iter::repeat_n(id, cpus));
+    }
+
+    /// The host's number of each vCPU's thread, in CPU order.
+    #[must_use]
+    pub fn ids(&self) -> Vec<i64> {
+        self.ids.lock().clone()
     }
 
     /// Lets them run.

@@ -32,7 +32,7 @@ pub use system::ring::{Ring, RingDone, RingOp};
 pub use system::session::{detach_stdio, new_session};
 pub use system::signal::{Signal, SignalWatch};
 pub use system::tap::{TAP_HEADER, open_tap, set_tap_buffer, set_tap_offloads, tap_name};
-pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns};
+pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns, thread_id};
 pub use system::tty::{
     RawMode, is_terminal, read_fd, restore_terminals, set_nonblocking, wait_writable, window_size,
 };

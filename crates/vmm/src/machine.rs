@@ -191,8 +191,12 @@ impl Execution for AccelExecution {
         }
     }
     fn cpus(&self) -> Vec<CpuSlot> {
-        let process = i64::from(std::process::id());
-        (0..).take(self.cpus.len()).map(|index| CpuSlot { index, thread_id: process }).collect()
+        let ids = self.vm.thread_ids();
+        let slot = |index: u32| {
+            let id = usize::try_from(index).ok().and_then(|at| ids.get(at).copied());
+            CpuSlot { index, thread_id: id.unwrap_or_else(|| i64::from(std::process::id())) }
+        };
+        (0..).take(self.cpus.len()).map(slot).collect()
     }
     fn accel(&self) -> Option<Arc<dyn AccelVm>> {
         Some(self.vm.clone())

@@ -8,6 +8,12 @@ fn nanos(t: Timespec) -> i64 {
     t.tv_sec.saturating_mul(1_000_000_000).saturating_add(t.tv_nsec)
 }
 
+/// The system's number of the calling thread.
+#[must_use]
+pub fn thread_id() -> i64 {
+    i64::from(rustix::thread::gettid().as_raw_pid())
+}
+
 /// Nanoseconds of a clock that never jumps or goes back.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
