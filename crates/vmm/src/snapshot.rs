@@ -166,7 +166,7 @@ impl Disks {
 /// A name for a snapshot that was given none.
 fn made_up_name() -> String {
     let seconds = host::realtime_ns().div_euclid(1_000_000_000);
-    let seconds = i64::try_from(seconds).unwrap_or(0) + host::local_offset_seconds();
+    let seconds = seconds + host::local_offset_seconds();
     let (year, month, day, second) = block::describe::civil(seconds);
     let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
     format!("vm-{year:04}{month:02}{day:02}{h:02}{m:02}{s:02}")
