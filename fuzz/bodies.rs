@@ -332,7 +332,9 @@ pub fn smmu(data: &[u8]) {
         put(0x1008 + n * 16, next());
     }
     let split = u32::try_from(shape & 0x3_07df).unwrap_or(0);
-    for (at, value) in [(0x80, RAM + 0x2000), (0x90, (RAM + 0x1000) | 4), (0xa0, (RAM + 0x6000) | 2)] {
+    for (at, value) in
+        [(0x80, RAM + 0x2000), (0x90, (RAM + 0x1000) | 4), (0xa0, (RAM + 0x6000) | 2)]
+    {
         bench.write64(at, value);
     }
     bench.write32(0x88, if shape & 1 << 60 == 0 { 4 } else { split });
