@@ -145,7 +145,7 @@ fn template(options: &[(&str, &str)]) -> Option<Vec<u8>> {
     let text: Vec<u8> = (0..cluster).map(|n| u8::try_from(n % 7).unwrap_or(0)).collect();
     _ = node.write(1000, &[1; 9000]);
     _ = node.driver().write_compressed(32 << 10, &text);
-    _ = node.driver().change_snapshot(&SnapshotChange::Create("s".into(), 1, 2));
+    _ = node.driver().change_snapshot(&SnapshotChange::Create(snapshot("s".into(), 1, 2)));
     _ = node.write(4000, &[2; 3000]);
     _ = node.write_zeroes(64 << 10, 4096, false);
     _ = node.driver().change_bitmap("b", &BitmapChange::Add(Some(4096), true));
@@ -235,10 +235,14 @@ fn requests(node: &Node) {
     _ = node.flush();
 }
 
+fn snapshot(name: String, seconds: u32, nanoseconds: u32) -> block::Snapshot {
+    block::Snapshot { name, seconds, nanoseconds, ..block::Snapshot::default() }
+}
+
 fn changes(node: &Node) {
     let driver = node.driver();
     let name = |text: &str| text.to_owned();
-    _ = driver.change_snapshot(&SnapshotChange::Create(name("t"), 3, 4));
+    _ = driver.change_snapshot(&SnapshotChange::Create(snapshot(name("t"), 3, 4)));
     _ = driver.change_snapshot(&SnapshotChange::Apply(name("s")));
     _ = driver.change_snapshot(&SnapshotChange::Delete(name("s")));
     _ = driver.change_bitmap("b", &BitmapChange::Clear);
