@@ -203,7 +203,7 @@ fn another_metadata_context_tells_what_a_bitmap_has() {
     assert!(tool("qemu-io", &["-c", "write 1M 1M", "a.qcow2"]).unwrap().success());
     let socket = dir.path().join("s");
     let mut command = Command::new("qemu-nbd");
-    command.args(["-t", "-r", "-f", "qcow2", "-B", "b", "-k"]).arg(&socket);
+    command.args(["-t", "-r", "-e", "10", "-f", "qcow2", "-B", "b", "-k"]).arg(&socket);
     let _server = Server(command.arg(dir.path().join("a.qcow2")).spawn().unwrap());
     wait_for(&socket);
     let open = |context: &str| {

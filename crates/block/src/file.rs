@@ -268,13 +268,14 @@ impl BlockDriver for Disk {
             Ok(None) => Ok(hole),
             Ok(Some(data)) if data > at => Ok(Extent { len: len.min(data - at), ..hole }),
             Ok(Some(_)) => {
-                let end = host::next_hole(file, at)?.unwrap_or(u64::MAX);
-                // What a disk has behind the end of the file in its last sector belongs to it.
-                let end = if file.metadata().is_ok_and(|m| m.len() == end) {
-                    end.next_multiple_of(512)
-                } else {
-                    end
-                };
+                let mut end = host::next_hole(file, at)?.unwrap_or(u64::MAX);
+                // Past the page cache whole sectors are asked for: the rest of the last one is
+                // no piece of its own.
+                if self.doors.read().direct.is_some()
+                    && file.metadata().is_ok_and(|m| m.len() == end)
+                {
+                    end = end.next_multiple_of(512);
+                }
                 Ok(Extent { len: len.min(end.saturating_sub(at)).max(1), ..whole })
             }
             Err(_) => {

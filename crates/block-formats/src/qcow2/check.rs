@@ -324,6 +324,8 @@ struct Wrong {
     clusters: Vec<(u64, u64)>,
     /// A cluster in use counts as free: the counts cannot be trusted to find free ones.
     rebuild: bool,
+    /// Clusters that are named more often than a count can tell: nothing can be done about them.
+    overflows: u64,
 }
 
 /// Compares the counts.
@@ -359,6 +361,7 @@ fn compare(meta: &mut Meta, walk: &mut Walk, mend: Fix) -> io::Result<Wrong> {
                 "ERROR: overflow cluster offset={offset:#x}\nUse qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the image cannot be opened for writing"
             ));
             walk.report.corruptions += 1;
+            wrong.overflows += 1;
             continue;
         }
         if want == have {
@@ -429,7 +432,7 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
         return Err(io::Error::from_raw_os_error(5));
     }
     if wrong.rebuild && fix == Fix::All {
-        rebuild(meta, &mut walk, staying)?;
+        rebuild(meta, &mut walk, staying + wrong.overflows)?;
     } else if fix != Fix::None && !wrong.clusters.is_empty() {
         let (leaks, corruptions) = (walk.report.leaks, walk.report.corruptions);
         let wrong = compare(meta, &mut walk, fix)?;

@@ -244,15 +244,16 @@ pub(super) fn change(meta: &mut Meta, change: &SnapshotChange) -> io::Result<()>
             let gone = list.remove(at);
             let l1 = read_l1(meta, &gone)?;
             write_list(meta, list)?;
-            release(meta, &l1).map_err(|error| {
+            let told = |error: io::Error| {
                 let why = host::reason(&error);
                 trace::write(format_args!("qcow2_free_clusters failed: {why}\n"));
                 io::Error::other(format!("Failed to free the cluster and L1 table: {why}"))
-            })?;
+            };
+            release(meta, &l1).map_err(told)?;
             for n in 0..(u64::from(gone.l1_size) * 8).div_ceil(meta.cluster()) {
                 meta.free(gone.l1_offset + (n << meta.bits()));
             }
-            meta.commit(false)?;
+            meta.commit(false).map_err(told)?;
             mark(meta)
         }
         SnapshotChange::Apply(word) => {

@@ -611,6 +611,11 @@ impl Meta {
     pub(super) fn preallocate(&mut self, from: u64, to: u64, how: Preallocation) -> io::Result<()> {
         let cluster = self.cluster();
         let mut at = from & !(cluster - 1);
+        if let Some(data) = self.data.as_ref().filter(|_| from == 0 && how == Preallocation::Falloc)
+        {
+            // A new data file is as long as the disk already; what grows is given its space.
+            data.driver().truncate(0, Preallocation::Off)?;
+        }
         while at < to {
             let (mapped, _, len) = self.map(at, to - at)?;
             if mapped != Mapped::Nothing {

@@ -357,3 +357,42 @@ fn encrypted_images_open_with_their_secret_only() {
     let raw = std::fs::read(&path).unwrap();
     assert!(!raw.windows(512).any(|sector| sector.iter().all(|b| *b == 5)));
 }
+
+fn amend(node: &Node, options: &[(&str, &str)]) -> qapi::Result<()> {
+    let options = options.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    node.driver().amend(&Creation { options, ..Creation::default() }, false, &|_, _| {})
+}
+
+#[test]
+fn reference_counts_get_another_width() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a.qcow2", 8 << 20, &[("cluster_size", "512")]);
+    let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| n.to_le_bytes()[1] | 1).collect();
+    open(&path).write(1 << 20, &bytes).unwrap();
+    for bits in ["1", "64", "8", "2", "16", "32"] {
+        let node = open(&path);
+        amend(&node, &[("refcount_bits", bits)]).unwrap();
+        assert_clean(&node);
+        drop(node);
+        let node = open(&path);
+        let told = node.driver().format_info().specific.unwrap();
+        assert_eq!(told.get("refcount-bits").unwrap().as_i64(), bits.parse().ok());
+        let mut back = vec![0; bytes.len()];
+        node.read(1 << 20, &mut back).unwrap();
+        assert!(back == bytes, "{bits}");
+        assert_clean(&node);
+    }
+    let node = open(&path);
+    let about = block::Snapshot { name: "s".into(), ..block::Snapshot::default() };
+    node.driver().change_snapshot(&SnapshotChange::Create(about)).unwrap();
+    let error = amend(&node, &[("refcount_bits", "1")]).unwrap_err().desc;
+    let start = "Cannot decrease refcount entry width to 1 bits: Cluster at offset 0x";
+    assert!(error.starts_with(start) && error.ends_with(" has a refcount of 2"), "{error}");
+    assert_clean(&node);
+    amend(&node, &[("refcount_bits", "2")]).unwrap();
+    assert_clean(&node);
+    let error = amend(&node, &[("backing_file", "x")]).unwrap_err().desc;
+    assert_eq!(error, "Cannot amend the backing file");
+    let error = amend(&node, &[("compat", "0.10")]).unwrap_err().desc;
+    assert_eq!(error, "compat=0.10 requires refcount_bits=16");
+}

@@ -102,33 +102,8 @@ pub(crate) struct BlockDeviceInfo {
     encrypted: bool,
     /// What is done with zeroes that are written.
     detect_zeroes: String,
-    /// Limit in bytes per second; 0: none.
-    bps: i64,
-    /// Of reads.
-    bps_rd: i64,
-    /// Of writes.
-    bps_wr: i64,
-    /// Limit in operations per second; 0: none.
-    iops: i64,
-    /// Of reads.
-    iops_rd: i64,
-    /// Of writes.
-    iops_wr: i64,
-    /// Bursts of bytes and requests, and their seconds, where there are any.
-    bps_max: Option<i64>,
-    bps_rd_max: Option<i64>,
-    bps_wr_max: Option<i64>,
-    iops_max: Option<i64>,
-    iops_rd_max: Option<i64>,
-    iops_wr_max: Option<i64>,
-    bps_max_length: Option<i64>,
-    bps_rd_max_length: Option<i64>,
-    bps_wr_max_length: Option<i64>,
-    iops_max_length: Option<i64>,
-    iops_rd_max_length: Option<i64>,
-    iops_wr_max_length: Option<i64>,
-    /// Bytes that count as one request.
-    iops_size: Option<i64>,
+    #[qapi(flatten)]
+    limits: super::limits::IoLimits,
     /// The group whose limits these are.
     group: Option<String>,
     /// The image.
@@ -229,12 +204,6 @@ pub(crate) fn device_info(
     group: Option<&block::IoGroup>,
 ) -> BlockDeviceInfo {
     let (rules, op_size) = group.map(block::IoGroup::rules).unwrap_or_default();
-    #[expect(clippy::cast_possible_truncation, reason = "rates are whole and bounded")]
-    let whole = |n: f64| n as i64;
-    let at = |n: usize| rules.get(n).copied().unwrap_or_default();
-    let average = |n| whole(at(n).average);
-    let max = |n| (at(n).max > 0.0).then(|| whole(at(n).max));
-    let length = |n| (at(n).max > 0.0).then(|| whole(at(n).length));
     let flags = node.flags();
     let is_filter = node.class().is_filter();
     let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
@@ -249,25 +218,7 @@ pub(crate) fn device_info(
         backing_file_depth: depth,
         encrypted: false,
         detect_zeroes: node.detect_zeroes().word().to_owned(),
-        bps: average(0),
-        bps_rd: average(1),
-        bps_wr: average(2),
-        iops: average(3),
-        iops_rd: average(4),
-        iops_wr: average(5),
-        bps_max: max(0),
-        bps_rd_max: max(1),
-        bps_wr_max: max(2),
-        iops_max: max(3),
-        iops_rd_max: max(4),
-        iops_wr_max: max(5),
-        bps_max_length: length(0),
-        bps_rd_max_length: length(1),
-        bps_wr_max_length: length(2),
-        iops_max_length: length(3),
-        iops_rd_max_length: length(4),
-        iops_wr_max_length: length(5),
-        iops_size: (op_size > 0).then(|| signed(op_size)),
+        limits: super::limits::IoLimits::of(&rules, op_size),
         group: group.map(|group| group.name().to_owned()),
         image: image(node, deep),
         cache: BlockdevCacheInfo { writeback, direct: flags.direct, no_flush: flags.no_flush },
