@@ -84,7 +84,9 @@ pub mod pci_bridge {
         if let Some(shpc) = &shpc {
             shpc.show(&function);
         }
-        let slots = function.add_capability(SLOTS, None, &[FIRST, props.chassis]);
+        // Behind the controller's, if that is there.
+        let place = props.shpc.then_some(0x48);
+        let slots = function.add_capability(SLOTS, place, &[FIRST, props.chassis]);
         function.allow_writes(slots + 3, &[0xff]);
         if props.shpc && props.msi != OnOffAuto::Off {
             function.add_msi_at(Some(0x4c), true);

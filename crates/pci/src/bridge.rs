@@ -181,7 +181,9 @@ impl Bridge {
         match (&self.slot, self.shpc.get()) {
             (Some(slot), _) => slot.ask(self, function),
             (None, Some(shpc)) => {
-                let (_, devfn) = function.address().unwrap_or_default();
+                let all = self.bus.get().map(|bus| bus.all()).unwrap_or_default();
+                let place = all.iter().find(|(_, f)| Arc::ptr_eq(f, function));
+                let devfn = place.map_or(0, |(devfn, _)| *devfn);
                 shpc.ask(devfn)
             }
             (None, None) => Ok(Unplug::Done),

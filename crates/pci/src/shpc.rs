@@ -126,7 +126,8 @@ impl Regs {
         let shift = 8 * (at % 4);
         let set = |word: u32| word & !(0xff << shift) | u32::from(value) << shift;
         match (at / 4, at % 4) {
-            (COMMAND, 0 | 1) => self.command = set(self.command) & 0xffff,
+            // The target has five bits.
+            (COMMAND, 0 | 1) => self.command = set(self.command) & 0x1fff,
             (ENABLE, 0) => self.enable = self.enable & !0xf | u32::from(value & 0xf),
             (ENABLE, 2) => self.enable &= !(u32::from(value & 3) << 16),
             (number @ FIRST_SLOT.., byte) => {
@@ -283,11 +284,10 @@ impl Shpc {
         let gone = {
             let mut regs = self.regs.lock();
             let [code, device, ..] = regs.command.to_le_bytes();
-            let (status, gone) = command(&mut regs, code, device & 0x1f);
-            let illegal = device > 0x1f && code < 0x40;
-            regs.command = regs.command & 0xffff | if illegal { INVALID } else { status };
+            let (status, gone) = command(&mut regs, code, device);
+            regs.command = regs.command & 0xffff | status;
             regs.enable |= COMPLETED;
-            if illegal { None } else { gone }
+            gone
         };
         if let Some(device) = gone {
             self.dismiss(device);

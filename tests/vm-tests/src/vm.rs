@@ -124,6 +124,13 @@ impl Vm {
         stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("the machine reads");
     }
 
+    /// Types to a machine that may have ended already.
+    pub fn send_if_it_runs(&mut self, text: &str) {
+        if let Some(stdin) = self.child.stdin.as_mut() {
+            _ = stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush());
+        }
+    }
+
     /// Everything on the console so far.
     pub fn console(&self) -> String {
         self.out.text()
