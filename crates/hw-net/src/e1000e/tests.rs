@@ -210,3 +210,18 @@ fn headers_are_split_off() {
     assert_eq!(raw[12..20], [54, 0, 0, 0, 54, 0x80, 0xe8, 3]);
     assert_eq!(d.bench.get_ram(BUFFERS + 0x4000, 1000), tcp(1000)[54..]);
 }
+
+#[test]
+fn a_ring_that_is_never_empty_sends_nothing() {
+    let mut d = Driver::new();
+    for (head, tail) in [(0, 0xffff), (COUNT, 1), (0, COUNT)] {
+        d.set(TX + HEAD, head);
+        d.set(TX + TAIL, tail);
+        assert_eq!(d.get(TX + HEAD), head);
+    }
+    d.set(TX + HEAD, 0);
+    d.bench.put_ram(DATA, &tcp(20));
+    d.descriptor(RAM_BASE + DATA, 74 | 9 * COMMAND);
+    d.go();
+    assert!(d.frame().is_some());
+}

@@ -135,10 +135,10 @@ impl E1000e {
         if still || !state.is_set(TCTL, TCTL_EN) || head == tail || count == 0 {
             return (false, None);
         }
-        if head >= count {
-            trace::guest_error!("e1000e: head {head} of {count} descriptors");
-            state.set(begin + HEAD, 0);
-            return (true, None);
+        if head >= count || tail >= count {
+            // Such a ring would never be empty.
+            trace::guest_error!("e1000e: head {head} and tail {tail} of {count} descriptors");
+            return (false, None);
         }
         let base =
             u64::from(state.get(begin + BASE_LOW)) | u64::from(state.get(begin + BASE_HIGH)) << 32;
