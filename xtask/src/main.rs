@@ -12,11 +12,13 @@ mod compare;
 mod cross;
 mod demo;
 mod guests;
+mod image;
 mod iotests;
 mod layers;
 mod lint;
 mod new;
 mod packages;
+mod scripts;
 mod steps;
 mod stress;
 
@@ -56,8 +58,27 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "guests",
-        about: "fetch the Debian kernels and initrds that demo and tests boot",
-        run: |_| guests::fetch_all().map(|_| ()),
+        about: "fetch the Debian kernels and initrds that demo and tests boot; guests image arm64: make a bootable Debian disk",
+        run: |args| match args {
+            [] => guests::fetch_all().map(|_| ()),
+            [what, arch] if what == "image" && arch == "arm64" => image::make().map(|_| ()),
+            _ => Err("usage: cargo xtask guests [image arm64]".into()),
+        },
+    },
+    Task {
+        name: "example",
+        about: "example [ROUNDS]: the manual's worked example to power-off, paired with an installed QEMU",
+        run: scripts::example,
+    },
+    Task {
+        name: "savevm",
+        about: "savevm [ROUNDS]: snapshots of a Debian guest under load (50 rounds)",
+        run: scripts::savevm,
+    },
+    Task {
+        name: "libvirt",
+        about: "a Debian guest's life under libvirt (installs it)",
+        run: scripts::libvirt,
     },
     Task {
         name: "compare",

@@ -184,3 +184,42 @@ fn requests_wait_for_nbdkit_to_come_back() {
     });
     assert_eq!(std::fs::read(&image).unwrap()[..512], [9; 512]);
 }
+
+#[test]
+fn another_metadata_context_tells_what_a_bitmap_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let tool = |program: &str, args: &[&str]| {
+        Command::new(program)
+            .current_dir(dir.path())
+            .args(args)
+            .stdout(std::process::Stdio::null())
+            .status()
+    };
+    if tool("qemu-img", &["create", "-q", "-f", "qcow2", "a.qcow2", "4M"]).is_err() {
+        eprintln!("qemu-img is not installed: not compared");
+        return;
+    }
+    assert!(tool("qemu-img", &["bitmap", "--add", "a.qcow2", "b"]).unwrap().success());
+    assert!(tool("qemu-io", &["-c", "write 1M 1M", "a.qcow2"]).unwrap().success());
+    let socket = dir.path().join("s");
+    let mut command = Command::new("qemu-nbd");
+    command.args(["-t", "-r", "-f", "qcow2", "-B", "b", "-k"]).arg(&socket);
+    let _server = Server(command.arg(dir.path().join("a.qcow2")).spawn().unwrap());
+    wait_for(&socket);
+    let open = |context: &str| {
+        let text = format!(
+            r#"{{"driver": "nbd", "x-dirty-bitmap": "{context}", "read-only": true,
+                "server": {{"type": "unix", "path": "{}"}}}}"#,
+            socket.display()
+        );
+        let options = qapi::json::from_str(&text).unwrap();
+        let flags = Flags { read_only: true, ..Flags::default() };
+        Graph::new(CLASSES).open(options, qapi::Source::Json, flags)
+    };
+    let node = open("qemu:dirty-bitmap:b").unwrap();
+    // What the bitmap has counts as no data, as at the peer.
+    let (clean, dirty) = (node.extent(0, 4 << 20).unwrap(), node.extent(1 << 20, 3 << 20).unwrap());
+    assert_eq!((clean.data, clean.len, dirty.data, dirty.len), (true, 1 << 20, false, 1 << 20));
+    let error = open("qemu:dirty-bitmap:c").err().unwrap();
+    assert_eq!(error.desc, "requested x-dirty-bitmap qemu:dirty-bitmap:c not found");
+}

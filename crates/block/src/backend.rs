@@ -17,6 +17,7 @@ use qapi::{Error, Result};
 use crate::engine::{Done, Lane, Op, Request};
 use crate::io_limits::Queue;
 use crate::node::{Hold, Node, Use};
+use crate::timed::Interval;
 
 /// What is done about an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,19 +83,41 @@ pub struct Account {
     pub bytes: AtomicU64,
     pub operations: AtomicU64,
     pub failed: AtomicU64,
+    pub invalid: AtomicU64,
     pub time_ns: AtomicU64,
 }
 
 /// Counters by kind of request.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[expect(missing_docs, reason = "named after query-blockstats")]
 pub struct Accounts {
+    /// Requests that make no sense count as accesses.
+    pub with_invalid: AtomicBool,
+    /// Requests that failed count as accesses, and their time counts.
+    pub with_failed: AtomicBool,
+    /// Statistics of the last seconds.
+    pub timed: Mutex<Vec<Interval>>,
     pub read: Account,
     pub write: Account,
     pub flush: Account,
     pub unmap: Account,
     /// Host time of the last request's end; 0: none yet.
     pub last_ns: AtomicU64,
+}
+
+impl Default for Accounts {
+    fn default() -> Accounts {
+        Accounts {
+            with_invalid: true.into(),
+            with_failed: true.into(),
+            timed: Mutex::default(),
+            read: Account::default(),
+            write: Account::default(),
+            flush: Account::default(),
+            unmap: Account::default(),
+            last_ns: AtomicU64::new(0),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -416,6 +439,42 @@ impl Backend {
         }
     }
 
+    /// A device refused a request that makes no sense.
+    pub fn invalid(&self, op: Op) {
+        self.account(op).invalid.fetch_add(1, Ordering::Relaxed);
+        if self.accounts.with_invalid.load(Ordering::Relaxed) {
+            self.accounts.last_ns.store(host::monotonic_ns(), Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a request that ended.
+    fn count(&self, op: Op, len: u64, begun: u64, well: bool) {
+        let now = host::monotonic_ns();
+        let account = self.account(op);
+        let add = |n: &AtomicU64, by| _ = n.fetch_add(by, Ordering::Relaxed);
+        if well {
+            add(&account.operations, 1);
+            add(&account.bytes, len);
+        } else {
+            add(&account.failed, 1);
+        }
+        if !well && !self.accounts.with_failed.load(Ordering::Relaxed) {
+            return;
+        }
+        let time = now.saturating_sub(begun);
+        add(&account.time_ns, time);
+        self.accounts.last_ns.store(now, Ordering::Relaxed);
+        let kind = match op {
+            Op::Read => 0,
+            Op::Write | Op::WriteZeroes { .. } => 1,
+            Op::Flush => 2,
+            Op::Discard => return,
+        };
+        for interval in self.accounts.timed.lock().iter_mut() {
+            interval.add(kind, time, now);
+        }
+    }
+
     fn account(&self, op: Op) -> &Account {
         match op {
             Op::Read => &self.accounts.read,
@@ -452,17 +511,7 @@ impl Backend {
         through &= !matches!(op, Op::Read | Op::Flush);
         let kept = memory.clone();
         let done: Done = Box::new(move |result: io::Result<()>| {
-            let now = host::monotonic_ns();
-            let account = this.account(op);
-            let add = |n: &AtomicU64, by| _ = n.fetch_add(by, Ordering::Relaxed);
-            add(&account.time_ns, now.saturating_sub(begun));
-            if result.is_ok() {
-                add(&account.operations, 1);
-                add(&account.bytes, len);
-            } else {
-                add(&account.failed, 1);
-            }
-            this.accounts.last_ns.store(now, Ordering::Relaxed);
+            this.count(op, len, begun, result.is_ok());
             match result {
                 Ok(()) => whole(Ok(())),
                 Err(error) => {

@@ -162,6 +162,14 @@ impl DiskProps {
                 backend.write_cache.store(on, std::sync::atomic::Ordering::Relaxed);
             }
         }
+        for (chosen, place) in [
+            (self.account_invalid, &backend.accounts.with_invalid),
+            (self.account_failed, &backend.accounts.with_failed),
+        ] {
+            if chosen != OnOffAuto::Auto {
+                place.store(chosen == OnOffAuto::On, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
         let (reads, writes) = backend.policy();
         backend.set_policy(self.rerror.policy(reads), self.werror.policy(writes));
         Ok(backend)

@@ -420,12 +420,13 @@ pub trait BlockDriver: Send + Sync {
     fn amend_options(&self) -> &'static [CreateOption] {
         &[]
     }
-    /// Changes options of an image that exists; `force` allows what may lose keys.
+    /// Changes options of an image that exists; `force` allows what may lose keys. `steps` is told
+    /// how much of how much is done where it takes long.
     ///
     /// # Errors
     /// The format cannot change them so.
-    fn amend(&self, options: &Creation, force: bool) -> qapi::Result<()> {
-        _ = (options, force);
+    fn amend(&self, options: &Creation, force: bool, steps: &dyn Fn(u64, u64)) -> qapi::Result<()> {
+        _ = (options, force, steps);
         Err(qapi::Error::generic("Format driver does not support option amendment"))
     }
     /// Persistent dirty bitmaps.

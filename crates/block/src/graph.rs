@@ -567,6 +567,12 @@ impl Graph {
         Still { _backends: self.backends().iter().map(Backend::drain).collect(), _steps: steps }
     }
 
+    /// Whether requests wait for [`Graph::retry`].
+    #[must_use]
+    pub fn has_parked(&self) -> bool {
+        self.backends().iter().any(|backend| backend.has_parked())
+    }
+
     /// Makes the requests again that stopped the machine.
     pub fn retry(&self) {
         for backend in self.backends() {

@@ -34,6 +34,7 @@ mod redirect;
 mod reopen;
 mod reopen_options;
 mod steps;
+mod timed;
 
 pub use backend::{
     Account, Accounts, Backend, Drained, OnError, Slotted, SlottedDevice, Trouble, User, Verdict,
@@ -56,6 +57,7 @@ pub use options::{flag, take};
 pub use pool::Pool;
 pub use redirect::{Blocker, Redirect, check_free};
 pub use steps::{Held, Step, Steps};
+pub use timed::{Interval, Times};
 
 /// The classes of this crate, for the catalog.
 pub static FILE: BlockClass = file::FILE;

@@ -26,6 +26,25 @@ fn overlay_of(graph: &Graph, node: &Arc<Node>) -> Option<Arc<Node>> {
     all.find(|other| other.child("backing").is_some_and(|below| Arc::ptr_eq(&below, node)))
 }
 
+/// Whether somebody reads a node: a device, or what lies over it. Layers and filters that nobody
+/// reads do not count.
+fn is_read(graph: &Graph, node: &Arc<Node>) -> bool {
+    let is_it = |other: Arc<Node>| Arc::ptr_eq(&other, node);
+    if graph.backends().iter().any(|b| b.user().is_some() && b.node().is_some_and(is_it)) {
+        return true;
+    }
+    graph.nodes().iter().any(|over| {
+        let roles = over.children().into_iter().filter(|(_, child)| Arc::ptr_eq(child, node));
+        let mut roles = roles.map(|(role, _)| role == "backing" || over.class().passes_on());
+        roles.any(|passes| !passes || is_read(graph, over))
+    })
+}
+
+/// Whether a node is another one or stands on it.
+fn stands_on(node: &Arc<Node>, other: &Arc<Node>) -> bool {
+    Arc::ptr_eq(node, other) || node.children().iter().any(|(_, child)| stands_on(child, other))
+}
+
 /// Keeps commands off nodes while it lives.
 pub struct Blocker(#[expect(dead_code, reason = "it lives")] Arc<str>);
 
@@ -83,20 +102,20 @@ impl Graph {
     /// One of them is used in a way that does not allow it, or `above` can have no backing.
     pub fn begin_snapshot(&self, below: &Arc<Node>, above: &Arc<Node>) -> Result<Redirect> {
         check_free(self, below)?;
-        // A disk's own node first, then what can have no backing, then what other nodes use.
-        let in_use = || Err(Error::generic("The overlay is already in use"));
-        let is_above = |node: Arc<Node>| Arc::ptr_eq(&node, above);
-        if self.backends().iter().any(|disk| disk.node().is_some_and(is_above)) {
-            return in_use();
+        if is_read(self, above) {
+            return Err(Error::generic("The overlay is already in use"));
         }
         if !above.class().has_backing {
             return Err(Error::generic("The overlay does not support backing images"));
         }
-        if above.is_used() {
-            return in_use();
-        }
         if above.child("backing").is_some() {
             return Err(Error::generic("The overlay already has a backing image"));
+        }
+        if stands_on(below, above) {
+            let (below, above) = (below.name(), above.name());
+            let text =
+                format!("Making '{below}' a backing child of '{above}' would create a cycle");
+            return Err(Error::generic(text));
         }
         if above.is_read_only() && below.users().iter().any(|(_, how)| how.writes) {
             return Err(Error::generic(format!("Block node '{}' is read-only", above.name())));
@@ -172,6 +191,8 @@ mod tests {
         let error = graph.begin_snapshot(&below, &above).err().unwrap();
         assert_eq!(error.desc, "The overlay does not support backing images");
         _ = graph.add_drive("disk", Some(above.clone())).unwrap();
+        let user = crate::User { writes: true, ..crate::User::default() };
+        _ = graph.claim(Some("disk"), user).unwrap().unwrap();
         let error = graph.begin_snapshot(&below, &above).err().unwrap();
         assert_eq!(error.desc, "The overlay is already in use");
     }

@@ -1,5 +1,6 @@
-//! Disks whose request fails and stops the machine: the request is saved with the machine, and
-//! made again where the state is loaded, once and with nothing lost; and on the spot as well.
+//! Disks whose requests fail, at each layer: the guest hears of it, or does not, as the policy says.
+//! A request that stops the machine is made again when it goes on, once and with nothing lost; it
+//! is saved with the machine and made again where the state is loaded.
 
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
@@ -10,7 +11,13 @@ use device::{Device, DeviceClass, Record, Reset};
 use qapi::{Source, keyval::Dialect};
 use testbench::{Bench, RAM_BASE};
 
-static DRIVERS: &[&BlockClass] = &[&block::FILE, &block::RAW, &block::BLKDEBUG];
+static DRIVERS: &[&BlockClass] = &[
+    &block::FILE,
+    &block::RAW,
+    &block::BLKDEBUG,
+    &block::COPY_ON_READ,
+    &block_formats::qcow2::CLASS,
+];
 const SIZE: u16 = 16;
 const DRIVER: u64 = 0x1000;
 const DEVICE: u64 = 0x2000;
@@ -24,6 +31,14 @@ const IN_ORDER: u64 = 1 << 35;
 enum Kind {
     Blk,
     Scsi,
+}
+
+/// What a request came to.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Good,
+    Status(u8),
+    Sense(u8, u8, u8),
 }
 
 /// A machine with one disk, and the driver's side of its queue.
@@ -46,13 +61,24 @@ fn class(name: &str) -> &'static DeviceClass {
 
 impl Machine {
     fn new(kind: Kind, features: u64, debug: &str) -> Machine {
+        let node =
+            format!("raw,file.driver=blkdebug{debug},file.image.driver=file,file.image.filename=@");
+        Machine::of(kind, features, &node, "")
+    }
+
+    /// A machine whose disk is the node of these options (`@`: the file) with these properties.
+    fn of(kind: Kind, features: u64, node: &str, props: &str) -> Machine {
         let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(1 << 20).unwrap();
+        let path = file.path().display().to_string();
+        if node.contains("qcow2") {
+            let new =
+                block::Creation { filename: path.clone(), size: 1 << 20, ..Default::default() };
+            (block_formats::qcow2::CLASS.create.unwrap())(&new).unwrap();
+        } else {
+            file.as_file().set_len(1 << 20).unwrap();
+        }
         let graph = Graph::new(DRIVERS);
-        let path = file.path().display();
-        let text = format!(
-            "raw,node-name=d0,file.driver=blkdebug{debug},file.image.driver=file,file.image.filename={path}"
-        );
+        let text = format!("{},node-name=d0", node.replace('@', &path));
         let options = Dialect::structured(Some("driver")).parse(&text).unwrap().value;
         graph.add(options, Source::KeyVal).unwrap();
         let (send, troubles) = mpsc::channel();
@@ -65,9 +91,9 @@ impl Machine {
         };
         let packed = if features & PACKED != 0 { "packed=on,in_order=on" } else { "" };
         let records = if kind == Kind::Blk {
-            vec![build("virtio-blk-device", &format!("drive=d0,{packed}"))]
+            vec![build("virtio-blk-device", &format!("drive=d0,{packed}{props}"))]
         } else {
-            let hd = build("scsi-hd", "drive=d0");
+            let hd = build("scsi-hd", &format!("drive=d0,{props}"));
             let host = build("virtio-scsi-device", packed);
             host.buses[0].plug(&hd).unwrap();
             vec![host, hd]
@@ -106,24 +132,34 @@ impl Machine {
 
     /// Asks for a sector to be written; requests have numbers from 0 on.
     fn write(&mut self, sector: u8, fill: u8) {
+        self.ask(true, sector, fill);
+    }
+
+    /// The same for reading, where the answer comes before the data with SCSI.
+    fn ask(&mut self, write: bool, sector: u8, fill: u8) {
         let (b, slot) = (&self.b, self.given);
         self.given += 1;
         let at = Machine::buffer(slot);
         let (head, answer) = if self.kind == Kind::Blk {
-            let mut head = vec![1, 0, 0, 0, 0, 0, 0, 0, sector];
+            let mut head = vec![u8::from(write), 0, 0, 0, 0, 0, 0, 0, sector];
             head.resize(16, 0);
             (head, 1)
         } else {
             let mut head = vec![1, 0, 0, 0, 0, 0, 0, 0];
             head.resize(19, 0);
-            head.extend([0x2a, 0, 0, 0, 0, sector, 0, 0, 1]);
+            head.extend([if write { 0x2a } else { 0x28 }, 0, 0, 0, 0, sector, 0, 0, 1]);
             head.resize(51, 0);
             (head, 108)
         };
         b.put_ram(at, &head);
         b.put_ram(at + 0x200, &[fill; 512]);
         b.put_ram(at + 0x800, &[9; 108]);
-        let parts = [(at, head.len(), 0), (at + 0x200, 512, 0), (at + 0x800, answer, 2u16)];
+        let (data, said) = ((at + 0x200, 512), (at + 0x800, answer));
+        let parts = match (write, self.kind) {
+            (true, _) => [(at, head.len(), 0), (data.0, data.1, 0), (said.0, said.1, 2u16)],
+            (_, Kind::Blk) => [(at, head.len(), 0), (data.0, data.1, 2), (said.0, said.1, 2)],
+            (_, Kind::Scsi) => [(at, head.len(), 0), (said.0, said.1, 2), (data.0, data.1, 2)],
+        };
         let first = slot * PARTS;
         let packed = self.features & PACKED != 0;
         let mut flags_of_first = Vec::new();
@@ -189,6 +225,11 @@ impl Machine {
 
     /// Waits for the next request to come back well.
     fn ends(&mut self, number: u16) {
+        assert_eq!(self.answer(number), Answer::Good);
+    }
+
+    /// Waits for the next request to come back.
+    fn answer(&mut self, number: u16) -> Answer {
         // Worker threads: the ring says when they are done.
         let came = loop {
             if let Some(came) = self.back() {
@@ -197,9 +238,13 @@ impl Machine {
             std::thread::yield_now();
         };
         assert_eq!(came, number);
-        let answer = self.b.get_ram(Machine::buffer(number) + 0x800, 12);
-        let good = if self.kind == Kind::Blk { 0..1 } else { 10..12 };
-        assert!(answer[good].iter().all(|byte| *byte == 0), "{answer:?}");
+        let answer = self.b.get_ram(Machine::buffer(number) + 0x800, 108);
+        match self.kind {
+            Kind::Blk if answer[0] == 0 => Answer::Good,
+            Kind::Blk => Answer::Status(answer[0]),
+            Kind::Scsi if answer[10..12] == [0, 0] => Answer::Good,
+            Kind::Scsi => Answer::Sense(answer[12 + 2], answer[12 + 12], answer[12 + 13]),
+        }
     }
 
     fn devices(&self) -> Vec<&dyn Device> {
@@ -361,4 +406,87 @@ fn a_tray_is_saved() {
     let bytes = w.into_bytes();
     other.device.migration().read(&mut vmstate::StateReader::new(&bytes)).unwrap();
     assert_eq!(slot.tray_open(), Some(true));
+}
+
+/// Options of disks whose lowest layer fails with `@rule`; `true`: the guest's bytes lie in the file.
+const LAYERS: [(&str, bool); 4] = [
+    ("blkdebug@rule,image.driver=file,image.filename=@", true),
+    ("raw,file.driver=blkdebug@rule,file.image.driver=file,file.image.filename=@", true),
+    (
+        "copy-on-read,file.driver=raw,file.file.driver=blkdebug@rule,file.file.image.driver=file,file.file.image.filename=@",
+        true,
+    ),
+    ("qcow2,file.driver=blkdebug@rule,file.image.driver=file,file.image.filename=@", false),
+];
+
+fn layer(options: &str, rule: &str) -> String {
+    let (head, tail) = options.split_once("@rule").unwrap();
+    let prefix = head.rsplit(',').next().unwrap().replace("driver=blkdebug", "");
+    let prefix = if prefix == "blkdebug" { String::new() } else { prefix };
+    let rule: String =
+        rule.split(',').map(|one| format!(",{prefix}inject-error.0.{one}")).collect();
+    format!("{head}{rule}{tail}")
+}
+
+#[test]
+fn every_layers_errors_are_what_the_policy_makes_of_them() {
+    use block::Verdict::{Ignore, Report, Stop};
+    for (write, policy, errno, verdict) in [
+        (true, "werror=report", 5, Report),
+        (true, "werror=report", 28, Report),
+        (true, "werror=ignore", 5, Ignore),
+        (true, "werror=stop", 5, Stop),
+        (true, "werror=enospc", 5, Report),
+        (true, "werror=enospc", 28, Stop),
+        (true, "werror=auto", 28, Stop),
+        (false, "rerror=report", 5, Report),
+        (false, "rerror=ignore", 5, Ignore),
+        (false, "rerror=stop", 5, Stop),
+        (false, "rerror=auto", 5, Report),
+    ] {
+        for ((options, plain), kind) in
+            LAYERS.into_iter().flat_map(|l| [(l, Kind::Blk), (l, Kind::Scsi)])
+        {
+            let what = format!("{policy} {errno} {options}");
+            let iotype = if write { "write" } else { "read" };
+            let rule = format!("event=none,iotype={iotype},errno={errno},once=on");
+            // A read of qcow2 that reaches the file needs something that is there.
+            if !plain && !write {
+                continue;
+            }
+            let mut m = Machine::of(kind, 0, &layer(options, &rule), policy);
+            m.start();
+            if kind == Kind::Scsi {
+                m.ask(false, 1, 0);
+                assert_eq!(m.answer(0), Answer::Sense(6, 0x29, 0));
+            }
+            let number = m.given;
+            m.ask(write, 3, 0x44);
+            let told = m.troubles.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert_eq!(told.1, verdict, "{what}");
+            let sense =
+                if errno == 28 { Answer::Sense(7, 0x27, 7) } else { Answer::Sense(11, 0, 6) };
+            let wanted = match (verdict, kind) {
+                (Report, Kind::Blk) => Answer::Status(1),
+                (Report, Kind::Scsi) => sense,
+                (Ignore | Stop, _) => Answer::Good,
+            };
+            if verdict == Stop {
+                assert!(m.back().is_none(), "{what}");
+                m.graph.retry();
+            }
+            assert_eq!(m.answer(number), wanted, "{what}");
+            // The next one is well, and is there.
+            let number = m.given;
+            m.write(5, 0x66);
+            m.ends(number);
+            let disk = m.graph.backend("d0").unwrap();
+            let mut back = [0; 512];
+            disk.read(5 * 512, &mut back).unwrap();
+            assert_eq!(back, [0x66; 512], "{what}");
+            disk.read(3 * 512, &mut back).unwrap();
+            let there = write && verdict == Stop;
+            assert_eq!(back, [if there { 0x44 } else { 0 }; 512], "{what}");
+        }
+    }
 }

@@ -97,6 +97,13 @@ impl ObjectBuild<'_> {
     }
 }
 
+type Set = dyn Fn(&str, &Value) -> Result<bool> + Send + Sync;
+
+/// What changes properties of an object while it lives: takes a name and a value; `false`: that one
+/// does not change.
+#[derive(Clone)]
+pub struct Setter(pub Arc<Set>);
+
 /// A created object.
 pub struct Object {
     /// Its id.

@@ -337,15 +337,20 @@ impl VirtioBlk {
         }
     }
 
+    /// As [`VirtioBlk::range`]; what makes no sense is counted.
+    fn counted(&self, op: Op, sector: u64, len: u64) -> io::Result<u64> {
+        self.range(sector, len).inspect_err(|_| self.backend.invalid(op))
+    }
+
     fn step(&self, header: &Header, chain: &Chain, room: usize) -> io::Result<Step> {
         match header.kind {
             IN => {
                 let len = room as u64;
-                Ok(Step::Ask(Op::Read, self.range(header.sector, len)?, len))
+                Ok(Step::Ask(Op::Read, self.counted(Op::Read, header.sector, len)?, len))
             }
             OUT => {
                 let len = (chain.readable_len() - HEADER) as u64;
-                Ok(Step::Ask(Op::Write, self.range(header.sector, len)?, len))
+                Ok(Step::Ask(Op::Write, self.counted(Op::Write, header.sector, len)?, len))
             }
             FLUSH => Ok(Step::Ask(Op::Flush, 0, 0)),
             GET_ID => {

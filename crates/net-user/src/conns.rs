@@ -1,8 +1,10 @@
 //! All TCP connections, and the rules that make some of them.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use evloop::{Readiness, Watch};
@@ -11,6 +13,7 @@ use net::{Context, Frame};
 use qapi::{Error, Result};
 use rustc_hash::FxHashMap;
 
+use crate::char_bridge::CharBridge;
 use crate::forward::{HostSide, Rule};
 use crate::out::Out;
 use crate::resolver::Resolver;
@@ -32,7 +35,56 @@ struct Forward {
 /// What answers at an address of the guest's network.
 struct GuestForward {
     at: SocketAddr,
-    command: String,
+    target: Target,
+}
+
+enum Target {
+    /// A command of the shell, started for each connection.
+    Command(String),
+    /// A character back end.
+    Char(Arc<CharBridge>),
+    /// Another server, connected for each connection.
+    Tcp(SocketAddr),
+    /// The same in the file system.
+    Unix(PathBuf),
+}
+
+impl Target {
+    fn parse(text: &str, context: &Context) -> Result<Target> {
+        let bad = || {
+            let kinds = "'cmd:', 'chardev:', 'tcp:HOST:PORT' and 'unix:PATH'";
+            Error::generic(format!("cannot forward the guest to '{text}'; there are {kinds}"))
+        };
+        let (kind, rest) = text.split_once(':').ok_or_else(bad)?;
+        Ok(match kind {
+            "cmd" => Target::Command(rest.to_owned()),
+            "chardev" => Target::Char(CharBridge::new(context.chardevs.port(rest)?)),
+            "tcp" => {
+                let address = rest.split(',').next().unwrap_or_default();
+                let found = address.to_socket_addrs().ok().and_then(|mut all| all.next());
+                Target::Tcp(found.ok_or_else(bad)?)
+            }
+            "unix" => Target::Unix(rest.split(',').next().unwrap_or_default().into()),
+            _ => return Err(bad()),
+        })
+    }
+
+    /// The stream of a new connection, and whether it is connected.
+    fn connect(&self, reach: &Reach) -> io::Result<(Stream, bool)> {
+        Ok(match self {
+            Target::Command(command) => (crate::command::start(command)?, true),
+            Target::Char(bridge) => (bridge.connect(&reach.handle)?, true),
+            Target::Tcp(address) => {
+                let (stream, ready) = host::socket::connect_start(*address)?;
+                (Stream::Tcp(stream), ready)
+            }
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_nonblocking(true)?;
+                (Stream::Unix(stream), true)
+            }
+        })
+    }
 }
 
 /// All connections by number, and the numbers by addresses.
@@ -129,7 +181,7 @@ impl Conns {
     ) -> io::Result<()> {
         let (stream, ready) =
             match self.guest_forwards.iter().find(|forward| forward.at == segment.to) {
-                Some(forward) => (crate::command::start(&forward.command)?, true),
+                Some(forward) => forward.target.connect(reach)?,
                 None => {
                     let target = reach.config.outward(segment.to, resolver, now);
                     let target = target.ok_or(io::ErrorKind::NetworkUnreachable)?;
@@ -319,7 +371,7 @@ impl Conns {
         &mut self,
         reach: &Reach,
         text: &str,
-        _: &Context,
+        context: &Context,
     ) -> Result<()> {
         let bad = || Error::generic(format!("Invalid guest forwarding rule '{text}'"));
         let rest = text.strip_prefix("tcp:").or_else(|| text.strip_prefix(':')).ok_or_else(bad)?;
@@ -336,12 +388,8 @@ impl Conns {
             let why = "conflicting/invalid host:port in guest forwarding rule";
             return Err(Error::generic(format!("{why} '{text}'")));
         }
-        let Some(command) = target.strip_prefix("cmd:") else {
-            return Err(Error::generic(format!(
-                "guest forwarding to '{target}' is not built yet in Tinamou; only 'cmd:' is"
-            )));
-        };
-        self.guest_forwards.push(GuestForward { at, command: command.to_owned() });
+        let target = Target::parse(target, context)?;
+        self.guest_forwards.push(GuestForward { at, target });
         Ok(())
     }
 

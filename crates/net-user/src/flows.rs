@@ -64,11 +64,13 @@ fn open(owner: Owner) -> io::Result<UdpSocket> {
     let socket = match owner {
         Owner::Udp { v4: true, .. } => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
         Owner::Udp { v4: false, .. } => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?,
-        Owner::Echo { .. } => {
+        Owner::Echo { guest, .. } => {
             use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
-            let flags = SocketFlags::CLOEXEC;
-            let kind = (AddressFamily::INET, SocketType::DGRAM);
-            socket_with(kind.0, kind.1, flags, Some(ipproto::ICMP))?.into()
+            let (family, protocol) = match guest {
+                IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP),
+                IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6),
+            };
+            socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(protocol))?.into()
         }
     };
     socket.set_nonblocking(true)?;
@@ -169,12 +171,12 @@ impl Flows {
         &mut self,
         reach: &Reach,
         guest: IpAddr,
-        to: Ipv4Addr,
+        to: IpAddr,
         echo: &Echo<'_>,
         now: u64,
     ) -> io::Result<()> {
         let flow = self.flow(reach, Owner::Echo { guest, id: echo.id }, now)?;
-        flow.socket.send_to(&echo.question(), (to, 0))?;
+        flow.socket.send_to(&echo.question(to.is_ipv6()), (to, 0))?;
         Ok(())
     }
 
@@ -199,9 +201,16 @@ impl Flows {
                     }
                 }
                 Owner::Echo { guest, id } => {
-                    let IpAddr::V4(from) = from.ip() else { continue };
-                    if let Some(echo) = Echo::parse(data, false) {
-                        crate::icmp::reply(out, (from, guest), &Echo { id, ..echo });
+                    let v6 = guest.is_ipv6();
+                    let echo =
+                        if v6 { Echo::parse6(data, false) } else { Echo::parse(data, false) };
+                    let Some(echo) = echo.map(|echo| Echo { id, ..echo }) else { continue };
+                    match (from.ip(), guest) {
+                        (IpAddr::V4(from), _) => crate::icmp::reply(out, (from, guest), &echo),
+                        (IpAddr::V6(from), IpAddr::V6(guest)) => {
+                            crate::icmp6::echo_reply(out, (from, guest), &echo);
+                        }
+                        _ => {}
                     }
                 }
             }

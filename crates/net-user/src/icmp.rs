@@ -22,7 +22,16 @@ pub(crate) struct Echo<'a> {
 impl<'a> Echo<'a> {
     /// Reads a question (`request`) or an answer.
     pub(crate) fn parse(message: &'a [u8], request: bool) -> Option<Echo<'a>> {
-        let kind = if request { ECHO } else { ECHO_REPLY };
+        Echo::of_kind(message, if request { ECHO } else { ECHO_REPLY })
+    }
+
+    /// The same for ICMPv6.
+    pub(crate) fn parse6(message: &'a [u8], request: bool) -> Option<Echo<'a>> {
+        let kind = if request { crate::icmp6::ECHO } else { crate::icmp6::ECHO_REPLY };
+        Echo::of_kind(message, kind)
+    }
+
+    fn of_kind(message: &'a [u8], kind: u8) -> Option<Echo<'a>> {
         if message.at8(0)? != kind || message.at8(1)? != 0 {
             return None;
         }
@@ -31,8 +40,9 @@ impl<'a> Echo<'a> {
     }
 
     /// The question as the host's socket takes it: it fills in identifier and checksum.
-    pub(crate) fn question(&self) -> Vec<u8> {
-        let mut message = vec![ECHO, 0, 0, 0, 0, 0];
+    pub(crate) fn question(&self, v6: bool) -> Vec<u8> {
+        let kind = if v6 { crate::icmp6::ECHO } else { ECHO };
+        let mut message = vec![kind, 0, 0, 0, 0, 0];
         message.extend(self.sequence.to_be_bytes());
         message.extend(self.data);
         message
@@ -69,6 +79,6 @@ mod tests {
         for n in 0..8 {
             assert_eq!(Echo::parse(&message[..n], true), None);
         }
-        assert_eq!(echo.question(), [8, 0, 0, 0, 0, 0, 3, 4, 5]);
+        assert_eq!(echo.question(false), [8, 0, 0, 0, 0, 0, 3, 4, 5]);
     }
 }

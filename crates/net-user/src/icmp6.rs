@@ -6,12 +6,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use net::Mac;
 
 use crate::config::{Config, V6};
+use crate::icmp::Echo;
 use crate::map::LINK_LOCAL;
 use crate::out::{Out, Wish, mac_of, put};
 use crate::wire::{self, Fields as _};
 
-const ECHO: u8 = 128;
-const ECHO_REPLY: u8 = 129;
+pub(crate) const ECHO: u8 = 128;
+pub(crate) const ECHO_REPLY: u8 = 129;
 const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
@@ -21,6 +22,14 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 fn send(out: &mut Out, from: Ipv6Addr, to: Ipv6Addr, message: &mut [u8], data: &[u8]) {
     let wish = Wish { checksum: Some(2), ..Wish::default() };
     out.packet((from.into(), to.into()), wire::ICMP6, message, [data, &[]], wish);
+}
+
+/// Answers an echo question as somebody of the outside.
+pub(crate) fn echo_reply(out: &mut Out, (from, to): (Ipv6Addr, Ipv6Addr), echo: &Echo<'_>) {
+    let mut header = [ECHO_REPLY, 0, 0, 0, 0, 0, 0, 0];
+    put(&mut header, 4, &echo.id.to_be_bytes());
+    put(&mut header, 6, &echo.sequence.to_be_bytes());
+    send(out, from, to, &mut header, echo.data);
 }
 
 /// Asks for the station with an address.
@@ -56,7 +65,7 @@ pub(crate) fn advertise(out: &mut Out, config: &Config, v6: &V6) {
     send(out, LINK_LOCAL, ALL_NODES, &mut message, &[]);
 }
 
-/// Answers a message of the guest. `true`: it was an echo question for somebody else.
+/// Answers a message of the guest.
 pub(crate) fn input(
     out: &mut Out,
     config: &Config,

@@ -6,12 +6,12 @@
 //! (TSO) go in both directions unsplit, so the cost is per 64 KiB and not per 1460 bytes.
 //! Everything of the guest and everything from outside is untrusted: each parser takes any
 //! bytes, and tables, buffers and time are bounded.
-//! Not modelled: SMB, urgent data, IP options, IPv6 fragments, ICMP errors of the outside,
-//! echoes over IPv6 to the outside, multicast.
+//! Not modelled: SMB, urgent data, IP options, ICMP errors of the outside, multicast.
 //! Sources: the RFCs named in each file; QEMU's manual ("network options") and its observable
 //! behaviour for addresses, defaults and texts.
 
 mod arp;
+mod char_bridge;
 mod command;
 mod config;
 mod conns;

@@ -197,7 +197,7 @@ impl Out {
         taken
     }
 
-    /// Sends a datagram that is too long in pieces (RFC 791, 3.2). IPv6 has none: it is dropped.
+    /// Sends a datagram that is too long in pieces (RFC 791, 3.2; RFC 8200, 4.5).
     fn fragments(
         &mut self,
         mac: Mac,
@@ -205,10 +205,10 @@ impl Out {
         protocol: u8,
         parts: &[&[u8]],
     ) -> bool {
-        if to.is_ipv6() {
-            return true;
-        }
         let whole = parts.concat();
+        if to.is_ipv6() {
+            return self.fragments6(mac, (from, to), protocol, &whole);
+        }
         self.next_id = self.next_id.wrapping_add(1);
         let size = (MTU - 20) / 8 * 8;
         let count = whole.len().div_ceil(size);
@@ -219,6 +219,33 @@ impl Out {
             let fields = (piece.len(), self.next_id, offset);
             let Some(n) = ip_head(&mut head, mac, (from, to), protocol, fields) else { break };
             let parts: [&[u8]; 2] = [head.get(..n).unwrap_or_default(), piece];
+            self.hand_over(&Frame::plain(&parts), false);
+        }
+        true
+    }
+
+    fn fragments6(
+        &mut self,
+        mac: Mac,
+        (from, to): (IpAddr, IpAddr),
+        protocol: u8,
+        whole: &[u8],
+    ) -> bool {
+        const SIZE: usize = (MTU - 40 - 8) / 8 * 8;
+        self.next_id = self.next_id.wrapping_add(1);
+        let count = whole.len().div_ceil(SIZE);
+        for (index, piece) in whole.chunks(SIZE).enumerate() {
+            let more = u16::from(index + 1 < count);
+            let offset = u16::try_from(index * SIZE).unwrap_or(0) | more;
+            let mut header = [protocol, 0, 0, 0, 0, 0, 0, 0];
+            put(&mut header, 2, &offset.to_be_bytes());
+            put(&mut header, 6, &self.next_id.to_be_bytes());
+            let mut head = [0; ETHERNET + 40];
+            let fields = (piece.len() + 8, 0, 0);
+            let Some(n) = ip_head(&mut head, mac, (from, to), wire::FRAGMENT, fields) else {
+                break;
+            };
+            let parts: [&[u8]; 3] = [head.get(..n).unwrap_or_default(), &header, piece];
             self.hand_over(&Frame::plain(&parts), false);
         }
         true

@@ -1,4 +1,4 @@
-//! Puts the pieces of IPv4 datagrams together (RFC 791, 3.2).
+//! Puts the pieces of datagrams together (RFC 791, 3.2; RFC 8200, 4.5).
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ const MAX_LEN: usize = 65515;
 const MAX_PIECES: usize = 256;
 
 struct Partial {
-    key: (IpAddr, IpAddr, u8, u16),
+    key: (IpAddr, IpAddr, u8, u32),
     bytes: Vec<u8>,
     pieces: Vec<(usize, usize)>,
     total: Option<usize>,
@@ -98,7 +98,7 @@ mod tests {
         Ip { from, to, protocol: 17, start: 0, len: 0, fragment: None }
     }
 
-    fn add(r: &mut Reassembly, id: u16, offset: usize, len: usize, more: bool) -> Option<usize> {
+    fn add(r: &mut Reassembly, id: u32, offset: usize, len: usize, more: bool) -> Option<usize> {
         r.add(&ip(), Fragment { id, offset, more }, &vec![1; len], 0).map(|data| data.len())
     }
 

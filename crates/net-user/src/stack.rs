@@ -350,10 +350,18 @@ impl Stack {
                 }
                 let target = SocketAddr::new(ip.to, 0);
                 if reach.config.outward(target, &mut self.resolver, now).is_some() {
-                    _ = self.flows.ping(reach, ip.from, to, &echo, now);
+                    _ = self.flows.ping(reach, ip.from, to.into(), &echo, now);
                 }
             }
             (wire::ICMP6, IpAddr::V6(from), IpAddr::V6(to)) => {
+                let outside = !reach.config.is_host(ip.to) && !reach.config.is_dns(ip.to);
+                if let Some(echo) = Echo::parse6(data, true).filter(|_| outside) {
+                    let target = SocketAddr::new(ip.to, 0);
+                    if reach.config.outward(target, &mut self.resolver, now).is_some() {
+                        _ = self.flows.ping(reach, ip.from, ip.to, &echo, now);
+                    }
+                    return;
+                }
                 let ends = (ethernet.from, from, to);
                 icmp6::input(&mut self.out, &reach.config, ends, data);
             }

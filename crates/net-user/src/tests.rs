@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::wire::{self, ACK, ETHERNET, Ethernet, FIN, Ip, RST, SYN, Segment, pseudo_sum};
 use crate::{Text, User, UserArgs};
 
+mod more;
 mod saved;
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -60,18 +61,26 @@ struct Setup {
     card: Arc<Card>,
 }
 
-fn setup(change: impl FnOnce(&mut UserArgs)) -> Setup {
-    let events = EventLoop::new().unwrap();
+fn context(events: &EventLoop, chardevs: Arc<dyn CharSource>) -> Context {
     let clock = Clock::host();
     events.handle().serve_clock(&clock);
-    let context = Context {
+    Context {
         handle: events.handle(),
         clock,
         fds: None,
-        chardevs: Arc::new(NoChars),
+        chardevs,
         hubs: Arc::<Hubs>::default(),
         tell: Arc::new(|_, _| {}),
-    };
+    }
+}
+
+fn setup(change: impl FnOnce(&mut UserArgs)) -> Setup {
+    setup_with(change, Arc::new(NoChars))
+}
+
+fn setup_with(change: impl FnOnce(&mut UserArgs), chardevs: Arc<dyn CharSource>) -> Setup {
+    let events = EventLoop::new().unwrap();
+    let context = context(&events, chardevs);
     let link = Link::new("n", "user", events.handle());
     let mut args = UserArgs::default();
     change(&mut args);

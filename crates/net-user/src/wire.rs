@@ -18,6 +18,8 @@ pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP6: u8 = 58;
+/// The header of a piece of an IPv6 datagram.
+pub(crate) const FRAGMENT: u8 = 44;
 
 pub(crate) const ETHERNET: usize = 14;
 
@@ -68,14 +70,14 @@ pub(crate) struct Ip {
     pub(crate) start: usize,
     /// Bytes of payload.
     pub(crate) len: usize,
-    /// IPv4: part of a datagram.
+    /// Part of a datagram.
     pub(crate) fragment: Option<Fragment>,
 }
 
 /// Which part of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
-    pub(crate) id: u16,
+    pub(crate) id: u32,
     pub(crate) offset: usize,
     pub(crate) more: bool,
 }
@@ -94,7 +96,8 @@ impl Ip {
         }
         let flags = ip.at16(6)?;
         let (offset, more) = (usize::from(flags & 0x1fff) * 8, flags & 0x2000 != 0);
-        let fragment = (offset != 0 || more).then_some(Fragment { id: ip.at16(4)?, offset, more });
+        let fragment =
+            (offset != 0 || more).then_some(Fragment { id: ip.at16(4)?.into(), offset, more });
         Some(Ip {
             from: Ipv4Addr::from(ip.array::<4>(12)?).into(),
             to: Ipv4Addr::from(ip.array::<4>(16)?).into(),
@@ -105,7 +108,7 @@ impl Ip {
         })
     }
 
-    /// As [`Ip::parse4`]; extension headers but fragments are skipped.
+    /// As [`Ip::parse4`]; extension headers are skipped.
     pub(crate) fn parse6(head: &[u8], frame_len: usize) -> Option<Ip> {
         let ip = head.get(ETHERNET..)?;
         if ip.at8(0)? >> 4 != 6 {
@@ -118,9 +121,16 @@ impl Ip {
         }
         let mut protocol = ip.at8(6)?;
         // Hop-by-hop, routing and destination options (RFC 8200, 4).
-        let mut limit = 4;
-        while matches!(protocol, 0 | 43 | 60) {
-            let size = (usize::from(head.at8(start + 1)?) + 1) * 8;
+        let (mut limit, mut fragment) = (4, None);
+        while matches!(protocol, 0 | 43 | FRAGMENT | 60) && fragment.is_none() {
+            let mut size = (usize::from(head.at8(start + 1)?) + 1) * 8;
+            if protocol == FRAGMENT {
+                // 4.5: offset in units of eight bytes, whether more follow, identification.
+                let (word, id) = (head.at16(start + 2)?, head.at32(start + 4)?);
+                let (offset, more) = (usize::from(word & !7), word & 1 != 0);
+                size = 8;
+                fragment = Some(Fragment { id, offset, more });
+            }
             protocol = head.at8(start)?;
             len = len.checked_sub(size)?;
             start += size;
@@ -135,7 +145,7 @@ impl Ip {
             protocol,
             start,
             len,
-            fragment: None,
+            fragment: fragment.filter(|piece| piece.more || piece.offset > 0),
         })
     }
 }

@@ -226,6 +226,25 @@ struct Pending {
     bytes: usize,
 }
 
+/// Where a filter stands among the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nearest to the back end.
+    Head,
+    /// Nearest to the card.
+    Tail,
+    /// In front of the one of this name.
+    Before(String),
+    /// Behind it.
+    Behind(String),
+}
+
+struct Entry {
+    name: String,
+    filter: Arc<dyn Filter>,
+    on: bool,
+}
+
 /// A wire.
 pub struct Link {
     /// Id of the back end.
@@ -240,7 +259,7 @@ pub struct Link {
     /// A card was told that there is no room, or frames wait.
     waiting: AtomicBool,
     pending: Mutex<Pending>,
-    filters: RwLock<Vec<Arc<dyn Filter>>>,
+    filters: RwLock<Vec<Entry>>,
     filtered: AtomicBool,
 }
 
@@ -359,19 +378,46 @@ impl Link {
         }
     }
 
-    /// Adds a filter, in front of or behind the others; frames for the guest pass them in order,
-    /// frames of the guest in reverse.
-    pub fn add_filter(&self, filter: Arc<dyn Filter>, head: bool) {
+    /// Adds a filter under a name; frames for the guest pass filters in order, frames of the guest in
+    /// reverse.
+    ///
+    /// # Errors
+    /// There is no filter of the name that it is to stand beside.
+    pub fn add_filter(
+        &self,
+        name: &str,
+        filter: Arc<dyn Filter>,
+        place: &Place,
+        on: bool,
+    ) -> qapi::Result<()> {
         let mut filters = self.filters.write();
-        let at = if head { 0 } else { filters.len() };
-        filters.insert(at, filter);
+        let beside = |name: &String| {
+            let at = filters.iter().position(|entry| entry.name == *name);
+            at.ok_or_else(|| qapi::Error::generic(format!("filter '{name}' not found")))
+        };
+        let at = match place {
+            Place::Head => 0,
+            Place::Tail => filters.len(),
+            Place::Before(name) => beside(name)?,
+            Place::Behind(name) => beside(name)? + 1,
+        };
+        filters.insert(at, Entry { name: name.to_owned(), filter, on });
         self.filtered.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Switches a filter on or off.
+    pub fn switch_filter(&self, filter: &Arc<dyn Filter>, on: bool) {
+        let mut filters = self.filters.write();
+        for entry in filters.iter_mut().filter(|entry| Arc::ptr_eq(&entry.filter, filter)) {
+            entry.on = on;
+        }
     }
 
     /// Removes a filter.
     pub fn remove_filter(&self, filter: &Arc<dyn Filter>) {
         let mut filters = self.filters.write();
-        filters.retain(|known| !Arc::ptr_eq(known, filter));
+        filters.retain(|known| !Arc::ptr_eq(&known.filter, filter));
         self.filtered.store(!filters.is_empty(), Ordering::Release);
     }
 
@@ -385,13 +431,15 @@ impl Link {
         if !self.filtered.load(Ordering::Acquire) {
             return false;
         }
-        let mut filters: Vec<_> = self.filters.read().clone();
+        let all = self.filters.read();
+        let mut filters: Vec<_> = all.iter().map(|e| (e.filter.clone(), e.on)).collect();
+        drop(all);
         if from == Direction::FromGuest {
             filters.reverse();
         }
-        let at = behind.and_then(|own| filters.iter().position(|f| Arc::ptr_eq(f, own)));
-        let rest = filters.iter().skip(at.map_or(0, |at| at + 1));
-        let mut stops = rest.map(|filter| filter.pass(self, from, frame));
+        let at = behind.and_then(|own| filters.iter().position(|(f, _)| Arc::ptr_eq(f, own)));
+        let rest = filters.iter().skip(at.map_or(0, |at| at + 1)).filter(|(_, on)| *on);
+        let mut stops = rest.map(|(filter, _)| filter.pass(self, from, frame));
         stops.any(|verdict| verdict == Verdict::Taken)
     }
 
@@ -542,5 +590,50 @@ impl Link {
         if let Some(backend) = self.backend() {
             backend.takes_changed(self.takes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notes that it was passed.
+    struct Note(&'static str, Arc<Mutex<Vec<&'static str>>>);
+
+    impl Filter for Note {
+        fn pass(&self, _: &Link, _: Direction, _: &Frame<'_>) -> Verdict {
+            self.1.lock().push(self.0);
+            Verdict::Pass
+        }
+    }
+
+    #[test]
+    fn filters_stand_where_they_were_put_and_can_be_switched() {
+        let events = evloop::EventLoop::new().unwrap();
+        let link = Link::new("n", "user", events.handle());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let add = |name: &'static str, place: Place, on: bool| {
+            let filter: Arc<dyn Filter> = Arc::new(Note(name, seen.clone()));
+            link.add_filter(name, filter.clone(), &place, on).map(|()| filter)
+        };
+        let b = add("b", Place::Tail, true).unwrap();
+        add("d", Place::Tail, true).unwrap();
+        add("a", Place::Head, true).unwrap();
+        add("c", Place::Behind("b".into()), true).unwrap();
+        let off = add("off", Place::Before("d".into()), false).unwrap();
+        let missing = add("e", Place::Before("nobody".into()), true).map(|_| ()).unwrap_err();
+        assert_eq!(missing.desc, "filter 'nobody' not found");
+        let pass = || {
+            assert!(link.deliver(&Frame::plain(&[&[0; 60]])));
+            std::mem::take(&mut *seen.lock()).concat()
+        };
+        assert_eq!(pass(), "abcd");
+        link.switch_filter(&off, true);
+        link.switch_filter(&b, false);
+        assert_eq!(pass(), "acoffd");
+        link.from_guest(&Frame::plain(&[&[0; 60]]));
+        assert_eq!(std::mem::take(&mut *seen.lock()).concat(), "doffca");
+        link.remove_filter(&off);
+        assert_eq!(pass(), "acd");
     }
 }

@@ -99,10 +99,7 @@ impl Flow {
                         break;
                     }
                     flow.extended = true;
-                    let Some([then, words]) = ip.get(header..).and_then(|ip| ip.first_chunk())
-                    else {
-                        return None;
-                    };
+                    let [then, words] = ip.get(header..)?.first_chunk()?;
                     next = *then;
                     header += (usize::from(*words) + 1) * 8;
                 }

@@ -155,7 +155,8 @@ impl Session {
     }
 
     fn start(&self, run: &VhostRun, lost: bool) -> io::Result<()> {
-        self.set64(SET_FEATURES, run.features | (self.features & PROTOCOL_FEATURES))?;
+        // The card has features of its own, of which the program does not know.
+        self.set64(SET_FEATURES, (run.features | PROTOCOL_FEATURES) & self.features)?;
         let regions = run.memory.get(..run.memory.len().min(MAX_REGIONS)).unwrap_or_default();
         let mut table = u32::try_from(regions.len()).unwrap_or(0).to_le_bytes().to_vec();
         table.extend([0; 4]);

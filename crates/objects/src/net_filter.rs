@@ -4,7 +4,7 @@
 //!
 //! On a character back end each frame follows its length in four bytes, big-endian, and with
 //! `vnet_hdr_support` the length of the header that comes first in four more.
-//! Not here: `filter-rewriter`, `filter-replay`, `colo-compare`; positions beside a named filter.
+//! Not here: `filter-rewriter`, `filter-replay`, `colo-compare`.
 //! Sources: QEMU's manual page, "Generic object creation"; draft-ietf-opsawg-pcap for the file.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use derive::Qapi;
 use device::{CharEvent, CharPort, CharReceiver, ObjectBuild, ObjectClass, ObjectType};
-use net::link::MAX_FRAME;
+use net::link::{MAX_FRAME, Place};
 use net::stream::Deframer;
 use net::{Bytes, Direction, Filter, Frame, Link, Netdevs, Offload, Verdict};
 use parking_lot::Mutex;
@@ -72,24 +72,43 @@ pub struct Common {
 
 impl Common {
     fn sees(&self, direction: Direction) -> bool {
-        let on = self.status.as_deref() != Some("off");
-        on && match self.queue.unwrap_or(Queue::All) {
+        match self.queue.unwrap_or(Queue::All) {
             Queue::All => true,
             Queue::Rx => direction == Direction::FromGuest,
             Queue::Tx => direction == Direction::ToGuest,
         }
     }
 
-    fn check(&self) -> Result<bool> {
-        if !matches!(self.status.as_deref(), None | Some("on" | "off")) {
-            return Err(Error::generic(
-                "Invalid value for netfilter status, should be 'on' or 'off'",
-            ));
-        }
-        match self.position.as_deref() {
-            None | Some("tail") => Ok(false),
-            Some("head") => Ok(true),
-            Some(_) => Err(Error::expects("position", "'head' or 'tail'")),
+    /// Where it stands, and whether it is on.
+    fn check(&self) -> Result<(Place, bool)> {
+        let on = is_on(self.status.as_deref().unwrap_or("on"))?;
+        let before = match self.insert.as_deref() {
+            None | Some("behind") => false,
+            Some("before") => true,
+            Some(other) => {
+                let text = format!("Parameter 'insert' does not accept value '{other}'");
+                return Err(Error::generic(text));
+            }
+        };
+        let position = self.position.as_deref().unwrap_or("tail");
+        let place = match (position, position.strip_prefix("id=")) {
+            ("tail", _) => Place::Tail,
+            ("head", _) => Place::Head,
+            (_, Some(name)) if before => Place::Before(name.to_owned()),
+            (_, Some(name)) => Place::Behind(name.to_owned()),
+            _ => return Err(Error::expects("position", "'head', 'tail' or 'id=<id>'")),
+        };
+        Ok((place, on))
+    }
+}
+
+fn is_on(status: &str) -> Result<bool> {
+    match status {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => {
+            let text = "Invalid value for netfilter status, should be 'on' or 'off'";
+            Err(Error::generic(text))
         }
     }
 }
@@ -136,18 +155,26 @@ impl<F: FilterKind> ObjectType for Attached<F> {
 
     fn create(props: F::Props, at: &mut ObjectBuild<'_>) -> Result<Arc<Self>> {
         let common = F::common(&props);
-        let head = common.check()?;
+        let (place, on) = common.check()?;
         let unknown = || Error::expects("netdev", "a network backend id");
         let table = at.service::<Arc<Netdevs>>().ok_or_else(unknown)?;
         let link = table.find(&common.netdev).ok_or_else(unknown)?;
-        if common.insert.is_some() {
-            return Err(Error::generic("'insert' is not built yet in Tinamou"));
-        }
         let kind = F::make(props, &link, &table)?;
         let filter: Arc<dyn Filter> = kind.clone();
-        link.add_filter(filter.clone(), head);
+        link.add_filter(at.id(), filter.clone(), &place, on)?;
         F::attached(&kind);
         let link = Arc::downgrade(&link);
+        let (wire, own) = (link.clone(), filter.clone());
+        at.offer(device::Setter(Arc::new(move |name, value| {
+            let Some(status) = value.as_str().filter(|_| name == "status") else {
+                return Ok(false);
+            };
+            let on = is_on(status)?;
+            if let Some(link) = wire.upgrade() {
+                link.switch_filter(&own, on);
+            }
+            Ok(true)
+        })));
         Ok(Arc::new(Attached { filter, link, kind: std::marker::PhantomData }))
     }
 }
@@ -568,8 +595,16 @@ mod tests {
         assert_eq!(seen(common(None, None)), [true, true]);
         assert_eq!(seen(common(Some(Queue::Rx), None)), [true, false]);
         assert_eq!(seen(common(Some(Queue::Tx), Some("on"))), [false, true]);
-        assert_eq!(seen(common(None, Some("off"))), [false, false]);
+        assert_eq!(common(None, Some("off")).check().unwrap(), (Place::Tail, false));
         assert!(common(None, Some("maybe")).check().is_err());
+        let beside = |insert: Option<&str>| {
+            let position = Some("id=f".to_owned());
+            let insert = insert.map(str::to_owned);
+            Common { position, insert, ..common(None, None) }.check().map(|(place, _)| place)
+        };
+        assert_eq!(beside(None).unwrap(), Place::Behind("f".into()));
+        assert_eq!(beside(Some("before")).unwrap(), Place::Before("f".into()));
+        assert!(beside(Some("x")).is_err());
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     }
     let progress = Progress::new(given.has("progress") && !given.has("quiet"), 1);
     let change = Creation { filename: name.to_owned(), size: 0, options, keys: graph.keys() };
-    node.driver().amend(&change, given.has("force"))?;
+    node.driver().amend(&change, given.has("force"), &|done, all| progress.at(done, all))?;
     progress.add(1);
     match node.flush() {
         Ok(()) => Ok(0),

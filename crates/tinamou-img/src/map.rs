@@ -95,7 +95,11 @@ pub(crate) fn entries(node: &Node, from: u64, to: u64) -> Result<Vec<Entry>, Fai
 
 fn json(entry: &Entry) -> String {
     let Entry { at, extent, depth, present, .. } = entry;
-    let offset = extent.offset.map(|at| format!(", \"offset\": {at}")).unwrap_or_default();
+    let offset = extent
+        .offset
+        .filter(|_| *present)
+        .map(|at| format!(", \"offset\": {at}"))
+        .unwrap_or_default();
     format!(
         "{{ \"start\": {at}, \"length\": {}, \"depth\": {depth}, \"present\": {present}, \"zero\": {}, \"data\": {}, \"compressed\": {}{offset}}}",
         extent.len, extent.zero, extent.data, extent.compressed

@@ -11,7 +11,7 @@ use qapi::Value;
 use crate::create::{asks_for_help, checked, class, help};
 use crate::map::entries;
 use crate::options::{Given, Opt, pairs, size};
-use crate::{Done, Fail, fail, say};
+use crate::{Done, Fail, say};
 
 const OPTIONS: &[Opt] = &[
     ('O', "target-format", "FMT"),
@@ -35,10 +35,15 @@ struct Shape {
 }
 
 /// Bytes of a qcow2 image for a disk, with so many bytes of whole clusters in use.
-fn qcow2(disk: u64, used: u64, shape: &Shape) -> u64 {
+fn qcow2(disk: u64, used: u64, shape: &Shape) -> Result<u64, Fail> {
     let Shape { cluster, refcount_bits, entry, crypt, .. } = *shape;
     let clusters = disk.div_ceil(cluster);
     let tables = clusters.div_ceil(cluster / entry);
+    // The longest level 1 table.
+    if tables * 8 > 32 << 20 {
+        let text = "The image size is too large (try using a larger cluster size)";
+        return Err(Fail(text.into(), 1));
+    }
     let l1 = (tables * 8).div_ceil(cluster);
     let fixed = 1 + l1 + tables + used / cluster + crypt.div_ceil(cluster);
     // Counts count themselves: grow until it fits.
@@ -48,22 +53,30 @@ fn qcow2(disk: u64, used: u64, shape: &Shape) -> u64 {
         let need = (fixed + blocks + table).div_ceil(per_block);
         let need_table = (need * 8).div_ceil(cluster);
         if (need, need_table) == (blocks, table) {
-            return (fixed + blocks + table) * cluster;
+            return Ok((fixed + blocks + table) * cluster);
         }
         (blocks, table) = (need, need_table);
     }
 }
 
 /// Bytes that bitmaps take in a qcow2 image.
-fn bitmap_bytes(node: &Node, cluster: u64) -> std::io::Result<u64> {
+fn bitmap_bytes(node: &Node, cluster: u64) -> u64 {
     let (mut bytes, mut directory) = (0, 0);
-    for bitmap in node.driver().bitmaps()?.iter().filter(|b| !b.inconsistent) {
-        let bits = node.len().div_ceil(bitmap.granularity.max(512));
+    let about = node.driver().format_info().specific;
+    let all = about.as_ref().and_then(|about| about.get("bitmaps")?.as_list());
+    for bitmap in all.unwrap_or_default() {
+        let flags = bitmap.get("flags").and_then(Value::as_list).unwrap_or_default();
+        if flags.iter().any(|flag| flag.as_str() == Some("in-use")) {
+            continue;
+        }
+        let granularity = bitmap.get("granularity").and_then(Value::as_i64).unwrap_or(0);
+        let bits = node.len().div_ceil(u64::try_from(granularity).unwrap_or(0).max(512));
         let clusters = bits.div_ceil(8).div_ceil(cluster);
         bytes += (clusters + (clusters * 8).div_ceil(cluster)) * cluster;
-        directory += (24 + bitmap.name.len() as u64).next_multiple_of(8);
+        let name = bitmap.get("name").and_then(Value::as_str).unwrap_or_default();
+        directory += (24 + name.len() as u64).next_multiple_of(8);
     }
-    Ok(bytes + directory.next_multiple_of(cluster))
+    bytes + directory.next_multiple_of(cluster)
 }
 
 fn shape(options: &[(String, String)]) -> Result<Shape, Fail> {
@@ -80,6 +93,11 @@ fn shape(options: &[(String, String)]) -> Result<Shape, Fail> {
     }
     if !shape.cluster.is_power_of_two() || !(512..=2 << 20).contains(&shape.cluster) {
         return Err(Fail("Cluster size must be a power of two between 512 and 2048k".into(), 1));
+    }
+    if shape.entry == 16 && shape.cluster < 16384 {
+        let text =
+            "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes";
+        return Err(Fail(text.into(), 1));
     }
     if !shape.refcount_bits.is_power_of_two() || shape.refcount_bits > 64 {
         let text = "Refcount width must be a power of two and may not exceed 64 bits";
@@ -104,10 +122,7 @@ fn look(given: &Given, shape: &Shape, name: &str) -> Result<(u64, u64, Option<u6
         end = (entry.at + entry.extent.len).next_multiple_of(shape.cluster);
         used += end.saturating_sub(first);
     }
-    let bitmaps = match bitmap_bytes(&node, shape.cluster) {
-        Ok(bytes) => (node.class().name == "qcow2").then_some(bytes),
-        Err(error) => return fail("Failed to read bitmaps", &error),
-    };
+    let bitmaps = (node.class().name == "qcow2").then(|| bitmap_bytes(&node, shape.cluster));
     Ok((node.len(), used, bitmaps))
 }
 
@@ -152,12 +167,17 @@ pub(crate) fn run(args: &[String]) -> Done {
         "qcow2" => {
             let has_backing = options.iter().any(|(key, _)| key == "backing_file");
             let used = if has_backing && !shape.full { 0 } else { used };
-            (qcow2(disk, used, &shape), qcow2(disk, disk.next_multiple_of(shape.cluster), &shape))
+            let whole = disk.next_multiple_of(shape.cluster);
+            let full = qcow2(disk, whole, &shape)?;
+            // As at the peer: tables are counted for the whole disk.
+            (full - whole + used, full)
         }
         "luks" => (padded + 2_068_480, padded + 2_068_480),
         _ => (padded, padded),
     };
-    report(is_json, required, full, bitmaps.filter(|_| target == "qcow2"));
+    // Version 2 has none.
+    let old = options.iter().any(|(k, v)| k == "compat" && (v == "0.10" || v == "v2"));
+    report(is_json, required, full, bitmaps.filter(|_| target == "qcow2" && !old));
     Ok(0)
 }
 

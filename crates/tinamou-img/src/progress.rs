@@ -32,13 +32,18 @@ impl Progress {
 
     /// So much more is done.
     pub(crate) fn add(&self, by: u64) {
-        if !self.on || self.total == 0 {
+        let done = self.done.fetch_add(by, Ordering::Relaxed).saturating_add(by).min(self.total);
+        self.at(done, self.total);
+    }
+
+    /// So much of so much is done.
+    pub(crate) fn at(&self, done: u64, total: u64) {
+        if !self.on || total == 0 {
             return;
         }
-        let done = self.done.fetch_add(by, Ordering::Relaxed).saturating_add(by).min(self.total);
         #[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
-        let percent = done as f64 * 100.0 / self.total as f64;
-        let step = u64::try_from(u128::from(done) * 100 / u128::from(self.total)).unwrap_or(100);
+        let percent = done as f64 * 100.0 / total as f64;
+        let step = u64::try_from(u128::from(done) * 100 / u128::from(total)).unwrap_or(100);
         if self.shown.swap(step, Ordering::Relaxed) != step {
             line(percent);
         }

@@ -50,6 +50,10 @@ struct Given {
     op_size: u64,
     /// The group that shares the limits.
     group: Option<String>,
+    /// Whether requests that make no sense, and those that failed, count as accesses.
+    counts: (bool, bool),
+    /// Seconds of statistics.
+    intervals: Vec<u32>,
     /// Options of the node.
     node: Value,
     /// Options of the node below it.
@@ -75,6 +79,8 @@ impl Given {
             limits: [block::Limit { average: 0.0, max: 0.0, length: 1.0 }; 6],
             op_size: 0,
             group: None,
+            counts: (true, true),
+            intervals: Vec::new(),
             node: Value::empty(),
             file: None,
             format: None,
@@ -146,6 +152,14 @@ impl Given {
                 let wrong = || Error::generic(format!("'{text}' invalid {kind} error action"));
                 let policy = policy.ok_or_else(wrong)?;
                 if key == "werror" { self.policy.1 = policy } else { self.policy.0 = policy }
+            }
+            "stats-account-invalid" => self.counts.0 = is_on(key, text)?,
+            "stats-account-failed" => self.counts.1 = is_on(key, text)?,
+            _ if key.starts_with("stats-intervals.") => {
+                let wrong = || Error::generic(format!("Invalid interval length: '{text}'"));
+                let seconds =
+                    text.parse::<u32>().ok().filter(|n| *n > 0 && self.intervals.len() < 64);
+                self.intervals.push(seconds.ok_or_else(wrong)?);
             }
             _ if limit_name(key).is_some() => self.limit(key, text)?,
             _ => match key.split_once('.') {
@@ -400,6 +414,12 @@ fn open_drive(
     let drive = graph.add_drive(&id, node).at(&option.place)?;
     drive.write_cache.store(given.writeback, Ordering::Relaxed);
     drive.set_policy(given.policy.0, given.policy.1);
+    let accounts = &drive.accounts;
+    accounts.with_invalid.store(given.counts.0, Ordering::Relaxed);
+    accounts.with_failed.store(given.counts.1, Ordering::Relaxed);
+    let now = host::monotonic_ns();
+    *accounts.timed.lock() =
+        given.intervals.iter().map(|seconds| block::Interval::new(*seconds, now)).collect();
     let group = given.group.unwrap_or(id);
     graph.limit(&drive, &group, &given.limits, given.op_size).at(&option.place)?;
     Ok(())

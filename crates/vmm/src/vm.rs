@@ -303,7 +303,10 @@ impl Vm {
                 let Some(vm) = vm.upgrade() else { return };
                 let data = crate::commands::BlockIoError::of(&trouble).to_value();
                 vm.emit("BLOCK_IO_ERROR", Some(data));
-                if trouble.verdict == block::Verdict::Stop {
+                // Somebody may have let the machine go on meanwhile, and the request with it.
+                let waits = vm.services.find::<Arc<block::Graph>>();
+                let waits = waits.is_some_and(|graph| graph.has_parked());
+                if trouble.verdict == block::Verdict::Stop && waits {
                     vm.stop(RunState::IoError);
                 }
             }));

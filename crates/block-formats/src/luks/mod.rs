@@ -166,7 +166,8 @@ pub(crate) fn make_header(new: &Creation, prefix: &str) -> Result<(Vec<u8>, Vec<
     })?;
     let pass = new.keys.secret(secret)?;
     let iv = option("ivgen-alg").unwrap_or("plain64");
-    let iv_hash = option("ivgen-hash-alg").or((iv == "essiv").then_some("sha256"));
+    // Only this one has a hash of its own.
+    let iv_hash = (iv == "essiv").then(|| option("ivgen-hash-alg").unwrap_or("sha256"));
     let wish = Wish {
         cipher_alg: option("cipher-alg").unwrap_or("aes-256"),
         cipher_mode: option("cipher-mode").unwrap_or("xts"),
@@ -315,7 +316,7 @@ impl BlockDriver for Luks {
     fn amend_options(&self) -> &'static [CreateOption] {
         AMEND
     }
-    fn amend(&self, change: &Creation, force: bool) -> Result<()> {
+    fn amend(&self, change: &Creation, force: bool, _: &dyn Fn(u64, u64)) -> Result<()> {
         let Some((_, key)) = &self.cipher else {
             return Err(Error::generic("the image is not unlocked"));
         };

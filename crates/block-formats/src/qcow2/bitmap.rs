@@ -16,8 +16,10 @@ use super::tables::{Meta, PLACE};
 
 const IN_USE: u32 = 1;
 const AUTO: u32 = 2;
-/// Most bytes of a bitmap that is read.
-const MOST: u64 = 64 << 20;
+/// Most bytes of a bitmap, as at the peer.
+const MOST: u64 = 512 << 20;
+/// Most bytes of all bitmaps of an image together.
+const MOST_OF_ALL: u64 = 1 << 30;
 /// Most bytes of the directory.
 const DIRECTORY: u64 = 64 << 20;
 
@@ -100,17 +102,9 @@ fn words(size: u64, granularity: u64) -> u64 {
 }
 
 fn read(meta: &Meta, entry: &Entry) -> io::Result<Bitmap> {
-    let granularity = 1u64 << entry.bits;
-    let count = words(meta.header.size, granularity);
-    let broken = entry.flags & IN_USE != 0;
-    let mut bitmap = Bitmap {
-        name: entry.name.clone(),
-        granularity,
-        enabled: entry.flags & AUTO != 0,
-        inconsistent: broken,
-        bits: Vec::new(),
-    };
-    if broken {
+    let mut bitmap = unread(entry);
+    let count = words(meta.header.size, bitmap.granularity);
+    if bitmap.inconsistent {
         return Ok(bitmap);
     }
     if count * 8 > MOST {
@@ -147,7 +141,44 @@ fn trim(bitmap: &mut Bitmap, size: u64) {
 pub(super) fn list(meta: &Meta) -> io::Result<Vec<Bitmap>> {
     match &meta.recording {
         Some(recording) => Ok(recording.all.clone()),
-        None => entries(meta)?.iter().map(|entry| read(meta, entry)).collect(),
+        None => read_all(meta, &entries(meta)?).into_iter().collect(),
+    }
+}
+
+/// Reads bitmaps, as long as all together are not too large.
+fn read_all(meta: &Meta, entries: &[Entry]) -> Vec<io::Result<Bitmap>> {
+    let mut left = MOST_OF_ALL;
+    let mut one = |entry: &Entry| {
+        let bytes = words(meta.header.size, 1 << entry.bits) * 8;
+        left = left.checked_sub(bytes).ok_or_else(|| invalid("the bitmaps are too large"))?;
+        read(meta, entry)
+    };
+    entries.iter().map(&mut one).collect()
+}
+
+/// All bitmaps as they are now, without their bits.
+pub(super) fn names(meta: &Meta) -> io::Result<Vec<Bitmap>> {
+    let bare = |bitmap: &Bitmap| Bitmap {
+        name: bitmap.name.clone(),
+        bits: Vec::new(),
+        granularity: bitmap.granularity,
+        enabled: bitmap.enabled,
+        inconsistent: bitmap.inconsistent,
+    };
+    match &meta.recording {
+        Some(recording) => Ok(recording.all.iter().map(bare).collect()),
+        None => Ok(entries(meta)?.iter().map(unread).collect()),
+    }
+}
+
+/// What the directory tells of a bitmap.
+fn unread(entry: &Entry) -> Bitmap {
+    Bitmap {
+        name: entry.name.clone(),
+        granularity: 1 << entry.bits,
+        enabled: entry.flags & AUTO != 0,
+        inconsistent: entry.flags & IN_USE != 0,
+        bits: Vec::new(),
     }
 }
 
@@ -158,13 +189,8 @@ pub(super) fn begin(meta: &mut Meta) -> io::Result<()> {
     }
     let entries = entries(meta).unwrap_or_default();
     let mut all = Vec::new();
-    for entry in &entries {
-        let mut bitmap = read(meta, entry).unwrap_or_else(|_| Bitmap {
-            name: entry.name.clone(),
-            granularity: 1 << entry.bits,
-            inconsistent: true,
-            ..Bitmap::default()
-        });
+    for (entry, found) in entries.iter().zip(read_all(meta, &entries)) {
+        let mut bitmap = found.unwrap_or_else(|_| Bitmap { inconsistent: true, ..unread(entry) });
         bitmap.enabled &= entry.flags & AUTO != 0;
         if bitmap.enabled && !bitmap.inconsistent {
             let flags = (entry.flags | IN_USE).to_be_bytes();

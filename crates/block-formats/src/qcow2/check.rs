@@ -353,6 +353,14 @@ fn compare(meta: &mut Meta, walk: &mut Walk, mend: Fix) -> io::Result<Wrong> {
         if want > 0 || have > 0 {
             end = cluster + 1;
         }
+        if want > meta.refcounts.max() {
+            let offset = cluster << meta.bits();
+            walk.say(format!(
+                "ERROR: overflow cluster offset={offset:#x}\nUse qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the image cannot be opened for writing"
+            ));
+            walk.report.corruptions += 1;
+            continue;
+        }
         if want == have {
             continue;
         }

@@ -213,7 +213,7 @@ fn preallocation(new: &Creation) -> Result<Preallocation> {
     let extended = is_on(new, "extended_l2")?;
     if how != Preallocation::Off && new.option("backing_file").is_some() && !extended {
         return refuse(
-            "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
+            "Backing file and preallocation can only be used at the same time if extended_l2 is on",
         );
     }
     Ok(how)

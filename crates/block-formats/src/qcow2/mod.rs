@@ -182,7 +182,11 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     }
     if dirty && !at.read_only && !at.is_check() {
         // Lazy reference counts were not written: count anew.
-        image.check(Fix::All).map_err(|e| failed(&e).prefixed("Could not repair dirty image: "))?;
+        let done = image.check(Fix::All);
+        let report = done.map_err(|e| failed(&e).prefixed("Could not repair dirty image: "))?;
+        for line in report.messages {
+            trace::write(format_args!("{line}\n"));
+        }
     }
     Ok(Arc::new(image))
 }
@@ -474,7 +478,7 @@ impl BlockDriver for Qcow2 {
             return Err(unsupported("snapshots are not possible with an external data file"));
         }
         let is_apply = matches!(change, SnapshotChange::Apply(_));
-        if is_apply && bitmap::list(&meta).is_ok_and(|all| !all.is_empty()) {
+        if is_apply && bitmap::names(&meta).is_ok_and(|all| !all.is_empty()) {
             return Err(stdio::Error::other("Device has active dirty bitmaps"));
         }
         meta.about_to_change()?;
@@ -536,8 +540,8 @@ impl BlockDriver for Qcow2 {
         })
     }
 
-    fn amend(&self, change: &Creation, force: bool) -> Result<()> {
-        amend::run(self, change, force)
+    fn amend(&self, change: &Creation, force: bool, steps: &dyn Fn(u64, u64)) -> Result<()> {
+        amend::run(self, change, force, steps)
     }
 
     fn bitmaps(&self) -> stdio::Result<Vec<Bitmap>> {
@@ -563,7 +567,7 @@ impl Qcow2 {
             let lazy = header.compatible & feature::LAZY_REFCOUNTS != 0;
             out.set("lazy-refcounts", Value::Bool(lazy));
         }
-        let bitmaps = bitmap::list(meta).unwrap_or_default();
+        let bitmaps = bitmap::names(meta).unwrap_or_default();
         if !bitmaps.is_empty() {
             let one = |bitmap: &Bitmap| {
                 let flags = [(bitmap.inconsistent, "in-use"), (bitmap.enabled, "auto")];

@@ -72,6 +72,12 @@ impl Refcounts {
         if self.order == 6 { u64::MAX } else { (1 << (1 << self.order)) - 1 }
     }
 
+    /// Counts have another width from the next [`Refcounts::rebuild`] on, which must follow.
+    pub(super) fn set_order(&mut self, order: u32) {
+        self.order = order;
+        self.blocks.clear();
+    }
+
     fn split(&self, cluster: u64) -> (usize, usize) {
         let index = usize::try_from(cluster / self.per_block()).unwrap_or(usize::MAX);
         (index, usize::try_from(cluster % self.per_block()).unwrap_or(0))

@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use block::{Node, Snapshot, SnapshotChange, invalid, unsupported};
+use block::{Node, Snapshot, SnapshotChange, invalid};
 
 use super::header::{Header, MAX_L1, be32, be64};
 use super::tables::{COMPRESSED, COPIED, Meta, PLACE};
@@ -244,7 +244,11 @@ pub(super) fn change(meta: &mut Meta, change: &SnapshotChange) -> io::Result<()>
             let gone = list.remove(at);
             let l1 = read_l1(meta, &gone)?;
             write_list(meta, list)?;
-            release(meta, &l1)?;
+            release(meta, &l1).map_err(|error| {
+                let why = host::reason(&error);
+                trace::write(format_args!("qcow2_free_clusters failed: {why}\n"));
+                io::Error::other(format!("Failed to free the cluster and L1 table: {why}"))
+            })?;
             for n in 0..(u64::from(gone.l1_size) * 8).div_ceil(meta.cluster()) {
                 meta.free(gone.l1_offset + (n << meta.bits()));
             }
@@ -282,7 +286,7 @@ fn create(meta: &mut Meta, about: &Snapshot) -> io::Result<()> {
     }
     // One for the disk, one for each snapshot, one for the new one.
     if meta.refcounts.max() < meta.snapshots.len() as u64 + 2 {
-        return Err(unsupported("the reference counts are too narrow for another snapshot"));
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     let ids = meta.snapshots.iter().filter_map(|s| s.about.id.parse::<u64>().ok());
     let id = (ids.max().unwrap_or(0) + 1).to_string();

@@ -18,11 +18,12 @@ mod regs;
 mod tests;
 mod transmit;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use device::{
-    Access, AccessRules, Build, Bus, BusFault, Clock, Device, DeviceClass, DeviceType, Dma,
-    Migration, Mmio, Region, Reset, Saved, Timer,
+    Access, AccessRules, BoxFuture, Build, Bus, BusFault, Clock, Device, DeviceClass, DeviceType,
+    Dma, Migration, Mmio, Region, Reset, Saved, Timer,
 };
 use net::{Frame, Link, Mac, Netdevs, Nic, NicInfo, RxFilter};
 use parking_lot::Mutex;
@@ -61,6 +62,8 @@ pub struct E1000e {
     receives: Kick,
     /// Whose turn it is to send from a queue: frames stay in order.
     turns: [Mutex<()>; 2],
+    /// The machine stands: rings stay as they are.
+    paused: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -186,6 +189,7 @@ impl DeviceType for E1000e {
                 sends: (0..2).map(|queue| kick(E1000e::transmit, queue)).collect(),
                 receives: kick(|card, _| card.has_room(), 0),
                 turns: Default::default(),
+                paused: AtomicBool::new(false),
                 state: Mutex::new(State::new(mac)),
                 props,
             }
@@ -273,7 +277,7 @@ impl E1000e {
             ICS | IMC => 0,
             SYSTIML => low(self.time(&state)),
             SYSTIMH => low(self.time(&state) >> 32),
-            0xb600..=0xb63c => state.time.get((at - SYSTIML) as usize / 4).copied().unwrap_or(0),
+            0xb608..=0xb63c => state.time.get((at - SYSTIML) as usize / 4).copied().unwrap_or(0),
             SWSM => {
                 // 10.2.2.15: the first one who reads has the semaphore.
                 let value = state.get(SWSM);
@@ -294,7 +298,7 @@ impl E1000e {
 
     fn set_register(&self, at: u32, value: u32) {
         let at = alias(at);
-        let queue = at / QUEUE_STEP & 1;
+        let queue = (at / QUEUE_STEP) & 1;
         match at {
             CTRL => self.control(value),
             EECD => {
@@ -484,5 +488,21 @@ impl Device for E1000e {
         self.function.settle();
         self.tell();
         (0..2).for_each(|queue| self.kick(queue));
+    }
+
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        self.paused.store(true, Ordering::SeqCst);
+        // Who moves frames holds one of these locks.
+        for turn in &self.turns {
+            drop(turn.lock());
+        }
+        drop(self.state.lock());
+        Box::pin(std::future::ready(()))
+    }
+
+    fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+        (0..2).for_each(|queue| self.kick(queue));
+        self.new_room();
     }
 }

@@ -6,6 +6,8 @@ use net::Frame;
 use net::frame::NEEDS_CSUM;
 use net::rss::{Flow, KEY};
 
+use std::sync::atomic::Ordering;
+
 use super::E1000e;
 use super::regs::*;
 
@@ -141,11 +143,11 @@ impl State {
     fn count_received(&mut self, head: &[u8], len: usize) {
         let to = head.get(..6).unwrap_or_default();
         let index = match len {
-            ..=64 => 0,
-            ..=127 => 1,
-            ..=255 => 2,
-            ..=511 => 3,
-            ..=1023 => 4,
+            0..=64 => 0,
+            65..=127 => 1,
+            128..=255 => 2,
+            256..=511 => 3,
+            512..=1023 => 4,
             _ => 5,
         };
         self.count(STATISTICS + 0x5c + 4 * index, 1);
@@ -174,6 +176,9 @@ impl E1000e {
         let n = frame.copy(0, &mut head);
         let head = head.get(..n).unwrap_or_default();
         let mut state = self.state.lock();
+        if self.paused.load(Ordering::SeqCst) {
+            return false;
+        }
         let len = frame.len();
         let most = if state.is_set(RCTL, RCTL_LPE) { LONGEST_LONG } else { LONGEST };
         let Some(exact) = state.wants(head).filter(|_| len + CRC <= most) else { return true };

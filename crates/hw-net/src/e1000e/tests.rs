@@ -1,4 +1,5 @@
 //! A driver of our own; frames come back through the loopback of the card.
+#![expect(clippy::precedence, reason = "fields of descriptors")]
 
 use testbench::{Bench, PCI_MMIO, PciSlot, RAM_BASE};
 

@@ -6,6 +6,8 @@
 use net::frame::{NEEDS_CSUM, fold, sum};
 use net::{Bytes, Frame, Offload};
 
+use std::sync::atomic::Ordering;
+
 use super::E1000e;
 use super::regs::*;
 
@@ -129,7 +131,8 @@ impl E1000e {
         let mut state = self.state.lock();
         let (head, tail) = (state.get(begin + HEAD), state.get(begin + TAIL));
         let count = state.get(begin + LEN) / 16;
-        if !state.is_set(TCTL, TCTL_EN) || head == tail || count == 0 {
+        let still = self.paused.load(Ordering::SeqCst);
+        if still || !state.is_set(TCTL, TCTL_EN) || head == tail || count == 0 {
             return (false, None);
         }
         if head >= count {

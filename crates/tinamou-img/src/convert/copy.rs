@@ -22,7 +22,7 @@ pub(super) struct Copy<'a> {
     /// Sources, one behind the other.
     pub(super) from: &'a [std::sync::Arc<Node>],
     pub(super) to: &'a Node,
-    pub(super) progress: &'a Progress,
+    pub(super) progress: Progress,
     /// Runs of zeroes of at least so many bytes are left out; 0: nothing is.
     pub(super) sparse: u64,
     /// The target reads as zeroes where nothing is written.
@@ -119,9 +119,22 @@ impl Copy<'_> {
 
     fn look(&self, at: u64) -> io::Result<(u64, Kind)> {
         let Some((node, within, left)) = self.source(at) else { return Ok((512, Kind::Zero)) };
-        let (extent, depth) = match node.extent_of_chain(within, left) {
-            Err(_) if self.salvage => return Ok((left.min(PIECE), Kind::Data)),
-            found => found?,
+        let mut left = left;
+        let (extent, depth) = loop {
+            match node.extent_of_chain(within, left) {
+                // What is around a place that cannot be looked at may be told.
+                Err(_) if self.salvage && left > 512 => {
+                    left = (left / 4).next_multiple_of(512);
+                }
+                Err(error) if self.salvage => {
+                    let why = host::reason(&error);
+                    eprintln!(
+                        "qemu-img: warning: error while reading block status at offset {at}: {why}"
+                    );
+                    return Ok((left, Kind::Data));
+                }
+                found => break found?,
+            }
         };
         if self.sparse == 0 {
             // Everything is to be there as bytes.
@@ -136,6 +149,18 @@ impl Copy<'_> {
             _ => Kind::Data,
         };
         Ok((extent.len, kind))
+    }
+
+    /// Bytes that are going to be copied, which progress is told of.
+    pub(super) fn data(&self) -> io::Result<u64> {
+        let (mut at, mut sum, end) = (0, 0u64, self.len());
+        while at < end {
+            let (len, kind) = self.look(at)?;
+            let len = len.min(end - at).max(1);
+            sum += if kind == Kind::Data { len } else { 0 };
+            at += len;
+        }
+        Ok(sum)
     }
 
     /// The next piece; zeroes and what lies below may be long ones.
@@ -162,7 +187,6 @@ impl Copy<'_> {
                 at.is_multiple_of(cluster) && (stop.is_multiple_of(cluster) || stop == end)
             });
             if leave && whole && stop > at {
-                self.progress.add(stop - at);
                 continue;
             }
             let turn = scan.turn;
@@ -267,7 +291,9 @@ impl Copy<'_> {
             if let Err(fail) = self.one(shared, piece, &mut data) {
                 return Self::stop_all(shared, fail);
             }
-            self.progress.add(piece.len);
+            if !piece.zero {
+                self.progress.add(piece.len);
+            }
         }
     }
 

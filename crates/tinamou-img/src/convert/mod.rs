@@ -330,12 +330,11 @@ pub(crate) fn run(args: &[String]) -> Done {
     if compress && about.cluster_size.is_none() {
         return Err(Fail("Compression not supported for this file format".into(), 1));
     }
-    let progress = Progress::new(given.has("progress") && !given.has("quiet"), len);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let copy = Copy {
+    let mut copy = Copy {
         from: &from,
         to: &to,
-        progress: &progress,
+        progress: Progress::new(false, 0),
         sparse,
         is_zero: reads_zero(&given, &to),
         has_backing,
@@ -348,6 +347,13 @@ pub(crate) fn run(args: &[String]) -> Done {
         offload: given.has("copy-range-offloading"),
         rate,
     };
+    let shown = given.has("progress") && !given.has("quiet");
+    if shown || copy.salvage {
+        match copy.data() {
+            Ok(total) => copy.progress = Progress::new(shown, total),
+            Err(error) => return fail("error while reading block status", &error),
+        }
+    }
     copy.run()?;
     store_bitmaps(&to, bitmaps)?;
     if let Err(error) = to.flush() {

@@ -86,11 +86,17 @@ impl QmpCommand for QomSet {
     const NAME: &'static str = "qom-set";
     type Returns = ();
     fn run(self, vm: &Vm) -> Result<()> {
-        _ = &self.value;
         let node = qom::find(qom::tree(vm), &self.path)?;
         let name = &self.property;
         if !node.all_properties().iter().any(|(known, _)| known == name) {
             return Err(no_property(&node, name));
+        }
+        let object = self.path.strip_prefix("/objects/");
+        let setter = object.and_then(|id| vm.objects.find(id)?.ability::<device::Setter>());
+        if let Some(device::Setter(set)) = setter
+            && set(name, &self.value)?
+        {
+            return Ok(());
         }
         let device = node.properties.iter().any(|p| p.name == "realized");
         let own = !matches!(name.as_str(), "type" | "hotplugged" | "hotpluggable" | "parent_bus");

@@ -154,6 +154,11 @@ impl QmpCommand for BlockdevCreate {
         if let Some((key, _)) = options.as_map().and_then(|members| members.first()) {
             return Err(Error::unexpected(&format!("options.{key}")));
         }
+        if let Some((_, word)) = image.options.iter().find(|(name, _)| name == "compat")
+            && !["v2", "v3"].contains(&word.as_str())
+        {
+            return Err(Error::not_accepted("version", word, ["v2", "v3"]));
+        }
         let spec = Spec {
             id: self.job_id,
             kind: JobType::Create,
@@ -190,6 +195,41 @@ impl block_jobs::Work for Late {
                 return Err(block_jobs::Failure::Failed(error));
             }
         };
+        if self.class.name == "qcow2"
+            && let Err(error) = checked(&self.image)
+        {
+            job.add_progress(1);
+            return Err(block_jobs::Failure::Failed(error));
+        }
         Creating { class: self.class, image: self.image.clone(), target }.run(job)
     }
+}
+
+/// What the command refuses of a qcow2 image, and the tool does not or in other words.
+fn checked(image: &Creation) -> Result<()> {
+    /// The longest disk, as at the peer.
+    const MOST: u64 = 9_223_372_035_781_033_984;
+    let refuse = |text: String| Err(Error::generic(text));
+    let size = image.size;
+    if !size.is_multiple_of(512) {
+        return refuse("Image size must be a multiple of 512 bytes".into());
+    }
+    if i64::try_from(size).is_err() {
+        return refuse("Could not resize image: Image size cannot be negative".into());
+    }
+    if size > MOST {
+        return refuse(format!("Could not resize image: offset({size}) exceeds maximum({MOST})"));
+    }
+    let cluster =
+        image.option("cluster_size").map_or(Some(65536), |text| qapi::parse_size(text, 1));
+    let entry = if image.option("extended_l2") == Some("on") { 16 } else { 8 };
+    let per_table = cluster.and_then(|cluster| cluster.checked_mul(cluster / entry));
+    if per_table.is_some_and(|per| per > 0 && size.div_ceil(per) * 8 > 32 << 20) {
+        let text = "Could not resize image: Failed to grow the L1 table: File too large";
+        return refuse(text.into());
+    }
+    if image.option("backing_fmt").is_some() && image.option("backing_file").is_none() {
+        return refuse("Backing format cannot be used without backing file".into());
+    }
+    Ok(())
 }

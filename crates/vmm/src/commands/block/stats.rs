@@ -47,7 +47,48 @@ pub(crate) struct BlockDeviceStats {
     invalid_unmap_operations: u64,
     account_invalid: bool,
     account_failed: bool,
-    timed_stats: Vec<Value>,
+    timed_stats: Vec<BlockDeviceTimedStats>,
+}
+
+/// Statistics of the last seconds.
+#[derive(Default, Qapi)]
+#[qapi(rename_all = "snake_case")]
+pub(crate) struct BlockDeviceTimedStats {
+    interval_length: u64,
+    min_rd_latency_ns: u64,
+    max_rd_latency_ns: u64,
+    avg_rd_latency_ns: u64,
+    min_wr_latency_ns: u64,
+    max_wr_latency_ns: u64,
+    avg_wr_latency_ns: u64,
+    min_zone_append_latency_ns: u64,
+    max_zone_append_latency_ns: u64,
+    avg_zone_append_latency_ns: u64,
+    min_flush_latency_ns: u64,
+    max_flush_latency_ns: u64,
+    avg_flush_latency_ns: u64,
+    avg_rd_queue_depth: f64,
+    avg_wr_queue_depth: f64,
+    avg_zone_append_queue_depth: f64,
+}
+
+fn timed(interval: &mut block::Interval, now: u64) -> BlockDeviceTimedStats {
+    let [reads, writes, flushes] = [0, 1, 2].map(|kind| interval.times(kind, now));
+    BlockDeviceTimedStats {
+        interval_length: interval.seconds(),
+        min_rd_latency_ns: reads.least,
+        max_rd_latency_ns: reads.most,
+        avg_rd_latency_ns: reads.mean,
+        min_wr_latency_ns: writes.least,
+        max_wr_latency_ns: writes.most,
+        avg_wr_latency_ns: writes.mean,
+        min_flush_latency_ns: flushes.least,
+        max_flush_latency_ns: flushes.most,
+        avg_flush_latency_ns: flushes.mean,
+        avg_rd_queue_depth: reads.depth,
+        avg_wr_queue_depth: writes.depth,
+        ..BlockDeviceTimedStats::default()
+    }
 }
 
 /// Counters of a slot or node, and of what lies below it.
@@ -69,10 +110,6 @@ pub(crate) struct BlockStats {
     backing: Option<Value>,
 }
 
-fn zeroes(own: bool) -> BlockDeviceStats {
-    BlockDeviceStats { account_invalid: own, account_failed: own, ..BlockDeviceStats::default() }
-}
-
 fn load(n: &AtomicU64) -> u64 {
     n.load(Ordering::Relaxed)
 }
@@ -80,7 +117,8 @@ fn load(n: &AtomicU64) -> u64 {
 fn of_backend(backend: &Backend) -> BlockDeviceStats {
     let a = &backend.accounts;
     let last = load(&a.last_ns);
-    let idle = host::monotonic_ns().saturating_sub(last);
+    let now = host::monotonic_ns();
+    let idle = now.saturating_sub(last);
     BlockDeviceStats {
         rd_bytes: load(&a.read.bytes),
         wr_bytes: load(&a.write.bytes),
@@ -97,14 +135,19 @@ fn of_backend(backend: &Backend) -> BlockDeviceStats {
         failed_wr_operations: load(&a.write.failed),
         failed_flush_operations: load(&a.flush.failed),
         failed_unmap_operations: load(&a.unmap.failed),
+        invalid_rd_operations: load(&a.read.invalid),
+        invalid_wr_operations: load(&a.write.invalid),
         idle_time_ns: (last > 0).then_some(idle),
-        ..zeroes(true)
+        account_invalid: a.with_invalid.load(Ordering::Relaxed),
+        account_failed: a.with_failed.load(Ordering::Relaxed),
+        timed_stats: a.timed.lock().iter_mut().map(|i| timed(i, now)).collect(),
+        ..BlockDeviceStats::default()
     }
 }
 
 fn of_node(node: &Arc<Node>, own: Option<BlockDeviceStats>, deep: bool) -> BlockStats {
     use qapi::Qapi as _;
-    let mut stats = own.unwrap_or_else(|| zeroes(false));
+    let mut stats = own.unwrap_or_default();
     stats.wr_highest_offset = load(&node.stats.wr_highest_offset);
     let below = |role| node.child(role).filter(|_| deep).map(|child| child.skip_implicit());
     let name = node.class().name;
