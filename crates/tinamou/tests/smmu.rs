@@ -21,8 +21,9 @@ const CONTEXT: u64 = 0x4004_0000;
 /// Tables of stage 1 and 2: a level each 64 KiB.
 const FIRST: u64 = 0x4010_0000;
 const SECOND: u64 = 0x4020_0000;
-/// Submission queue, completion queue, buffer, each in 64 KiB of its own.
-const DATA: u64 = 0x4030_0000;
+/// Submission queue, completion queue, buffer, each in 64 KiB of its own; their last table is that of
+/// the context and of stage 1's tables, so the indices differ.
+const DATA: u64 = 0x4049_0000;
 /// Where the device sees them by stage 1.
 const SEEN: u64 = 0x12_3450_0000;
 const STREAM: u64 = 2 << 3;
