@@ -97,7 +97,7 @@ fn vm_state_comes_back(options: &[(&str, &str)], piece: usize, total: u64) {
     let dir = tempfile::tempdir().unwrap();
     let node = open(&create(&dir, "a.qcow2", (1 << 20) + 512, options));
     node.write(0, &[1; 100_000]).unwrap();
-    let state: Vec<u8> = (0..total).map(|n| (n * 7 >> 3) as u8).collect();
+    let state: Vec<u8> = (0..total).map(|n| ((n * 7) >> 3) as u8).collect();
     let save = |extra: u8, name: &str| {
         for (n, bytes) in state.chunks(piece).enumerate() {
             let bytes: Vec<u8> = bytes.iter().map(|b| b ^ extra).collect();
