@@ -71,6 +71,11 @@ const TASKS: &[Task] = &[
         run: scripts::example,
     },
     Task {
+        name: "lifecycle",
+        about: "the worked example's machine with 1 to 8 CPUs, raw and qcow2, reboots, EFI variables, -S, -snapshot",
+        run: scripts::lifecycle,
+    },
+    Task {
         name: "savevm",
         about: "savevm [ROUNDS]: snapshots of a Debian guest under load (50 rounds)",
         run: scripts::savevm,

@@ -1,5 +1,5 @@
 //! Tasks that drive a whole Debian machine by the scripts in `tests/scripts`: `libvirt`, `savevm`,
-//! `example`.
+//! `example`, `lifecycle`.
 //!
 //! The disk is that of `cargo xtask guests image arm64`, or the one that `IMAGE` names.
 
@@ -46,6 +46,11 @@ pub(crate) fn libvirt(_: &[String]) -> Result<()> {
     let mut command = script("libvirt.py")?;
     command.env("KERNEL", guest.kernel).env("INITRD", guest.initrd);
     steps::run("a guest's life under libvirt", &mut command)
+}
+
+/// `cargo xtask lifecycle`.
+pub(crate) fn lifecycle(_: &[String]) -> Result<()> {
+    steps::run("the life of the worked example's machine", &mut script("lifecycle.py")?)
 }
 
 /// `cargo xtask savevm [ROUNDS]`.
