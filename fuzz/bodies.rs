@@ -92,6 +92,51 @@ pub fn vmstate_seed() -> Vec<u8> {
     w.into_bytes()
 }
 
+/// A machine's saved state: the container, its parts, pages of RAM.
+pub fn saved_machine(data: &[u8]) {
+    use migration::{ram, seal, section};
+    // As it is, and sealed: what is behind the seal must not be believed either.
+    let sealed = {
+        let mut out = Vec::new();
+        let mut put = |_: u64, bytes: &[u8]| {
+            out.extend_from_slice(bytes);
+            Ok(())
+        };
+        let written = seal::Writer::new(&mut put).and_then(|mut w| {
+            w.write(data)?;
+            w.finish()
+        });
+        if written.is_err() {
+            return;
+        }
+        out
+    };
+    let Ok(block) = guest_ram::RamBlock::new("ram", 1 << 16, guest_ram::RamOptions::default())
+    else {
+        return;
+    };
+    for bytes in [data, &sealed] {
+        let mut get = |at: u64, into: &mut [u8]| {
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            let from = bytes.get(at..at.saturating_add(into.len()));
+            into.copy_from_slice(from.ok_or(std::io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        };
+        let Ok(mut r) = seal::Reader::new(&mut get, bytes.len() as u64) else { continue };
+        while let Ok(part) = section::read(&mut r) {
+            let done = match part.kind {
+                section::Kind::Ram => ram::load(&mut r, &block, &part.body, ram::Mode::Apply),
+                section::Kind::End => break,
+                _ => Ok(()),
+            };
+            if done.is_err() {
+                break;
+            }
+        }
+        _ = r.finish();
+    }
+}
+
 /// Lines of the qtest protocol against an empty memory.
 pub fn qtest(data: &[u8]) {
     static SPACE: OnceLock<memory::AddressSpace> = OnceLock::new();
@@ -257,7 +302,7 @@ pub fn nvme(data: &[u8]) {
 pub fn smmu(data: &[u8]) {
     const RAM: u64 = testbench::RAM_BASE;
     let bench = testbench::Bench::of(&hw_iommu::smmuv3::CLASS, "stage=nested");
-    let Some(iommu) = bench.record.ability::<std::sync::Arc<dyn pci::Iommu>>() else { return };
+    let Some(iommu) = bench.record.ability::<Arc<dyn pci::Iommu>>() else { return };
     let mut words = data
         .chunks(8)
         .map(|chunk| chunk.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte)));
@@ -287,7 +332,9 @@ pub fn smmu(data: &[u8]) {
         put(0x1008 + n * 16, next());
     }
     let split = u32::try_from(shape & 0x3_07df).unwrap_or(0);
-    for (at, value) in [(0x80, RAM + 0x2000), (0x90, RAM + 0x1000 | 4), (0xa0, RAM + 0x6000 | 2)] {
+    for (at, value) in
+        [(0x80, RAM + 0x2000), (0x90, (RAM + 0x1000) | 4), (0xa0, (RAM + 0x6000) | 2)]
+    {
         bench.write64(at, value);
     }
     bench.write32(0x88, if shape & 1 << 60 == 0 { 4 } else { split });

@@ -145,7 +145,8 @@ fn template(options: &[(&str, &str)]) -> Option<Vec<u8>> {
     let text: Vec<u8> = (0..cluster).map(|n| u8::try_from(n % 7).unwrap_or(0)).collect();
     _ = node.write(1000, &[1; 9000]);
     _ = node.driver().write_compressed(32 << 10, &text);
-    _ = node.driver().change_snapshot(&SnapshotChange::Create(snapshot("s".into(), 1, 2)));
+    _ = node.driver().write_vm_state(100, &[5; 5000]);
+    _ = node.driver().change_snapshot(&SnapshotChange::Create(snapshot("s", 5100)));
     _ = node.write(4000, &[2; 3000]);
     _ = node.write_zeroes(64 << 10, 4096, false);
     _ = node.driver().change_bitmap("b", &BitmapChange::Add(Some(4096), true));
@@ -235,14 +236,18 @@ fn requests(node: &Node) {
     _ = node.flush();
 }
 
-fn snapshot(name: String, seconds: u32, nanoseconds: u32) -> block::Snapshot {
-    block::Snapshot { name, seconds, nanoseconds, ..block::Snapshot::default() }
+fn snapshot(name: &str, vm_state: u64) -> block::Snapshot {
+    block::Snapshot { name: name.to_owned(), vm_state, ..block::Snapshot::default() }
 }
 
 fn changes(node: &Node) {
     let driver = node.driver();
     let name = |text: &str| text.to_owned();
-    _ = driver.change_snapshot(&SnapshotChange::Create(snapshot(name("t"), 3, 4)));
+    let mut state = [0; 3000];
+    _ = driver.read_vm_state("s", 2000, &mut state);
+    _ = driver.write_vm_state(0, &state);
+    _ = driver.change_snapshot(&SnapshotChange::Create(snapshot("t", 3000)));
+    _ = driver.read_vm_state("t", 0, &mut state);
     _ = driver.change_snapshot(&SnapshotChange::Apply(name("s")));
     _ = driver.change_snapshot(&SnapshotChange::Delete(name("s")));
     _ = driver.change_bitmap("b", &BitmapChange::Clear);

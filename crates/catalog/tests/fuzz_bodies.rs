@@ -184,6 +184,21 @@ fn e1000e() {
 }
 
 #[test]
+fn saved_machine() {
+    let words: [&[u8]; 8] = [
+        b"\x04\x03ram\x08\0\0\0\0\0\x01\0\0\0\0\0",
+        b"\x02\x01a\x04\0\0\0abcd",
+        b"\x02\x01a\xff\xff\xff\x03",
+        b"\x05\0\0\0\0\0",
+        b"\0\0\0\0\0\0\0\0\x01\0\0\0",
+        b"\x0f\0\0\0\0\0\0\0\x02\0\0\0",
+        b"\0\0\0\0\0\0\0\0\0\0\0\0",
+        &[7; 4096],
+    ];
+    run(&words, bodies::saved_machine);
+}
+
+#[test]
 fn vmstate() {
     run(&[b"R\x04Regs", b"M\x04word", b"I\x04", b"\0\0\0\0", b"L", b"N", b"O"], bodies::vmstate);
     let seed = bodies::vmstate_seed();
@@ -310,7 +325,7 @@ fn smmu() {
         }
         // Commands.
         for word in words[40..72].iter_mut().step_by(2) {
-            *word = (*word & !0xff) | random.next() % 0x48;
+            *word = (*word & !0xff) | (random.next() % 0x48);
         }
         let input: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bodies::smmu(&input);

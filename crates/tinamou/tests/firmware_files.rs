@@ -100,33 +100,29 @@ fn differing(options: &str) -> Option<Vec<String>> {
 /// here: a guest that believed it would touch memory that is not there.
 const OF_THE_ITS: [&str; 3] = ["etc/acpi/rsdp", "etc/acpi/tables", "etc/table-loader"];
 
-#[test]
-fn firmware_finds_what_the_peer_gives() {
-    const NODES: &str = "-object memory-backend-ram,id=m0,size=256M \
-                         -object memory-backend-ram,id=m1,size=256M";
-    const FIRMWARE: &str = "-bios /usr/share/AAVMF/AAVMF_CODE.fd";
-    let cases = [
-        "-M virt -cpu max -m 1024",
-        "-M virt -cpu max -device edu,id=e,addr=5 -device pcie-root-port,id=p \
+/// Command lines whose files are the peer's.
+const CASES: &[&str] = &[
+    "-M virt -cpu max -m 1024",
+    "-M virt -cpu max -device edu,id=e,addr=5 -device pcie-root-port,id=p \
          -smbios type=41,designation=x,kind=ethernet,pcidev=e",
-        "-M virt,gic-version=3 -cpu max -m 1024 -smp 4",
-        "-M virt,gic-version=3 -cpu max -smp 4 FIRMWARE",
-        "-M virt,gic-version=3,virtualization=on -cpu max -smp 2",
-        "-M virt,gic-version=3,virtualization=on -cpu cortex-a57 -smp 2",
-        "-M virt,gic-version=3,secure=on -cpu max -smp 2 FIRMWARE",
-        "-M virt -cpu cortex-a57 -smp 8,sockets=2,clusters=2,cores=2",
-        "-M virt,highmem=off -cpu cortex-a57",
-        "-M virt,gic-version=3 -cpu cortex-a57 -smp 130",
-        "-M virt,acpi=off -cpu cortex-a57",
-        "-M virt,x-oem-id=ACME,x-oem-table-id=TINA -cpu cortex-a57",
-        "-M virt-2.8 -cpu cortex-a57",
-        "-M virt-4.1 -cpu cortex-a57 FIRMWARE",
-        "-M virt -cpu max -serial null -serial null",
-        "-M virt -cpu max -m 512 -smp 4 NODES -numa node,memdev=m0,cpus=0-1 \
+    "-M virt,gic-version=3 -cpu max -m 1024 -smp 4",
+    "-M virt,gic-version=3 -cpu max -smp 4 FIRMWARE",
+    "-M virt,gic-version=3,virtualization=on -cpu max -smp 2",
+    "-M virt,gic-version=3,virtualization=on -cpu cortex-a57 -smp 2",
+    "-M virt,gic-version=3,secure=on -cpu max -smp 2 FIRMWARE",
+    "-M virt -cpu cortex-a57 -smp 8,sockets=2,clusters=2,cores=2",
+    "-M virt,highmem=off -cpu cortex-a57",
+    "-M virt,gic-version=3 -cpu cortex-a57 -smp 130",
+    "-M virt,acpi=off -cpu cortex-a57",
+    "-M virt,x-oem-id=ACME,x-oem-table-id=TINA -cpu cortex-a57",
+    "-M virt-2.8 -cpu cortex-a57",
+    "-M virt-4.1 -cpu cortex-a57 FIRMWARE",
+    "-M virt -cpu max -serial null -serial null",
+    "-M virt -cpu max -m 512 -smp 4 NODES -numa node,memdev=m0,cpus=0-1 \
          -numa node,memdev=m1,cpus=2-3 -numa dist,src=0,dst=1,val=20",
-        "-M virt -cpu max -m 512 -smp 4,sockets=2 NODES -numa node,memdev=m0 -numa node,memdev=m1 \
+    "-M virt -cpu max -m 512 -smp 4,sockets=2 NODES -numa node,memdev=m0 -numa node,memdev=m1 \
          -numa node -numa cpu,node-id=2,socket-id=1 -numa cpu,node-id=0,socket-id=0",
-        "-M virt,hmat=on -cpu max -m 512 -smp 4 NODES -numa node,nodeid=0,memdev=m0,cpus=0-3,initiator=0 \
+    "-M virt,hmat=on -cpu max -m 512 -smp 4 NODES -numa node,nodeid=0,memdev=m0,cpus=0-3,initiator=0 \
          -numa node,nodeid=1,memdev=m1,initiator=0 \
          -numa hmat-lb,initiator=0,target=0,hierarchy=memory,data-type=access-latency,latency=5 \
          -numa hmat-lb,initiator=0,target=1,hierarchy=memory,data-type=access-latency,latency=10 \
@@ -134,46 +130,52 @@ fn firmware_finds_what_the_peer_gives() {
          -numa hmat-lb,initiator=0,target=1,hierarchy=memory,data-type=access-bandwidth,bandwidth=100M \
          -numa hmat-cache,node-id=0,size=10K,level=1,associativity=direct,policy=write-back,line=8 \
          -numa hmat-cache,node-id=0,size=20K,level=2,associativity=complex,policy=none,line=8",
-        "-M virt,hmat=on -cpu max -m 512 -smp 4 NODES -numa node,memdev=m0,cpus=0-1 \
+    "-M virt,hmat=on -cpu max -m 512 -smp 4 NODES -numa node,memdev=m0,cpus=0-1 \
          -numa node,memdev=m1 -numa node,cpus=2-3 \
          -numa hmat-lb,initiator=2,target=1,hierarchy=third-level,data-type=read-latency,latency=65535 \
          -numa hmat-lb,initiator=0,target=0,hierarchy=memory,data-type=access-latency,latency=100 \
          -numa hmat-lb,initiator=2,target=1,hierarchy=memory,data-type=access-latency,latency=2000",
-        "-M virt -cpu max -m 512,slots=2,maxmem=4G FIRMWARE",
-        "-M virt -cpu max -m 512,slots=17,maxmem=40G NODES -numa node,memdev=m0 -numa node,memdev=m1 \
+    "-M virt -cpu max -m 512,slots=2,maxmem=4G FIRMWARE",
+    "-M virt -cpu max -m 512,slots=17,maxmem=40G NODES -numa node,memdev=m0 -numa node,memdev=m1 \
          FIRMWARE",
-        "-M virt -cpu max -m 512,slots=2,maxmem=4G",
-        "-M virt -cpu max -m 512,maxmem=4G FIRMWARE",
-        "-M virt,iommu=smmuv3 -cpu max -m 512",
-        "-M virt-9.1,iommu=smmuv3,gic-version=3 -cpu max -m 512",
-        "-M virt,iommu=smmuv3,default-bus-bypass-iommu=on -cpu max -m 512",
-        "-M virt,iommu=smmuv3,default-bus-bypass-iommu=on -cpu max -device pxb-pcie,bus_nr=8",
-        "-M virt,iommu=smmuv3 -cpu max -device pxb-pcie,bus_nr=8,bypass_iommu=on",
-        "-M virt,iommu=smmuv3 -cpu max -device pxb-pcie,bus_nr=8 -device pxb-pcie,bus_nr=16,bus=pcie.0",
-        "-M virt -cpu max -m 512 -smp 2 NODES -numa node,memdev=m0 -numa node,memdev=m1 \
+    "-M virt -cpu max -m 512,slots=2,maxmem=4G",
+    "-M virt -cpu max -m 512,maxmem=4G FIRMWARE",
+    "-M virt,iommu=smmuv3 -cpu max -m 512",
+    "-M virt-9.1,iommu=smmuv3,gic-version=3 -cpu max -m 512",
+    "-M virt,iommu=smmuv3,default-bus-bypass-iommu=on -cpu max -m 512",
+    "-M virt,iommu=smmuv3,default-bus-bypass-iommu=on -cpu max -device pxb-pcie,bus_nr=8",
+    "-M virt,iommu=smmuv3 -cpu max -device pxb-pcie,bus_nr=8,bypass_iommu=on",
+    "-M virt,iommu=smmuv3 -cpu max -device pxb-pcie,bus_nr=8 -device pxb-pcie,bus_nr=16,bus=pcie.0",
+    "-M virt -cpu max -m 512 -smp 2 NODES -numa node,memdev=m0 -numa node,memdev=m1 \
          -device pxb-pcie,bus_nr=200,id=p2,numa_node=1 -device pxb-pcie,bus_nr=8,id=p1,bus=pcie.0 \
          -device pcie-root-port,bus=p1,id=r,chassis=1,slot=1 \
          -device pcie-root-port,bus=p2,id=s,chassis=1,slot=2",
-        "-M virt -cpu max -uuid 11111111-2222-3333-4444-555555555555 \
+    "-M virt -cpu max -uuid 11111111-2222-3333-4444-555555555555 \
          -smbios type=0,vendor=V,version=1,date=d,release=1.2,uefi=on \
          -smbios type=1,manufacturer=a,product=p,version=v,serial=s,sku=k,family=f \
          -smbios type=2,manufacturer=m2,serial=s2,asset=a2,location=l2",
-        "-M virt -cpu max -smp 6,sockets=2,cores=3 -smbios type=2 \
+    "-M virt -cpu max -smp 6,sockets=2,cores=3 -smbios type=2 \
          -smbios type=3,manufacturer=m3,version=v3,serial=s3,asset=a3,sku=k3 \
          -smbios type=4,sock_pfx=S,manufacturer=m,version=v,serial=s,asset=a,part=p,max-speed=2500 \
          -smbios type=4,current-speed=2400,processor-id=0x123456789abc \
          -smbios type=11,value=hello,value=w2",
-        "-M virt-8.0 -cpu cortex-a57 -m 18G \
+    "-M virt-8.0 -cpu cortex-a57 -m 18G \
          -smbios type=8,internal_reference=ir,external_reference=er,connector_type=1,port_type=2 \
          -smbios type=17,loc_pfx=L,bank=B,manufacturer=m,serial=s,asset=a,part=p,speed=3200 \
          -smbios type=9,slot_designation=sd,slot_type=1,slot_data_bus_width=2,current_usage=3",
-        "-M virt -cpu max -boot strict=on,splash-time=5000,reboot-timeout=7 \
+    "-M virt -cpu max -boot strict=on,splash-time=5000,reboot-timeout=7 \
          -device virtio-net-pci,bootindex=2,addr=6 -device virtio-net-device,bootindex=1 \
          -device virtio-scsi-pci -drive if=none,id=d,driver=null-co,read-zeroes=on \
          -device scsi-hd,drive=d,bootindex=5,scsi-id=2,lun=1 \
          -drive if=none,id=e,driver=null-co,read-zeroes=on -device virtio-blk-pci,drive=e,bootindex=4",
-    ];
-    for case in cases {
+];
+
+#[test]
+fn firmware_finds_what_the_peer_gives() {
+    const NODES: &str = "-object memory-backend-ram,id=m0,size=256M \
+                         -object memory-backend-ram,id=m1,size=256M";
+    const FIRMWARE: &str = "-bios /usr/share/AAVMF/AAVMF_CODE.fd";
+    for case in CASES {
         let options = case.replace("FIRMWARE", FIRMWARE).replace("NODES", NODES);
         let Some(differing) = differing(&options) else {
             eprintln!("{PEER} is not installed: nothing compared");

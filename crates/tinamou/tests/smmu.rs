@@ -205,7 +205,7 @@ fn tables(m: &mut Machine, base: u64, granule: u64, maps: &[(u64, u64, u64)]) ->
                 let entry = if level == 3 {
                     (to + (page << granule)) | VALID_LEAF ^ toggle
                 } else {
-                    base + (level + 1) * 0x4_0000 | 3
+                    (base + (level + 1) * 0x4_0000) | 3
                 };
                 m.words(base + level * 0x4_0000 + index * 8, &[entry]);
             }

@@ -72,6 +72,29 @@ impl Disks {
     /// # Errors
     /// One of them cannot hold snapshots, or there is none.
     pub fn all(vm: &Vm) -> Result<Disks> {
+        let disks = Disks::collect(vm)?;
+        if let Some(disk) = disks.all.iter().find(|disk| !disk.can_snapshot()) {
+            let name = &disk.name;
+            let text = format!("Device '{name}' is writable but does not support snapshots");
+            return Err(Error::generic(text));
+        }
+        if disks.all.is_empty() { Err(Error::generic(NO_ROOM)) } else { Ok(disks) }
+    }
+
+    /// As [`Disks::all`] for a list of snapshots, which disks without any do not keep from being
+    /// shown.
+    ///
+    /// # Errors
+    /// No disk can hold the machine's state.
+    pub fn to_list(vm: &Vm) -> Result<Disks> {
+        let disks = Disks::collect(vm)?;
+        let state = disks.all.iter().position(Disk::can_snapshot);
+        let state = state.ok_or_else(|| Error::generic(NO_ROOM))?;
+        Ok(Disks { state, ..disks })
+    }
+
+    /// All disks that somebody could write to.
+    fn collect(vm: &Vm) -> Result<Disks> {
         let graph = vm.services.find::<Arc<Graph>>();
         let graph = graph.ok_or_else(|| Error::generic(NO_ROOM))?;
         let mut all: Vec<Disk> = Vec::new();
@@ -89,14 +112,6 @@ impl Disks {
             if root && users.all(|user| user.starts_with('/') || user.contains("flash")) {
                 all.push(Disk::of("", &node));
             }
-        }
-        if let Some(disk) = all.iter().find(|disk| !disk.can_snapshot()) {
-            let name = &disk.name;
-            let text = format!("Device '{name}' is writable but does not support snapshots");
-            return Err(Error::generic(text));
-        }
-        if all.is_empty() {
-            return Err(Error::generic(NO_ROOM));
         }
         Ok(Disks { all, state: 0, graph })
     }
@@ -166,7 +181,7 @@ impl Disks {
 /// A name for a snapshot that was given none.
 fn made_up_name() -> String {
     let seconds = host::realtime_ns().div_euclid(1_000_000_000);
-    let seconds = i64::try_from(seconds).unwrap_or(0) + host::local_offset_seconds();
+    let seconds = seconds + host::local_offset_seconds();
     let (year, month, day, second) = block::describe::civil(seconds);
     let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
     format!("vm-{year:04}{month:02}{day:02}{h:02}{m:02}{s:02}")

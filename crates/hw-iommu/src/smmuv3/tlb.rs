@@ -215,7 +215,7 @@ impl Cache {
 }
 
 fn last_of(first: u64, pages: u64, page_bits: u32) -> u64 {
-    let len = pages.checked_mul(1 << page_bits).unwrap_or(u64::MAX);
+    let len = pages.saturating_mul(1 << page_bits);
     first.saturating_add(len.saturating_sub(1))
 }
 

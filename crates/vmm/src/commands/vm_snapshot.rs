@@ -152,7 +152,7 @@ impl QmpCommand for SnapshotDelete {
 /// # Errors
 /// A disk cannot hold them, or there is none.
 pub fn snapshot_text(vm: &Vm) -> Result<String> {
-    let disks = Disks::all(vm)?;
+    let disks = Disks::to_list(vm)?;
     let Some(holder) = disks.state() else { return Err(Error::generic("no disk")) };
     let all: Vec<_> = holder.snapshots().into_iter().filter(|s| disks.all_have(&s.name)).collect();
     let table = block::describe::snapshot_table;
