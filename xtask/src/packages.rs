@@ -5,10 +5,13 @@ use std::process::{Command, Stdio};
 
 use crate::Result;
 
-/// For tests: firmware, servers of disks, a device tree compiler to compare trees, a cross compiler for bare-metal guests, a debugger.
+/// For tests: firmware, ROMs of network cards, namespaces, servers of disks and networks, a device tree compiler to compare trees, a cross compiler for bare-metal guests, a debugger.
 pub(crate) const TEST: &[(&str, &str)] = &[
     ("/usr/lib/u-boot/qemu_arm64/u-boot.bin", "u-boot-qemu"),
     ("/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64"),
+    ("/usr/lib/ipxe/qemu/efi-e1000e.rom", "ipxe-qemu"),
+    ("ip", "iproute2"),
+    ("passt", "passt"),
     ("qemu-nbd", "qemu-utils"),
     ("nbdkit", "nbdkit"),
     ("dtc", "device-tree-compiler"),
