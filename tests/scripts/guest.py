@@ -27,7 +27,7 @@ def need(name):
 class Guest:
     """One machine; its files are in a folder of its own."""
 
-    def __init__(self, emulator, port, smp=2, memory=1024, disk="qcow2", more=()):
+    def __init__(self, emulator, port, smp=2, memory=1024, disk="qcow2", drives=False, more=()):
         self.work = tempfile.mkdtemp(prefix="tinamou-")
         self.port = str(port)
         image = need("IMAGE")
@@ -49,6 +49,16 @@ class Guest:
             -serial file:{self.console} -display none -monitor stdio
             -blockdev node-name=rom,driver=file,filename={CODE},read-only=true
             -blockdev driver=qcow2,node-name=efivars,file.driver=file,file.filename={self.vars}""".split() + list(more)
+        if drives:
+            # -snapshot is about -drive alone.
+            at = [n for n, arg in enumerate(self.args) if arg == "-blockdev"]
+            for n in reversed(at):
+                del self.args[n:n + 2]
+            machine = self.args.index("-machine") + 1
+            self.args[machine] = "type=virt,virtualization=on"
+            self.args += ["-drive", f"if=none,id=hd,format={disk},file={self.disk}",
+                          "-drive", f"if=pflash,format=raw,readonly=on,file={CODE}",
+                          "-drive", f"if=pflash,format=qcow2,file={self.vars}"]
         self.monitor = None
 
     def start(self):

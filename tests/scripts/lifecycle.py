@@ -49,7 +49,7 @@ def life(cpus, disk):
 
 
 def stopped_and_thrown_away():
-    guest = Guest(need("EMU"), os.environ.get("PORT", "2225"), more=["-S", "-snapshot"])
+    guest = Guest(need("EMU"), os.environ.get("PORT", "2225"), drives=True, more=["-S", "-snapshot"])
     digest = lambda: [hashlib.sha256(open(file, "rb").read()).hexdigest() for file in (guest.disk, guest.vars)]
     try:
         before = digest()
@@ -69,10 +69,10 @@ def stopped_and_thrown_away():
 
 
 def main():
+    stopped_and_thrown_away()
     cases = [(1, "qcow2"), (2, "raw"), (4, "qcow2"), (8, "raw")]
     for cpus, disk in cases:
         life(cpus, disk)
-    stopped_and_thrown_away()
     print(f"{len(cases) + 1} passed, 0 failed")
 
 

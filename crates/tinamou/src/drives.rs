@@ -295,6 +295,14 @@ fn warn_of_raw(file: &str) {
     ));
 }
 
+fn is_read_only(options: &Value) -> bool {
+    match options.get("read-only") {
+        Some(Value::Bool(on)) => *on,
+        Some(other) => other.as_str() == Some("on"),
+        None => false,
+    }
+}
+
 /// A temporary image over the one that is named, which stays as it is.
 fn overlay(graph: &Graph, mut options: Value) -> Result<Arc<Node>> {
     options.set("read-only", Value::Bool(true));
@@ -376,7 +384,8 @@ fn open_drive(
     }
     let node = match given.options(graph).at(&option.place)? {
         None => None,
-        Some(options) if given.snapshot && !given.cdrom && given.interface != "pflash" => {
+        // What is only read needs no other place for what is written.
+        Some(options) if given.snapshot && !given.cdrom && !is_read_only(&options) => {
             Some(overlay(graph, options).at(&option.place)?)
         }
         Some(options) => {
@@ -472,6 +481,13 @@ mod tests {
         node.read(0, &mut back).unwrap();
         assert_eq!((back[0], back[512]), (8, 7));
         assert_eq!(std::fs::read(file.path()).unwrap(), [7; 4096]);
+        let flash = format!("if=pflash,format=raw,snapshot=on,file={path}");
+        let (graph, _) = opened(&[flash]).unwrap();
+        graph.backend("pflash0").unwrap().write(0, &[9; 512]).unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), [7; 4096]);
+        let rom = format!("if=pflash,format=raw,snapshot=on,readonly=on,file={path}");
+        let (graph, _) = opened(&[rom]).unwrap();
+        assert!(graph.backend("pflash0").unwrap().is_read_only());
     }
 
     #[test]
