@@ -105,12 +105,13 @@ impl Disks {
                 seen.push(top);
             }
         }
-        for node in graph.nodes() {
-            // What nobody has uses for yet may still get some; flash is used without a backend.
-            let root = !node.is_read_only() && !seen.iter().any(|known| Arc::ptr_eq(known, &node));
-            let mut users = node.users().into_iter().map(|(user, _)| user);
-            if root && users.all(|user| user.starts_with('/') || user.contains("flash")) {
-                all.push(Disk::of("", &node));
+        // Nodes that no drive or disk has in a slot: those of flash, and those that wait for a use.
+        let nodes = graph.nodes();
+        for node in nodes.iter().filter(|node| !node.is_read_only()) {
+            let is = |other: &Arc<Node>| Arc::ptr_eq(other, node);
+            let below = nodes.iter().any(|user| user.children().iter().any(|(_, child)| is(child)));
+            if !below && !seen.iter().any(is) {
+                all.push(Disk::of("", node));
             }
         }
         Ok(Disks { all, state: 0, graph })

@@ -318,18 +318,21 @@ until ping -c 1 10.9.0.1 | grep -q '1 packets received'; do :; done
 ping -c 4 -s 1400 10.9.0.1 | grep -q '4 packets received' && echo REPORT pings"
     );
     let image = initrd("tap", &script);
-    let args = command(&image.display().to_string(), &[
-        "-smp",
-        "2",
-        "-netdev",
-        "user,id=n",
-        "-device",
-        "virtio-net-pci,netdev=n",
-        "-netdev",
-        "tap,id=t,ifname=tap0,script=no,downscript=no,queues=2",
-        "-device",
-        "virtio-net-pci,netdev=t,mq=on,rss=on,hash=on,vectors=6",
-    ]);
+    let args = command(
+        &image.display().to_string(),
+        &[
+            "-smp",
+            "2",
+            "-netdev",
+            "user,id=n",
+            "-device",
+            "virtio-net-pci,netdev=n",
+            "-netdev",
+            "tap,id=t,ifname=tap0,script=no,downscript=no,queues=2",
+            "-device",
+            "virtio-net-pci,netdev=t,mq=on,rss=on,hash=on,vectors=6",
+        ],
+    );
     let emulator = vm_tests::emulator().display().to_string();
     let mut all = vec!["netns", "exec", &space.name, &emulator];
     all.extend(args.iter().map(String::as_str));

@@ -23,7 +23,8 @@ impl Folder {
     fn image(&self, name: &str) -> PathBuf {
         let file = self.0.join(name);
         let tool = emulator().with_file_name("tinamou-img");
-        let made = Command::new(tool).args(["create", "-q", "-f", "qcow2"]).arg(&file).arg("64M").status();
+        let made =
+            Command::new(tool).args(["create", "-q", "-f", "qcow2"]).arg(&file).arg("64M").status();
         assert!(made.is_ok_and(|status| status.success()));
         file
     }
@@ -80,7 +81,10 @@ fn a_linux_guest_goes_back_here_and_in_another_process() {
     }
     let listed = hmp(&mut qmp, "info snapshots");
     assert!(listed.contains("one") && listed.contains("List of snapshots present on all disks"));
-    assert_eq!(hmp(&mut qmp, "loadvm two"), "Error: Snapshot 'two' does not exist in one or more devices\\r\\n");
+    assert_eq!(
+        hmp(&mut qmp, "loadvm two"),
+        "Error: Snapshot 'two' does not exist in one or more devices\\r\\n"
+    );
     qmp.run("quit");
     assert_eq!(vm.end().code, Some(0));
     // Another process, with other options: refused, and a line says why.
@@ -112,11 +116,16 @@ fn flip(file: &File, at: u64, bit: u8) {
 }
 
 fn small(disk: &Path) -> Vec<String> {
-    let drive = format!("if=none,id=d,file={},format=qcow2", disk.display());
+    // Names of nodes say nothing of who uses them.
+    let node = format!(
+        "driver=qcow2,node-name=my-flash,file.driver=file,file.filename={}",
+        disk.display()
+    );
     ["-M", "virt", "-cpu", "cortex-a57", "-m", "16M", "-S", "-nodefaults", "-display", "none"]
         .into_iter()
         .map(str::to_owned)
-        .chain(["-drive".into(), drive, "-device".into(), "virtio-blk-pci,drive=d".into()])
+        .chain(["-blockdev".into(), node])
+        .chain(["-device".into(), "virtio-blk-pci,drive=my-flash".into()])
         .collect()
 }
 
@@ -124,7 +133,8 @@ fn small(disk: &Path) -> Vec<String> {
 fn place(disk: &Path, listed: &str) -> (u64, u64) {
     let bytes = std::fs::read(disk).expect("own file");
     let magic = b"Tinamou state 1\n";
-    let at = bytes.windows(magic.len()).position(|w| w == magic).expect("the state is in the image");
+    let at =
+        bytes.windows(magic.len()).position(|w| w == magic).expect("the state is in the image");
     let start = at as u64 - 36;
     let len = listed.split("\"vm-state-size\": ").nth(1).expect("a size");
     let digits: String = len.chars().take_while(char::is_ascii_digit).collect();
