@@ -252,7 +252,9 @@ impl Core {
         let slot = self.l1.slot(mmu, va);
         let plain = e.flags & flag::STRICT == 0;
         let read = if e.flags & flag::READ != 0 && plain { page } else { TAG_INVALID };
-        let may_write = e.flags & (flag::WRITE | flag::ROM) == flag::WRITE && plain;
+        // Generated code takes a page that may be written for one that may be read.
+        let both = flag::READ | flag::WRITE;
+        let may_write = e.flags & (both | flag::ROM) == both && plain;
         // The order lets `protect` and this agree: it sets the page's bit, then looks for the entry;
         // here the entry is written, then the bit is looked at.
         slot.write.store(TAG_INVALID, Ordering::Relaxed);

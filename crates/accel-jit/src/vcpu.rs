@@ -11,7 +11,7 @@ use accel::{Exit, Kicker, Vcpu};
 use guest_ram::RamBlock;
 use jit_ir::backend::{BlockCx, CODE_TLB};
 use jit_ir::cpu::TlbTag;
-use jit_ir::env::{CodeTlbEntry, MERGED, MMUS, RING, RingEntry};
+use jit_ir::env::{CodeTlbEntry, LoopPage, MERGED, MMUS, PAGES, RING, RingEntry};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness};
 use jit_ir::{AccessKind, Builder, CodeMode, JitCpu, MemFault, Services, TranslateCx, Wake};
@@ -142,6 +142,7 @@ impl Core {
     /// Forgets what generated code remembers of pages beside its TLBs.
     pub(crate) fn clear_ring(cpu: &mut dyn JitCpu) {
         cpu.env().merged = [0; MERGED];
+        cpu.env().pages = [LoopPage::EMPTY; PAGES];
         cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
     }
 
@@ -343,12 +344,13 @@ impl Core {
             self.must_leave = true;
             return None;
         }
-        engine.protect_code(&page.ram);
+        engine.protect_code(&page.ram, &self.peer);
         let mut bytes = [0u8; 4096];
         page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
         self.builder.begin(start);
         let b = &mut self.builder;
         let count = engine.icount.is_some();
+        let loops = !count && stops.is_empty() && max_insns > 1 && !log::wants_every_block();
         let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, count, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
@@ -366,6 +368,7 @@ impl Core {
                 opt::run(block, layout, helpers, engine.options.passes, &mut self.live);
                 let cx = BlockCx {
                     count,
+                    loops,
                     block,
                     live: &self.live,
                     layout,

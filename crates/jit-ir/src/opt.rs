@@ -30,6 +30,8 @@ bitflags! {
         const RING = 128;
         /// Host back end: one TLB check for accesses near each other.
         const MERGE = 256;
+        /// Host back end: blocks that lead to themselves keep guest registers and pages.
+        const LOOPS = 512;
     }
 }
 

@@ -649,6 +649,25 @@ impl Asm {
             _ => &[0x0f, 0x1f, 0x00],
         });
     }
+    /// Fills up to a multiple of 16 bytes with instructions that do nothing.
+    pub fn align_code(&mut self) {
+        let mut n = self.here().wrapping_neg() as usize & 15;
+        while n > 0 {
+            const NOPS: [&[u8]; 8] = [
+                &[0x90],
+                &[0x66, 0x90],
+                &[0x0f, 0x1f, 0x00],
+                &[0x0f, 0x1f, 0x40, 0],
+                &[0x0f, 0x1f, 0x44, 0, 0],
+                &[0x66, 0x0f, 0x1f, 0x44, 0, 0],
+                &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
+                &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+            ];
+            let nop = NOPS[n.min(8) - 1];
+            self.code.extend_from_slice(nop);
+            n -= nop.len();
+        }
+    }
     /// lock or dword [rsp], 0: a full barrier.
     pub fn barrier(&mut self) {
         self.b(0xf0);

@@ -37,8 +37,10 @@ pub(crate) mod id {
     /// Calls helper rax, which knows nothing of general registers, with the immediate on the stack;
     /// result in rax, all else is preserved; two (the second preserves vector registers too).
     pub(crate) const CALL_KEEP: usize = 19;
+    /// As [`MEMORY`], for loops: the state in memory is exact, and every register is preserved.
+    pub(crate) const LOOP_MEMORY: usize = 21;
     /// Number of pinned registers, then their state offsets.
-    pub(crate) const PINS: usize = 21;
+    pub(crate) const PINS: usize = 33;
 }
 
 /// Layout of the argument that a block pushes for a memory thunk.
@@ -98,7 +100,9 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
     let functions = [calls.load, calls.store, calls.load_ex, calls.store_ex, calls.rmw, calls.cas];
     for (n, f) in functions.into_iter().enumerate() {
         for vectors in [false, true] {
-            thunks[id::MEMORY + 2 * n + usize::from(vectors)] = t.memory(f, n == 5, vectors);
+            let k = 2 * n + usize::from(vectors);
+            thunks[id::MEMORY + k] = t.memory(f, n == 5, vectors, false);
+            thunks[id::LOOP_MEMORY + k] = t.memory(f, n == 5, vectors, true);
         }
     }
     for vectors in [false, true] {
@@ -223,21 +227,33 @@ impl Thunks<'_> {
 
     fn calls(&mut self, thunks: &mut [u64]) {
         let state = Mem::new(RBP, -bias(self.cx.layout));
-        for full in [false, true] {
-            thunks[if full { id::CALL_FULL } else { id::CALL_PURE }] = self.here();
-            let stored = if full { u32::MAX } else { CALLER_SAVED };
-            self.store_pins(stored);
-            self.asm.mov(false, R8, RDI);
-            self.asm.lea(true, RDI, state);
-            self.asm.alu_imm(alu::SUB, true, RSP, 8);
-            self.asm.call_reg(RAX);
-            self.asm.alu_imm(alu::ADD, true, RSP, 8);
-            if full {
-                self.leave_if_asked();
-            }
-            self.reload(stored);
-            self.asm.ret();
+        thunks[id::CALL_FULL] = self.here();
+        self.store_pins(u32::MAX);
+        self.asm.mov(false, R8, RDI);
+        self.asm.lea(true, RDI, state);
+        self.asm.alu_imm(alu::SUB, true, RSP, 8);
+        self.asm.call_reg(RAX);
+        self.asm.alu_imm(alu::ADD, true, RSP, 8);
+        self.leave_if_asked();
+        self.reload(u32::MAX);
+        self.asm.ret();
+        // In a loop pinned registers hold others than their own: the stack keeps them.
+        thunks[id::CALL_PURE] = self.here();
+        let kept: Vec<u8> =
+            self.pins.iter().map(|p| p.0).filter(|r| CALLER_SAVED >> r & 1 != 0).collect();
+        let pad = if kept.len().is_multiple_of(2) { 8 } else { 0 };
+        for r in &kept {
+            self.asm.push(*r);
         }
+        self.asm.mov(false, R8, RDI);
+        self.asm.lea(true, RDI, state);
+        self.asm.alu_imm(alu::SUB, true, RSP, pad);
+        self.asm.call_reg(RAX);
+        self.asm.alu_imm(alu::ADD, true, RSP, pad);
+        for r in kept.iter().rev() {
+            self.asm.pop(*r);
+        }
+        self.asm.ret();
         thunks[id::CALL_EXIT] = self.here();
         self.store_pins(u32::MAX);
         self.asm.mov(false, R8, RDI);
@@ -251,8 +267,7 @@ impl Thunks<'_> {
 
     fn call_keep(&mut self, vectors: bool) -> u64 {
         let at = self.here();
-        let pinned = self.pins.iter().fold(0u32, |m, (r, _)| m | 1 << r);
-        let keep = CALLER_SAVED & !pinned & !(1 << RAX);
+        let keep = CALLER_SAVED & !(1 << RAX);
         let saved: Vec<u8> = (0..16u8).filter(|r| keep >> r & 1 != 0).collect();
         for r in &saved {
             self.asm.push(*r);
@@ -268,14 +283,12 @@ impl Thunks<'_> {
                 self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
             }
         }
-        self.store_pins(CALLER_SAVED);
         self.asm.load(false, R8, Mem::new(RSP, area + pushed + 8));
         self.asm.lea(true, RDI, Mem::new(RBP, -bias(self.cx.layout)));
         for r in [RSI, RDX, RCX] {
             self.asm.mov_imm(r, 0);
         }
         self.asm.call_reg(RAX);
-        self.reload(CALLER_SAVED);
         if vectors {
             for x in 0..16u8 {
                 self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));
@@ -292,10 +305,12 @@ impl Thunks<'_> {
     }
 
     /// A memory function: rsi = VA, rdi = value (or expected value; the new one is in `env.wide[2]`),
-    /// descriptor and page offset on the stack. Result in rdi; changes rsi; preserves all else.
-    fn memory(&mut self, function: u64, cas: bool, vectors: bool) -> u64 {
+    /// descriptor and page offset on the stack. Result in rdi; changes rsi; preserves all else. `in_loop`:
+    /// pinned registers hold whatever they hold, and the state is exact.
+    fn memory(&mut self, function: u64, cas: bool, vectors: bool, in_loop: bool) -> u64 {
         let at = self.here();
         let pinned = self.pins.iter().fold(0u32, |m, (r, _)| m | 1 << r);
+        let pinned = if in_loop { 0 } else { pinned };
         let saved: Vec<u8> = (0..16u8)
             .filter(|r| ![RSI, RDI].contains(r) && (CALLER_SAVED & !pinned) >> r & 1 != 0)
             .collect();
@@ -313,7 +328,9 @@ impl Thunks<'_> {
                 self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
             }
         }
-        self.store_pins(u32::MAX);
+        if !in_loop {
+            self.store_pins(u32::MAX);
+        }
         self.asm.load(false, RDX, Mem::new(RSP, area + pushed + 8));
         self.asm.mov(false, RCX, RDX);
         self.asm.shift(shift::SHR, false, RCX, arg::OFFSET as u8);
@@ -332,7 +349,9 @@ impl Thunks<'_> {
         self.call(function);
         self.leave_if_asked();
         self.asm.mov(true, RDI, RAX);
-        self.reload(CALLER_SAVED);
+        if !in_loop {
+            self.reload(CALLER_SAVED);
+        }
         if vectors {
             for x in 0..16u8 {
                 self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));

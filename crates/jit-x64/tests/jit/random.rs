@@ -11,7 +11,7 @@ use jit_ir::toy::{HELPERS, LAYOUT};
 use jit_ir::{Block, Builder, Exit, MemDesc, Opcode, Ty, Val, text, verify};
 use jit_x64::{BACKEND, CpuFeatures, X64};
 
-static PLAIN: X64 = X64::with_features(CpuFeatures {
+pub(crate) static PLAIN: X64 = X64::with_features(CpuFeatures {
     bmi1: false,
     bmi2: false,
     lzcnt: false,
@@ -19,7 +19,7 @@ static PLAIN: X64 = X64::with_features(CpuFeatures {
     fma: false,
 });
 
-fn env(name: &str) -> Option<u64> {
+pub(crate) fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
@@ -86,7 +86,7 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
     }
 }
 
-fn make(seed: u64, passes: Passes) -> Block {
+pub(crate) fn make(seed: u64, passes: Passes) -> Block {
     let mut rng = Rng::new(seed);
     let mut b = Builder::new(&LAYOUT, HELPERS, passes);
     let memory = (rng.below(3) > 0).then_some((MEMORY, MEMORY_LEN as u64 / 2 - 1));
@@ -195,7 +195,7 @@ fn campaign(backend: &'static X64, passes: Passes, count: u64, salt: u64) {
     }
 }
 
-fn blocks(default: u64) -> u64 {
+pub(crate) fn blocks(default: u64) -> u64 {
     env("JIT_RANDOM").unwrap_or(default)
 }
 
