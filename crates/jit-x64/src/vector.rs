@@ -69,6 +69,12 @@ const PUNPCKHBW: Enc = sse2(0x68);
 const PUNPCKLBW: Enc = sse2(0x60);
 const PUNPCKLQDQ: Enc = sse2(0x6c);
 const PANDN: Enc = sse2(0xdf);
+const PEXTRB: Enc = Enc(0x66, 3, 0x14);
+const PEXTRW: Enc = sse2(0xc5);
+const PEXTRD: Enc = Enc(0x66, 3, 0x16);
+const PINSRB: Enc = Enc(0x66, 3, 0x20);
+const PINSRW: Enc = sse2(0xc4);
+const PINSRD: Enc = Enc(0x66, 3, 0x22);
 const MOVQ: Enc = Enc(0xf3, 1, 0x7e);
 
 impl Emit<'_> {
@@ -92,6 +98,32 @@ impl Emit<'_> {
                 self.def(i, d);
             }
             Opcode::VDup => self.dup(i, op),
+            Opcode::VLane => {
+                let a = self.xmm(op.a);
+                let d = self.dst(0);
+                let n = op.vector_imm() as u8;
+                match op.lane() {
+                    Lane::B => self.asm.sse_imm(PEXTRB, a, d, n & 15),
+                    Lane::H => self.asm.sse_imm(PEXTRW, d, a, n & 7),
+                    Lane::S if n & 3 == 0 => self.asm.movq_from_xmm(false, d, a),
+                    Lane::S => self.asm.sse_imm(PEXTRD, a, d, n & 3),
+                    Lane::D if n & 1 == 0 => self.asm.movq_from_xmm(true, d, a),
+                    Lane::D => self.asm.pextrq(d, a, 1),
+                }
+                self.def(i, d);
+            }
+            Opcode::VSetLane => {
+                let x = self.gpr(op.b);
+                let d = self.copy_of(op, None);
+                let n = op.vector_imm() as u8;
+                match op.lane() {
+                    Lane::B => self.asm.sse_imm(PINSRB, d, x, n & 15),
+                    Lane::H => self.asm.sse_imm(PINSRW, d, x, n & 7),
+                    Lane::S => self.asm.sse_imm(PINSRD, d, x, n & 3),
+                    Lane::D => self.asm.pinsrq(d, x, n & 1),
+                }
+                self.def_xmm(i, d);
+            }
             Opcode::VLow64 => {
                 let a = self.xmm(op.a);
                 let d = self.dst_xmm(None);

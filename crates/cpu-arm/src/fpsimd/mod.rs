@@ -2,7 +2,8 @@
 //!
 //! [`Exec`] is an executor over the register file with one method per encoding group. The translator
 //! runs it dry first: that decides whether the word is allocated and whether it touches general
-//! registers. Frequent moves and bitwise operations become IR ([`inline`]); everything else is a call of
+//! registers. Moves and bitwise operations ([`inline`]), most of the integer instructions ([`vector`]) and,
+//! while FPCR is plain, of single and double precision ([`float`]) become IR; everything else is a call of
 //! [`helper`] with the instruction word.
 //!
 //! Not here: loads and stores (`translate`), SVE, extended BFloat16 behaviours.
@@ -14,8 +15,7 @@ mod crypto;
 mod diff;
 mod dispatch;
 mod elem;
-pub(crate) mod fast;
-mod fastmap;
+mod float;
 mod inline;
 mod matrix;
 mod scalar;
@@ -223,7 +223,7 @@ pub fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
     if !t.fp_check()
         || inline::translate(word, t)
         || vector::translate(word, t)
-        || fastmap::translate(word, t)
+        || (t.key.fp_plain() && float::translate(word, t))
     {
         return true;
     }

@@ -2,5 +2,6 @@
 #![expect(unsafe_code, reason = "enters generated code")]
 
 mod chaining;
+mod fp;
 mod machine;
 mod random;

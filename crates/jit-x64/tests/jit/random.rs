@@ -11,15 +11,26 @@ use jit_ir::toy::{HELPERS, LAYOUT};
 use jit_ir::{Block, Builder, Exit, MemDesc, Opcode, Ty, Val, text, verify};
 use jit_x64::{BACKEND, CpuFeatures, X64};
 
-static PLAIN: X64 = X64::with_features(CpuFeatures {
+pub(crate) static PLAIN: X64 = X64::with_features(CpuFeatures {
     bmi1: false,
     bmi2: false,
     lzcnt: false,
     cmpxchg16b: false,
     fma: false,
+    avx: false,
 });
 
-fn env(name: &str) -> Option<u64> {
+/// VEX forms but no fused multiply-add, where the host has them.
+pub(crate) static NO_FMA: X64 = X64::with_features(CpuFeatures {
+    bmi1: false,
+    bmi2: false,
+    lzcnt: false,
+    cmpxchg16b: false,
+    fma: false,
+    avx: true,
+});
+
+pub(crate) fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
