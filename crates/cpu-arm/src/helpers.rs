@@ -63,7 +63,7 @@ jit_ir::helpers! {
     /// Software step exception, PC already at the next instruction.
     StepDone: Effects::ALL => exception::step_done;
     /// FP/SIMD instruction (immediate = word) that touches vectors and FPSR only.
-    Simd: VEC => fpsimd::helper;
+    Simd: VEC.union(Effects::HOST_FP) => fpsimd::helper;
     /// FP/SIMD instruction that also reads or writes general registers or flags.
-    SimdGeneral: VEC.union(GEN) => fpsimd::helper;
+    SimdGeneral: VEC.union(GEN).union(Effects::HOST_FP) => fpsimd::helper;
 }

@@ -435,6 +435,8 @@ impl Gen<'_> {
             3 => Ty::I64,
             _ => self.int_ty(),
         };
+        let scalar = matches!(log2, 2 | 3) && self.rng.below(3) == 0;
+        let plain = if scalar { Ty::V128 } else { ty };
         let mut desc = MemDesc::new(log2, self.shape.mmu);
         let offset = self.rng.below(64) as i32 - 32;
         match self.rng.below(8) {
@@ -456,14 +458,14 @@ impl Gen<'_> {
                 self.keep(s);
             }
             3 | 4 => {
-                let v = self.any(ty);
+                let v = self.any(plain);
                 self.b.store(addr, offset, v, desc);
             }
             _ => {
-                if log2 < 3 && self.rng.below(2) == 0 {
+                if log2 < 3 && !scalar && self.rng.below(2) == 0 {
                     desc = desc.signed();
                 }
-                let v = self.b.load(ty, addr, offset, desc);
+                let v = self.b.load(plain, addr, offset, desc);
                 self.keep(v);
             }
         }

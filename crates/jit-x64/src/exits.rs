@@ -25,6 +25,8 @@ pub(crate) enum Stub {
     Request { jump: usize, to: u32 },
     /// Floating point that the host does not do as the guest would.
     Fp { jump: usize, back: usize, desc: u16, from: [Source; 3], to: Target },
+    /// A constant that the instruction with its displacement at `field` loads.
+    Literal { field: usize, value: u128 },
     /// No budget for the block: undoes and leaves.
     Budget { jump: usize },
     /// An exit that a conditional jump leads to.
@@ -233,6 +235,10 @@ impl Emit<'_> {
                     self.asm.bind(jump);
                     self.fp_call(desc, from, to);
                     self.asm.jmp_to(self.asm.base + back as u64);
+                }
+                Stub::Literal { field, value } => {
+                    self.asm.bind(field);
+                    self.asm.code.extend_from_slice(&value.to_le_bytes());
                 }
                 Stub::Budget { jump } => {
                     self.asm.bind(jump);

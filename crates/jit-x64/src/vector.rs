@@ -1,9 +1,10 @@
 //! Vector ops in SSE registers (SSE4.2 at least; they leave the host flags alone).
 
-use jit_ir::{Lane, Op, Opcode};
+use jit_ir::{Lane, Op, Opcode, eval};
 
 use crate::asm::Enc;
 use crate::emit::Emit;
+use crate::exits::Stub;
 
 const fn sse2(opcode: u8) -> Enc {
     Enc(0x66, 1, opcode)
@@ -75,11 +76,19 @@ const PEXTRD: Enc = Enc(0x66, 3, 0x16);
 const PINSRB: Enc = Enc(0x66, 3, 0x20);
 const PINSRW: Enc = sse2(0xc4);
 const PINSRD: Enc = Enc(0x66, 3, 0x22);
+const PCMPEQB: Enc = sse2(0x74);
 const MOVQ: Enc = Enc(0xf3, 1, 0x7e);
 
 impl Emit<'_> {
     pub(crate) fn vector_op(&mut self, i: u16, op: &Op) {
         match op.code {
+            Opcode::VFrom64 if self.constant_vector(i, op) => {}
+            Opcode::VFrom64 if self.al.constant(self.block, op.b) == Some(0) => {
+                let a = self.gpr(op.a);
+                let d = self.dst_xmm(None);
+                self.asm.movq_to_xmm(true, d, a);
+                self.def_xmm(i, d);
+            }
             Opcode::VFrom64 => {
                 let (a, b) = (self.gpr(op.a), self.gpr(op.b));
                 let d = self.dst_xmm(None);
@@ -97,6 +106,7 @@ impl Emit<'_> {
                 }
                 self.def(i, d);
             }
+            Opcode::VDup if self.constant_vector(i, op) => {}
             Opcode::VDup => self.dup(i, op),
             Opcode::VLane => {
                 let a = self.xmm(op.a);
@@ -186,6 +196,30 @@ impl Emit<'_> {
             self.asm.sse(e, d, b);
         }
         self.def_xmm(i, d);
+    }
+
+    /// Loads a constant, if `op` is one.
+    fn constant_vector(&mut self, i: u16, op: &Op) -> bool {
+        let Some(low) = self.al.constant(self.block, op.a) else { return false };
+        let value = if op.code == Opcode::VDup {
+            eval::dup(op.lane(), low)
+        } else {
+            match self.al.constant(self.block, op.b) {
+                Some(high) => u128::from(high) << 64 | u128::from(low),
+                None => return false,
+            }
+        };
+        let d = self.dst_xmm(None);
+        match value {
+            0 => self.asm.sse(PXOR, d, d),
+            u128::MAX => self.asm.sse(PCMPEQB, d, d),
+            _ => {
+                self.asm.load128_pool(d);
+                self.stubs.push(Stub::Literal { field: self.asm.pos() - 4, value });
+            }
+        }
+        self.def_xmm(i, d);
+        true
     }
 
     fn dup(&mut self, i: u16, op: &Op) {

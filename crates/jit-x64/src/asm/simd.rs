@@ -30,6 +30,10 @@ impl Asm {
     pub fn load128(&mut self, d: u8, m: Mem) {
         self.sse(Enc(0, 1, 0x10), d, m);
     }
+    /// movups d, [rip + …] with the displacement, the last four bytes, to be set by [`Self::bind`].
+    pub fn load128_pool(&mut self, d: u8) {
+        self.sse(Enc(0, 1, 0x10), d, Rm::Pool(0, 0));
+    }
     /// movups [m], s
     pub fn store128(&mut self, m: Mem, s: u8) {
         self.sse(Enc(0, 1, 0x11), s, m);
