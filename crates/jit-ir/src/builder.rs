@@ -493,6 +493,17 @@ impl Builder {
     pub fn vector(&mut self, code: Opcode, lane: Lane, a: Val, b: Val) -> Val {
         let mut op = Op::new(code, Ty::V128);
         (op.a, op.b) = (a, b);
+        if self.passes.contains(Passes::FOLD) {
+            let def = *self.block.def(a);
+            let whole = match (code, def.code) {
+                (Opcode::VAesMix, Opcode::VAesEnc) => Some(Opcode::VAesRound),
+                (Opcode::VAesUnmix, Opcode::VAesDec) => Some(Opcode::VAesUnround),
+                _ => None,
+            };
+            if let Some(whole) = whole {
+                return self.vector(whole, lane, def.a, Val::NONE);
+            }
+        }
         if code.uses_aux() {
             op.aux = lane as u16;
         }

@@ -228,6 +228,8 @@ pub fn vector(op: &Op, a: u128, b: u128) -> Option<u128> {
         Opcode::VAesDec => aes::decrypt(a),
         Opcode::VAesMix => aes::mix(a),
         Opcode::VAesUnmix => aes::unmix(a),
+        Opcode::VAesRound => aes::mix(aes::encrypt(a)),
+        Opcode::VAesUnround => aes::unmix(aes::decrypt(a)),
         Opcode::VClMul => {
             let by = 64 * (op.aux & 1);
             aes::carryless((a >> by) as u64, (b >> by) as u64)

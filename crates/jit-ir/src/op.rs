@@ -555,6 +555,10 @@ opcodes! {
     VAesMix "vaesmix" [V128] (V128 No No) "";
     /// AES InvMixColumns.
     VAesUnmix "vaesunmix" [V128] (V128 No No) "";
+    /// `VAesMix` of `VAesEnc`.
+    VAesRound "vaesround" [V128] (V128 No No) "";
+    /// `VAesUnmix` of `VAesDec`.
+    VAesUnround "vaesunround" [V128] (V128 No No) "";
     /// Polynomial product of 64-bit lane aux (0, 1) of both.
     VClMul "vclmul" [V128] (V128 V128 No) "u";
     /// Lane n of a, zero-extended (aux = Lane | n << 8).

@@ -64,6 +64,7 @@ const PCLMULQDQ: Enc = Enc(0x66, 3, 0x44);
 const AESIMC: Enc = sse41(0xdb);
 const AESENC: Enc = sse41(0xdc);
 const AESENCLAST: Enc = sse41(0xdd);
+const AESDEC: Enc = sse41(0xde);
 const AESDECLAST: Enc = sse41(0xdf);
 const PXOR: Enc = sse2(0xef);
 const PUNPCKHBW: Enc = sse2(0x68);
@@ -140,6 +141,12 @@ impl Emit<'_> {
                 self.asm.sse(MOVQ, d, a);
                 self.def_xmm(i, d);
             }
+            Opcode::VAndNot if self.features.avx => {
+                let (a, b) = (self.xmm(op.a), self.xmm(op.b));
+                let d = self.dst_xmm(None);
+                self.asm.avx(PANDN, d, b, a);
+                self.def_xmm(i, d);
+            }
             Opcode::VAndNot => {
                 let (a, b) = (self.xmm(op.a), self.xmm(op.b));
                 let d = self.dst_xmm(Some(a));
@@ -161,7 +168,11 @@ impl Emit<'_> {
                 self.def_xmm(i, d);
             }
             Opcode::VDupLane => self.dup_lane(i, op),
-            Opcode::VAesEnc | Opcode::VAesDec | Opcode::VAesMix => self.aes(i, op),
+            Opcode::VAesEnc
+            | Opcode::VAesDec
+            | Opcode::VAesMix
+            | Opcode::VAesRound
+            | Opcode::VAesUnround => self.aes(i, op),
             Opcode::VAesUnmix => {
                 let a = self.xmm(op.a);
                 let d = self.dst_xmm(None);
@@ -186,6 +197,13 @@ impl Emit<'_> {
             return;
         };
         let (a, b) = (self.xmm(op.a), self.xmm(op.b));
+        if self.features.avx {
+            let d = self.dst_xmm(None);
+            // The shorter form has its high register first.
+            let (a, b) = if commutes && b >= 8 && a < 8 { (b, a) } else { (a, b) };
+            self.asm.avx(e, d, a, b);
+            return self.def_xmm(i, d);
+        }
         let d = if commutes { self.dst_xmm(None) } else { self.dst_xmm(Some(b)) };
         if d == b && commutes {
             self.asm.sse(e, d, a);
@@ -252,17 +270,30 @@ impl Emit<'_> {
 
     /// A shift of 16-, 32- or 64-bit lanes by a constant (`Lane::D` has no arithmetic one).
     fn shift_imm(&mut self, code: Opcode, lane: Lane, x: u8, n: u8) {
+        let (e, kind) = Self::shift_encoding(code, lane);
+        self.asm.sse_imm(e, kind, x, n);
+    }
+
+    fn shift_encoding(code: Opcode, lane: Lane) -> (Enc, u8) {
         let e = sse2([0x71, 0x71, 0x72, 0x73][lane as usize]);
         let kind = match code {
             Opcode::VShl => 6,
             Opcode::VShr => 2,
             _ => 4,
         };
-        self.asm.sse_imm(e, kind, x, n);
+        (e, kind)
     }
 
     fn shift_lanes(&mut self, i: u16, op: &Op) {
         let (lane, n) = (op.lane(), op.vector_imm() as u8);
+        let direct = lane != Lane::B && (op.code, lane) != (Opcode::VSar, Lane::D);
+        if self.features.avx && direct {
+            let a = self.xmm(op.a);
+            let d = self.dst_xmm(None);
+            let (e, kind) = Self::shift_encoding(op.code, lane);
+            self.asm.avx_imm(e, kind, d, a, n);
+            return self.def_xmm(i, d);
+        }
         let d = self.copy_of(op, None);
         match (op.code, lane) {
             (Opcode::VSar, Lane::B) => {
@@ -337,6 +368,8 @@ impl Emit<'_> {
         match op.code {
             Opcode::VAesEnc => self.asm.sse(AESENCLAST, d, zero),
             Opcode::VAesDec => self.asm.sse(AESDECLAST, d, zero),
+            Opcode::VAesRound => self.asm.sse(AESENC, d, zero),
+            Opcode::VAesUnround => self.asm.sse(AESDEC, d, zero),
             _ => {
                 self.asm.sse(AESDECLAST, d, zero);
                 self.asm.sse(AESENC, d, zero);

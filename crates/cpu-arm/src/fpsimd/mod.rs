@@ -203,14 +203,25 @@ fn run(e: &mut Exec<'_>, word: u32) -> bool {
 
 /// Executes one instruction word (immediate).
 pub fn helper(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
-    let features = std::sync::Arc::clone(&cx.cpu.features);
-    let fp = Status::from_fpcr(cx.cpu.fpcr);
-    let cpu = Some(&mut *cx.cpu);
-    let mut e = Exec { cpu, features: &features, general: false, fp, saturated: false };
-    run(&mut e, args[3] as u32);
-    let (flags, saturated) = (e.fp.flags, e.saturated);
-    cx.cpu.fpsr |= flags | if saturated { QC } else { 0 };
+    execute(cx.cpu, args[3] as u32);
     0
+}
+
+/// Executes one instruction word.
+pub(crate) fn execute(cpu: &mut ArmCpu, word: u32) {
+    let features = std::sync::Arc::clone(&cpu.features);
+    let fp = Status::from_fpcr(cpu.fpcr);
+    let (cpu_ref, general) = (Some(&mut *cpu), false);
+    let mut e = Exec { cpu: cpu_ref, features: &features, general, fp, saturated: false };
+    run(&mut e, word);
+    let (flags, saturated) = (e.fp.flags, e.saturated);
+    cpu.fpsr |= flags | if saturated { QC } else { 0 };
+}
+
+/// Whether a word of this space is an instruction.
+#[cfg(test)]
+pub(crate) fn is_allocated(word: u32, features: &Features) -> bool {
+    run(&mut Exec::dry(features), word)
 }
 
 /// Translates an FP or AdvSIMD data-processing word; false = undefined.

@@ -52,9 +52,10 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
                 .0;
             }
             Opcode::VLow64 | Opcode::VMinU | Opcode::VMaxU if crypto => {
-                use Opcode::{VAesDec, VAesEnc, VAesMix, VAesUnmix};
+                use Opcode::{VAesDec, VAesEnc, VAesMix, VAesRound, VAesUnmix, VAesUnround};
                 if op.code == Opcode::VLow64 {
-                    op.code = [VAesDec, VAesEnc, VAesMix, VAesUnmix][rng.below(4)];
+                    op.code = [VAesDec, VAesEnc, VAesMix, VAesUnmix, VAesRound, VAesUnround]
+                        [rng.below(6)];
                 } else if rng.below(3) == 0 {
                     (op.code, op.aux) = (Opcode::VClMul, rng.below(2) as u16);
                 }
