@@ -81,6 +81,10 @@ fn leave_if_odd(cx: &mut HelperCx<'_, ToyCpu>, a: [u64; 4]) -> u64 {
     a[0] >> 1
 }
 
+fn third(_: &mut HelperCx<'_, ToyCpu>, a: [u64; 4]) -> u64 {
+    (std::hint::black_box(a[0] as f64) / std::hint::black_box(3.0)).to_bits()
+}
+
 crate::helpers! {
     ToyCpu;
     /// Helpers of the toy guest.
@@ -89,6 +93,7 @@ crate::helpers! {
     Bump: Effects::READS_GENERAL.union(Effects::WRITES_GENERAL) => bump;
     RotateVectors: Effects::READS_VECTOR.union(Effects::WRITES_VECTOR) => rotate_vectors;
     LeaveIfOdd: Effects::MAY_EXIT => leave_if_odd;
+    Third: Effects::HOST_FP => third;
 }
 
 impl JitCpu for ToyCpu {

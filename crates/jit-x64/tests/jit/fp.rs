@@ -186,5 +186,70 @@ fn all_ops_without_optional_instructions() {
 
 #[test]
 fn all_ops_without_fused_multiply_add() {
-    campaign(&NO_FMA, Passes::all(), 60);
+    if host::cpu::Features::probe().avx2 {
+        campaign(&NO_FMA, Passes::all(), 60);
+    }
+}
+
+/// A block that divides v0 by v1 into v2, does `more`, and leaves.
+fn dividing(more: impl FnOnce(&mut Builder)) -> Block {
+    let mut b = Builder::new(&LAYOUT, HELPERS, Passes::all());
+    b.begin(0);
+    b.insn(0, 4);
+    let (x, y) = (b.get(v(0), Ty::V128), b.get(v(1), Ty::V128));
+    let d = FpDesc::new(FpOp::Div, true, FpShape::Scalar);
+    let q = b.fp(d, x, y, Val::NONE);
+    b.set(v(2), q);
+    more(&mut b);
+    b.exit(Exit::Runtime(4));
+    b.block().clone()
+}
+
+fn one_by(y: f64) -> Box<World> {
+    let mut w = World::new(1);
+    (w.cpu.v[0], w.cpu.v[1]) = (u128::from(1f64.to_bits()), u128::from(y.to_bits()));
+    w.cpu.fpsr = 0;
+    w
+}
+
+#[test]
+fn the_hosts_own_arithmetic_leaves_no_flags() {
+    let mut host = Code::new(&BACKEND, Passes::all());
+    let block = dividing(|b| {
+        let x = b.c64(1);
+        let x = b.call(4, &[x], 0);
+        b.set(r(2), x);
+    });
+    let at = host.emit(&block);
+    let mut w = one_by(2.0);
+    host.enter(&mut w, at);
+    assert_eq!((w.cpu.r[2], w.cpu.fpsr), ((1.0f64 / 3.0).to_bits(), 0), "an exact division");
+    let mut w = one_by(0.0);
+    host.enter(&mut w, at);
+    assert_eq!(w.cpu.fpsr, 2, "flags before the call stay");
+}
+
+#[test]
+fn flags_are_in_the_state_when_it_is_asked_for_them() {
+    let mut host = Code::new(&BACKEND, Passes::all());
+    let fpsr = offset_of!(ToyCpu, fpsr) as u32;
+    let block = dividing(|b| {
+        b.fp_sync();
+        let x = b.get(fpsr, Ty::I32);
+        let x = b.zext(x);
+        b.set(r(2), x);
+        let zero = b.c32(0);
+        b.fp_sync();
+        b.set(fpsr, zero);
+    });
+    let at = host.emit(&block);
+    let mut w = one_by(3.0);
+    host.enter(&mut w, at);
+    assert_eq!(w.cpu.r[2], u64::from(16u32));
+    assert_eq!(w.cpu.fpsr, 0, "what the guest wrote");
+    // The next entry starts without the flags of this thread's earlier arithmetic.
+    std::hint::black_box(std::hint::black_box(1.0) / 3.0);
+    let mut w = one_by(2.0);
+    host.enter(&mut w, at);
+    assert_eq!((w.cpu.r[2], w.cpu.fpsr), (0, 0));
 }

@@ -107,7 +107,7 @@ fn make(seed: u64, passes: Passes) -> Block {
         ops: 4 + rng.below(most),
         memory,
         mmu: rng.below(16) as u8,
-        helpers: if rng.below(2) == 0 { vec![0, 1, 2, 3] } else { vec![] },
+        helpers: if rng.below(2) == 0 { vec![0, 1, 2, 3, 4] } else { vec![] },
     };
     block(&mut b, &mut rng, &shape);
     let mut block = b.block().clone();
