@@ -337,7 +337,8 @@ impl Core {
         for n in 0..bytes / step {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
-            let word = view.read(at, size, attrs).map_err(|_| fault(cpu))?;
+            let read = || view.read(at, size, attrs);
+            let word = host::cpu::keep_fp_state(read).map_err(|_| fault(cpu))?;
             v |= u128::from(word) << (64 * n);
         }
         Ok(v)
@@ -361,7 +362,8 @@ impl Core {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
             let word = (v >> (64 * n)) as u64 & size.mask();
-            view.write(at, size, word, attrs).map_err(|_| fault(cpu))?;
+            let write = || view.write(at, size, word, attrs);
+            host::cpu::keep_fp_state(write).map_err(|_| fault(cpu))?;
         }
         // The write may have changed the memory map; the next instruction sees the new one.
         self.follow_view(cpu);

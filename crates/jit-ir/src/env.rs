@@ -134,6 +134,12 @@ pub struct JitEnv {
     pub patch_site: u64,
     /// Argument and result area of memory slow paths (16-byte values).
     pub wide: [u64; 4],
+    /// Operands and result of floating-point ops that generated code calls for.
+    pub fp: crate::fp::FpArea,
+    /// Host back end: an op's [`crate::fp::FpDesc`] on its way to [`crate::fp::slow`].
+    pub fp_desc: u64,
+    /// Host back end: image of the host's floating-point control and flags.
+    pub host_fp: u64,
     /// Host address of the running vCPU's engine object.
     pub engine: u64,
     /// Scratch of the host backend (spills).
@@ -172,6 +178,9 @@ impl Default for JitEnv {
             excl_value: [0; 2],
             patch_site: 0,
             wide: [0; 4],
+            fp: [0; 6],
+            fp_desc: 0,
+            host_fp: 0,
             engine: 0,
             spill: [0; 128],
             host_sp: 0,

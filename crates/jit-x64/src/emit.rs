@@ -150,6 +150,7 @@ impl<'a> Emit<'a> {
             }
             Opcode::Call => self.call(i, op),
             Opcode::PushReturn => self.push_return(op),
+            c if c.is_fp() => self.fp_op(i, op),
             c if c.is_vector() => self.vector_op(i, op),
             c if c.is_exit() => self.exit_op(op),
             _ => self.int_op(i, op),
@@ -340,13 +341,6 @@ impl<'a> Emit<'a> {
         let general = Effects::READS_GENERAL | Effects::WRITES_GENERAL | Effects::MAY_EXIT;
         let full = fx.intersects(general);
         self.clobber_flags();
-        let fast = helper.and_then(|h| h.fast).and_then(|f| f(op.call_imm()));
-        if let (Some(fast), Some(control)) = (fast, self.cx.layout.fp)
-            && !full
-            && self.fp_in_place(i, op, fast, control, entry)
-        {
-            return;
-        }
         if fx.contains(Effects::WRITES_GENERAL) {
             self.rescue_flags_slot(NONE);
         }
@@ -360,8 +354,15 @@ impl<'a> Emit<'a> {
         if full {
             self.asm.store_imm(3, env!(offset), self.offset as i32);
         }
+        let host_fp = fx.contains(Effects::HOST_FP);
+        if host_fp {
+            self.asm.stmxcsr(env!(host_fp));
+        }
         self.asm.mov_imm(RAX, entry);
         self.asm.call_to(self.thunk(if full { id::CALL_FULL } else { id::CALL_PURE }));
+        if host_fp {
+            self.asm.ldmxcsr(env!(host_fp));
+        }
         self.al.forget(saved);
         if fx.intersects(Effects::WRITES_GENERAL) {
             self.al.forget(self.al.pinned);

@@ -8,7 +8,7 @@ use jit_ir::{Exit, Op, Opcode, Ty, Val};
 
 use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc, shift};
 use crate::emit::Emit;
-use crate::memory::{NewPage, Slow};
+use crate::memory::{NewPage, Slow, Source, Target};
 use crate::thunks::{self, env, id};
 
 /// Code to be emitted behind the block.
@@ -23,8 +23,10 @@ pub(crate) enum Stub {
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
     Request { jump: usize, to: u32 },
-    /// Floating point that the helper must do.
-    Fp { jumps: [usize; 3], back: usize, entry: u64, imm: u32, keep_xmm: bool },
+    /// Floating point that the host does not do as the guest would.
+    Fp { jump: usize, back: usize, desc: u16, from: [Source; 3], to: Target },
+    /// A constant that the instruction with its displacement at `field` loads.
+    Literal { field: usize, value: u128 },
     /// No budget for the block: undoes and leaves.
     Budget { jump: usize },
     /// A request at the head of a loop.
@@ -255,14 +257,14 @@ impl Emit<'_> {
                     self.asm.mov_imm(RAX, 0);
                     self.asm.jmp_to(self.thunk(id::LOOKUP));
                 }
-                Stub::Fp { jumps, back, entry, imm, keep_xmm } => {
-                    for jump in jumps.into_iter().filter(|j| *j != 0) {
-                        self.asm.bind(jump);
-                    }
-                    self.asm.push_imm(imm as i32);
-                    self.asm.mov_imm(RAX, entry);
-                    self.asm.call_to(self.thunk(id::CALL_KEEP + usize::from(keep_xmm)));
+                Stub::Fp { jump, back, desc, from, to } => {
+                    self.asm.bind(jump);
+                    self.fp_call(desc, from, to);
                     self.asm.jmp_to(self.asm.base + back as u64);
+                }
+                Stub::Literal { field, value } => {
+                    self.asm.bind(field);
+                    self.asm.code.extend_from_slice(&value.to_le_bytes());
                 }
                 Stub::Budget { jump } => {
                     self.asm.bind(jump);

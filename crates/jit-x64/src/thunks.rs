@@ -12,8 +12,9 @@ use jit_ir::opt::Passes;
 
 use crate::alloc::{CALLER_SAVED, PIN_REGS, SPILL_SLOTS};
 use crate::asm::{
-    Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, alu, cc, shift,
+    Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Rm, alu, cc, shift,
 };
+use crate::pool::{self, Pool};
 
 /// Indices into [`Runtime::thunks`].
 pub(crate) mod id {
@@ -34,13 +35,16 @@ pub(crate) mod id {
     /// Memory functions, two each (the second preserves vector registers): load, store, load_ex,
     /// store_ex, rmw, cas.
     pub(crate) const MEMORY: usize = 7;
-    /// Calls helper rax, which knows nothing of general registers, with the immediate on the stack;
-    /// result in rax, all else is preserved; two (the second preserves vector registers too).
-    pub(crate) const CALL_KEEP: usize = 19;
+    /// Does the floating-point op in `env`; preserves all registers.
+    pub(crate) const FP_SLOW: usize = 19;
+    /// Brings the guest's floating-point flags up to date; preserves all registers.
+    pub(crate) const FP_SYNC: usize = 20;
+    /// The constants of [`crate::pool`].
+    pub(crate) const POOL: usize = 21;
     /// As [`MEMORY`], for loops: the state in memory is exact, and every register is preserved.
-    pub(crate) const LOOP_MEMORY: usize = 21;
+    pub(crate) const LOOP_MEMORY: usize = 22;
     /// Number of pinned registers, then their state offsets.
-    pub(crate) const PINS: usize = 33;
+    pub(crate) const PINS: usize = 34;
 }
 
 /// Layout of the argument that a block pushes for a memory thunk.
@@ -77,6 +81,8 @@ struct Thunks<'a> {
     pins: Vec<(u8, Mem)>,
     /// Leaves without storing pinned registers.
     leave_as_is: u64,
+    /// The constants of [`crate::pool`].
+    pool: u64,
 }
 
 /// Emits all thunks.
@@ -90,7 +96,11 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
         .map(|(r, s)| (*r, Mem::new(RBP, s.offset as i32 - bias)))
         .collect();
     let asm = Asm { code: Vec::new(), base: out.here() };
-    let mut t = Thunks { asm, cx, pins, leave_as_is: 0 };
+    let mut t = Thunks { asm, cx, pins, leave_as_is: 0, pool: 0 };
+    t.pool = t.here();
+    for word in pool::CONTENT.as_flattened() {
+        t.asm.code.extend_from_slice(&word.to_le_bytes());
+    }
     let enter = t.enter();
     let mut thunks = vec![0; id::PINS];
     t.leave(&mut thunks);
@@ -105,9 +115,8 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
             thunks[id::LOOP_MEMORY + k] = t.memory(f, n == 5, vectors, true);
         }
     }
-    for vectors in [false, true] {
-        thunks[id::CALL_KEEP + usize::from(vectors)] = t.call_keep(vectors);
-    }
+    t.fp(&mut thunks);
+    thunks[id::POOL] = t.pool;
     let dispatch = t.here();
     thunks[id::DISPATCH] = dispatch;
     dispatch_code(&mut t.asm, thunks[id::LOOKUP_VA]);
@@ -162,6 +171,8 @@ impl Thunks<'_> {
         self.asm.lea(true, RBP, Mem::new(RDI, bias(self.cx.layout)));
         self.asm.alu_imm(alu::SUB, true, RSP, FRAME);
         self.asm.store(true, env!(host_sp), RSP);
+        let control = self.pool_constant(Pool::Control);
+        self.asm.ldmxcsr(control);
         self.reload(u32::MAX);
         self.asm.jmp_reg(RSI);
         at
@@ -187,6 +198,7 @@ impl Thunks<'_> {
         thunks[id::LEAVE] = self.here();
         self.store_pins(u32::MAX);
         self.leave_as_is = self.asm.here();
+        self.merge_fp_flags();
         self.asm.load(true, RSP, env!(host_sp));
         self.asm.alu_imm(alu::ADD, true, RSP, FRAME);
         for r in SAVED.iter().rev() {
@@ -265,43 +277,68 @@ impl Thunks<'_> {
         self.asm.jmp_to(self.leave_as_is);
     }
 
-    fn call_keep(&mut self, vectors: bool) -> u64 {
-        let at = self.here();
-        let keep = CALLER_SAVED & !(1 << RAX);
-        let saved: Vec<u8> = (0..16u8).filter(|r| keep >> r & 1 != 0).collect();
+    /// The word of the guest's floating-point flags.
+    fn fp_flags(&self) -> Option<Mem> {
+        let offset = self.cx.layout.fp?.flags;
+        Some(Mem::new(RBP, offset as i32 - bias(self.cx.layout)))
+    }
+
+    /// Adds the host's flags to the guest's; changes rax and rcx.
+    fn merge_fp_flags(&mut self) {
+        let Some(flags) = self.fp_flags() else { return };
+        self.asm.stmxcsr(env!(host_fp));
+        self.asm.load(false, RAX, env!(host_fp));
+        // Invalid, denormal operand (not the guest's), zero divide, overflow, underflow, precision.
+        self.asm.alu_imm(alu::AND, false, RAX, 0x3d);
+        let none = self.asm.jcc_short(cc::E);
+        self.asm.mov(false, RCX, RAX);
+        self.asm.alu_imm(alu::AND, false, RCX, 1);
+        self.asm.shift(shift::SHR, false, RAX, 1);
+        self.asm.alu(alu::OR, false, RAX, RCX);
+        self.asm.alu(alu::OR, false, RAX, flags);
+        self.asm.store(false, flags, RAX);
+        self.asm.bind_short(none);
+    }
+
+    fn pool_constant(&self, p: Pool) -> Rm {
+        Rm::Pool(self.pool + 16 * p as u64, 0)
+    }
+
+    fn fp(&mut self, thunks: &mut [u64]) {
+        thunks[id::FP_SYNC] = self.here();
+        self.asm.push(RAX);
+        self.asm.push(RCX);
+        self.merge_fp_flags();
+        let control = self.pool_constant(Pool::Control);
+        self.asm.ldmxcsr(control);
+        self.asm.pop(RCX);
+        self.asm.pop(RAX);
+        self.asm.ret();
+        thunks[id::FP_SLOW] = self.here();
+        let saved: Vec<u8> = (0..16u8).filter(|r| CALLER_SAVED >> r & 1 != 0).collect();
         for r in &saved {
             self.asm.push(*r);
         }
-        let pushed = 8 * saved.len() as i32;
-        let pad = if saved.len().is_multiple_of(2) { 0 } else { 8 };
-        let area = pad + if vectors { 256 } else { 0 };
-        if area != 0 {
-            self.asm.alu_imm(alu::SUB, true, RSP, area);
+        let area = 256 + if saved.len().is_multiple_of(2) { 8 } else { 0 };
+        self.asm.alu_imm(alu::SUB, true, RSP, area);
+        for x in 0..16u8 {
+            self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
         }
-        if vectors {
-            for x in 0..16u8 {
-                self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
-            }
+        self.asm.lea(true, RDI, env!(fp));
+        self.asm.load(false, RSI, env!(fp_desc));
+        self.call(jit_ir::fp::slow as *const () as u64);
+        if let Some(flags) = self.fp_flags() {
+            self.asm.alu(alu::OR, false, RAX, flags);
+            self.asm.store(false, flags, RAX);
         }
-        self.asm.load(false, R8, Mem::new(RSP, area + pushed + 8));
-        self.asm.lea(true, RDI, Mem::new(RBP, -bias(self.cx.layout)));
-        for r in [RSI, RDX, RCX] {
-            self.asm.mov_imm(r, 0);
+        for x in 0..16u8 {
+            self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));
         }
-        self.asm.call_reg(RAX);
-        if vectors {
-            for x in 0..16u8 {
-                self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));
-            }
-        }
-        if area != 0 {
-            self.asm.alu_imm(alu::ADD, true, RSP, area);
-        }
+        self.asm.alu_imm(alu::ADD, true, RSP, area);
         for r in saved.iter().rev() {
             self.asm.pop(*r);
         }
-        self.asm.ret_drop(8);
-        at
+        self.asm.ret();
     }
 
     /// A memory function: rsi = VA, rdi = value (or expected value; the new one is in `env.wide[2]`),

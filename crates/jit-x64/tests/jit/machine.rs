@@ -86,8 +86,12 @@ impl World {
         for r in &mut cpu.r {
             *r = rng.value();
         }
-        for v in &mut cpu.v {
-            *v = u128::from(rng.value()) << 64 | u128::from(rng.value());
+        for (n, v) in cpu.v.iter_mut().enumerate() {
+            let [lo, hi] = match n % 3 {
+                0 => [rng.value(), rng.value()],
+                kind => rng.floats(kind == 1),
+            };
+            *v = u128::from(hi) << 64 | u128::from(lo);
         }
         // Bits without meaning are set at random.
         cpu.flags = rng.next() as u16;
@@ -543,6 +547,9 @@ pub(crate) fn compare(next: Next, i: &World, n: &World) -> Result<(), String> {
     let (a, b) = (i.cpu.flags & bits, n.cpu.flags & bits);
     if a != b {
         return Err(format!("flags: want {a:#x}, got {b:#x}"));
+    }
+    if i.cpu.fpsr != n.cpu.fpsr {
+        return Err(format!("fpsr: want {:#x}, got {:#x}", i.cpu.fpsr, n.cpu.fpsr));
     }
     if i.cpu.faults != n.cpu.faults {
         return Err("faults differ".into());
