@@ -202,9 +202,8 @@ impl Core {
         mmu: u8,
     ) -> Result<L2Entry, MemFault> {
         self.follow_view(cpu);
-        let (view, secure) = self.views();
-        let m = cpu.translate(va, kind, mmu, &mut Phys(&view, &secure))?;
-        let view = if m.secure { secure } else { view };
+        let mut mem = Phys(&self.view, self.view_of(true));
+        let m = cpu.translate(va, kind, mmu, &mut mem)?;
         let mut flags = 0;
         for (on, bit) in [
             (m.read, flag::READ),
@@ -220,7 +219,7 @@ impl Core {
             flags |= flag::WATCHED;
         }
         let pa = m.pa & !0xfff;
-        let ram = view.ram_at(pa).filter(|r| r.len >= 4096);
+        let ram = self.view_of(m.secure).ram_at(pa).filter(|r| r.len >= 4096);
         if ram.as_ref().is_some_and(|r| r.readonly) {
             flags |= flag::ROM;
         }
@@ -244,10 +243,10 @@ impl Core {
 
     /// Puts a RAM page into the first level.
     fn install(&mut self, cpu: &mut dyn JitCpu, e: &L2Entry, va: u64, mmu: u8, kind: AccessKind) {
-        if self.l1.before_fill(mmu, va) {
-            cpu.env().tlb[usize::from(mmu & 15)] = self.l1.place(usize::from(mmu & 15));
+        let (n, global) = (usize::from(mmu & 15), e.flags & flag::GLOBAL != 0);
+        if self.l1.before_fill(mmu, va, self.tags[n], global) {
+            cpu.env().tlb[n] = self.l1.place(mmu);
         }
-        self.note_l1_use(mmu);
         let page = va & !0xfff;
         let slot = self.l1.slot(mmu, va);
         let plain = e.flags & flag::STRICT == 0;
@@ -421,8 +420,7 @@ impl Core {
             Self::clear_ring(cpu);
             if empty {
                 // Later writes may be inline again.
-                for mmu in 0..jit_ir::env::MMUS as u8 {
-                    let slot = self.l1.slot(mmu, va);
+                for slot in self.l1.slots(va) {
                     if slot.page.load(Ordering::Relaxed) == e.host {
                         slot.clear();
                     }
@@ -532,6 +530,13 @@ impl Core {
         len: u64,
         mmu: u8,
     ) -> Result<(), MemFault> {
+        let slot = self.l1.slot(mmu, va);
+        if slot.write.load(Ordering::Relaxed) == va & !0xfff && (va & 0xfff) + len <= 4096 {
+            let at = va.wrapping_add(slot.addend.load(Ordering::Relaxed)) as *mut u8;
+            // SAFETY: inside a page that generated code may write to in the same way.
+            unsafe { std::ptr::write_bytes(at, 0, len as usize) };
+            return Ok(());
+        }
         let e = self.fill(cpu, va, AccessKind::Write, mmu)?;
         if e.flags & flag::STRICT != 0 {
             return Err(cpu.alignment_fault(va, AccessKind::Write));

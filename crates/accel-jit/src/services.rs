@@ -9,7 +9,6 @@ use memory::FlatView;
 
 use crate::access::Phys;
 use crate::exclusive::Message;
-use crate::tlb::clear_l1_range;
 use crate::vcpu::Core;
 
 /// A walker that owns its views.
@@ -27,15 +26,9 @@ impl PhysMem for OwnedPhys {
 impl Core {
     pub(crate) fn flush_local(&mut self, cpu: &mut dyn JitCpu, what: &TlbFlush) {
         Self::clear_ring(cpu);
-        if self.l2.flush(what) {
-            self.clear_l1(u16::MAX);
-            self.clear_code_tlb();
-        } else if let Some((va, len)) = what.va {
-            clear_l1_range(&self.l1, va, len);
-            for n in 0..len.div_ceil(4096) {
-                self.drop_code_va(va.wrapping_add(n * 4096));
-            }
-        }
+        let what = self.l2.flush(what);
+        self.l1.forget(what);
+        self.code_tlbs.forget(what);
     }
 }
 
@@ -103,19 +96,18 @@ impl Services for Core {
         }
     }
     fn context_changed(&mut self, cpu: &mut dyn JitCpu, mmu_mask: u16) {
-        let mut changed = 0u16;
-        for mmu in 0..MMUS {
-            if mmu_mask >> mmu & 1 == 0 {
-                continue;
-            }
+        let mut changed = false;
+        for mmu in (0..MMUS).filter(|mmu| mmu_mask >> mmu & 1 != 0) {
             let tag = cpu.tlb_tag(mmu as u8);
             if tag != self.tags[mmu] {
                 self.tags[mmu] = tag;
-                changed |= 1 << mmu;
+                changed = true;
+                if self.l1.switch(mmu as u8, tag) {
+                    cpu.env().tlb[mmu] = self.l1.place(mmu as u8);
+                }
             }
         }
-        if changed != 0 {
-            self.clear_l1(changed);
+        if changed {
             Self::clear_ring(cpu);
         }
     }

@@ -307,6 +307,12 @@ impl JitCpu for ArmCpu {
         Wake::Run
     }
 
+    fn goes_on(&mut self) -> bool {
+        let shared = &self.system.shared;
+        let quiet = !shared.attention.load(Ordering::Acquire) && !self.system.waiting;
+        quiet && !self.interrupt_ready() && !self.steps() && self.env.pc() & 3 == 0
+    }
+
     fn set_kick(&mut self, kick: Kick) {
         self.system.shared.set_kick(kick);
     }

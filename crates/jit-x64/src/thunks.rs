@@ -17,7 +17,7 @@ use crate::asm::{
 
 /// Indices into [`Runtime::thunks`].
 pub(crate) mod id {
-    /// Stores the pinned registers and leaves.
+    /// Stores the pinned registers and goes on where the runtime says, or leaves.
     pub(crate) const LEAVE: usize = 0;
     /// Looks up the code for `env`'s PC; rax = address to patch or 0.
     pub(crate) const LOOKUP: usize = 1;
@@ -27,9 +27,9 @@ pub(crate) mod id {
     pub(crate) const DISPATCH: usize = 3;
     /// Calls helper rax that knows nothing of general registers.
     pub(crate) const CALL_PURE: usize = 4;
-    /// Calls helper rax with exact state; leaves if it says so.
+    /// Calls helper rax with exact state; goes on as LEAVE does if it says so.
     pub(crate) const CALL_FULL: usize = 5;
-    /// Calls helper rax with exact state and leaves.
+    /// Calls helper rax with exact state and goes on as LEAVE does.
     pub(crate) const CALL_EXIT: usize = 6;
     /// Memory functions, two each (the second preserves vector registers): load, store, load_ex,
     /// store_ex, rmw, cas.
@@ -75,6 +75,8 @@ struct Thunks<'a> {
     pins: Vec<(u8, Mem)>,
     /// Leaves without storing pinned registers.
     leave_as_is: u64,
+    /// Goes on where the runtime says, likewise.
+    resume: u64,
 }
 
 /// Emits all thunks.
@@ -88,7 +90,7 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
         .map(|(r, s)| (*r, Mem::new(RBP, s.offset as i32 - bias)))
         .collect();
     let asm = Asm { code: Vec::new(), base: out.here() };
-    let mut t = Thunks { asm, cx, pins, leave_as_is: 0 };
+    let mut t = Thunks { asm, cx, pins, leave_as_is: 0, resume: 0 };
     let enter = t.enter();
     let mut thunks = vec![0; id::PINS];
     t.leave(&mut thunks);
@@ -182,6 +184,18 @@ impl Thunks<'_> {
     fn leave(&mut self, thunks: &mut [u64]) {
         thunks[id::LEAVE] = self.here();
         self.store_pins(u32::MAX);
+        self.resume = self.asm.here();
+        if self.cx.calls.resume != 0 {
+            // A helper of a block was called from below its frame.
+            self.asm.load(true, RSP, env!(host_sp));
+            self.asm.load(true, RDI, env!(engine));
+            self.call(self.cx.calls.resume);
+            self.asm.test(true, RAX, RAX);
+            let stay = self.asm.jcc(cc::E);
+            self.reload(u32::MAX);
+            self.asm.jmp_reg(RAX);
+            self.asm.bind(stay);
+        }
         self.leave_as_is = self.asm.here();
         self.asm.load(true, RSP, env!(host_sp));
         self.asm.alu_imm(alu::ADD, true, RSP, FRAME);
@@ -218,7 +232,7 @@ impl Thunks<'_> {
 
     fn leave_if_asked(&mut self) {
         self.asm.alu_imm(alu::CMP, false, env!(helper_exit), 0);
-        self.asm.jcc_to(cc::NE, self.leave_as_is);
+        self.asm.jcc_to(cc::NE, self.resume);
     }
 
     fn calls(&mut self, thunks: &mut [u64]) {
@@ -246,7 +260,7 @@ impl Thunks<'_> {
             self.asm.mov_imm(r, 0);
         }
         self.asm.call_reg(RAX);
-        self.asm.jmp_to(self.leave_as_is);
+        self.asm.jmp_to(self.resume);
     }
 
     fn call_keep(&mut self, vectors: bool) -> u64 {

@@ -48,8 +48,9 @@ fn codes_in_place_are_the_helpers() {
             _ => rng() & !(0xff << 56),
         };
         let modifier = rng();
-        let shape = |p: u64| {
-            Shape { tbi: if p >> 55 & 1 != 0 { tbi1 } else { tbi0 }, bottom: u32::from(bottom) }
+        let shape = |p: u64| Shape {
+            tbi: if p >> 55 & 1 != 0 { tbi1 } else { tbi0 },
+            bottom: u32::from(bottom),
         };
         m.set_x(0, pointer);
         m.set_x(1, modifier);
