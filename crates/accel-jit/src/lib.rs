@@ -23,6 +23,7 @@ mod info;
 mod interp;
 mod l1;
 mod log;
+mod ram;
 mod services;
 mod tlb;
 mod vcpu;

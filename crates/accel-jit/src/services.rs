@@ -9,17 +9,24 @@ use memory::FlatView;
 
 use crate::access::Phys;
 use crate::exclusive::Message;
+use crate::ram::Ram;
 use crate::vcpu::Core;
 
-/// A walker that owns its views.
-pub(crate) struct OwnedPhys(pub(crate) Arc<FlatView>, pub(crate) Arc<FlatView>);
+/// A walker that owns its views: as all see memory, and as the secure world does.
+pub(crate) struct OwnedPhys(pub(crate) Arc<FlatView>, pub(crate) Arc<FlatView>, pub(crate) Ram);
+
+impl OwnedPhys {
+    fn phys(&mut self) -> Phys<'_> {
+        Phys { plain: &self.0, secure: &self.1, ram: &mut self.2 }
+    }
+}
 
 impl PhysMem for OwnedPhys {
     fn read(&mut self, pa: u64, bytes: u32, secure: bool) -> Option<u64> {
-        Phys(&self.0, &self.1).read(pa, bytes, secure)
+        self.phys().read(pa, bytes, secure)
     }
     fn cas64(&mut self, pa: u64, old: u64, new: u64, secure: bool) -> Option<bool> {
-        Phys(&self.0, &self.1).cas64(pa, old, new, secure)
+        self.phys().cas64(pa, old, new, secure)
     }
 }
 
@@ -59,7 +66,7 @@ impl Services for Core {
     }
     fn phys(&mut self) -> &mut dyn PhysMem {
         let (plain, secure) = self.views();
-        self.walker = OwnedPhys(plain, secure);
+        self.walker = OwnedPhys(plain, secure, Ram::default());
         &mut self.walker
     }
     fn tlb_flush(&mut self, cpu: &mut dyn JitCpu, what: TlbFlush) {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use accel::{Exit, Kicker, Vcpu};
-use guest_ram::RamBlock;
 use jit_ir::backend::BlockCx;
 use jit_ir::cpu::TlbTag;
 use jit_ir::env::{MERGED, MMUS, RING, RingEntry};
@@ -26,6 +25,7 @@ use crate::icount;
 use crate::interp::InterpMachine;
 use crate::l1::L1;
 use crate::log;
+use crate::ram::Ram;
 use crate::services::OwnedPhys;
 use crate::tlb::{Forget, L2, flag};
 
@@ -38,15 +38,17 @@ pub(crate) struct Core {
     /// The view that the translations were made with; it holds the RAM that the TLBs point to.
     pub(crate) view: Arc<FlatView>,
     /// The secure world's, where that differs.
-    secure_view: Option<Arc<FlatView>>,
-    /// RAM blocks that entries of the second level name.
-    pub(crate) blocks: Vec<Arc<RamBlock>>,
+    pub(crate) secure_view: Option<Arc<FlatView>>,
+    /// The views' RAM, whose blocks entries of the second level name.
+    pub(crate) ram: Ram,
     pub(crate) tags: [TlbTag; MMUS],
     pub(crate) code_tlbs: CodeTlbs,
     /// What the code TLB in use is for.
     space: CodeSpace,
     builder: Builder,
     live: Liveness,
+    /// Copy of the page being translated, from the block's start on.
+    page_bytes: Box<[u8; 4096]>,
     pub(crate) vals: Vec<u128>,
     /// Translations are void (other threads' messages, memory map): look-ups leave first.
     pub(crate) must_leave: bool,
@@ -75,7 +77,7 @@ impl Core {
             ),
             view: engine.memory.view(),
             secure_view: engine.secure_memory.as_ref().map(AddressSpace::view),
-            blocks: Vec::new(),
+            ram: Ram::default(),
             engine: Arc::clone(engine),
             peer,
             l1,
@@ -84,6 +86,7 @@ impl Core {
             code_tlbs: CodeTlbs::new(),
             space: CodeSpace::default(),
             live: Liveness::default(),
+            page_bytes: Box::new([0; 4096]),
             vals: Vec::new(),
             must_leave: false,
             unsynced: false,
@@ -91,7 +94,7 @@ impl Core {
                 let plain = engine.memory.view();
                 let secure =
                     engine.secure_memory.as_ref().map_or_else(|| plain.clone(), AddressSpace::view);
-                OwnedPhys(plain, secure)
+                OwnedPhys(plain, secure, Ram::default())
             },
             index: 0,
             stops: Stops::default(),
@@ -141,7 +144,7 @@ impl Core {
         }
         // The old views go last: they hold what the TLBs point to.
         self.flush_all(cpu);
-        self.blocks.clear();
+        self.ram = Ram::default();
         if let Some(view) = plain {
             self.view = view;
         }
@@ -149,7 +152,7 @@ impl Core {
             self.secure_view = secure;
         }
         let (plain, secure) = self.views();
-        self.walker = OwnedPhys(plain, secure);
+        self.walker = OwnedPhys(plain, secure, Ram::default());
     }
 
     pub(crate) fn handle_messages(&mut self, cpu: &mut dyn JitCpu) {
@@ -285,13 +288,17 @@ impl Core {
             self.must_leave = true;
             return None;
         }
-        engine.protect_code(&page.ram);
-        let mut bytes = [0u8; 4096];
-        page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
+        if !page.has_blocks() {
+            engine.protect_code(&page.ram);
+        }
+        // Blocks never go back.
+        let rest = self.page_bytes.get_mut(start as usize & !7..)?;
+        page.ram.block.upgrade()?.read(page.ram.offset + u64::from(start & !7), rest).ok()?;
+        let bytes = &*self.page_bytes;
         self.builder.begin(start);
         let b = &mut self.builder;
         let count = engine.icount.is_some();
-        let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, count, stops };
+        let mut cx = TranslateCx { b, key: page.key, page: bytes, start, max_insns, count, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
         let helpers = engine.translator.helpers();
@@ -299,7 +306,7 @@ impl Core {
         if let Err(e) = jit_ir::verify::verify(self.builder.block(), layout, helpers) {
             panic!("{e}\n{}", jit_ir::text::print(self.builder.block()));
         }
-        engine.log_guest(&bytes, pc, self.builder.block());
+        engine.log_guest(bytes, pc, self.builder.block());
         let block = self.builder.block();
         let mut size = 0;
         let entry = match &engine.native {

@@ -174,23 +174,24 @@ pub struct Enc(pub u8, pub u8, pub u8);
 /// One instruction being put together; appended to the code in one go.
 #[derive(Default)]
 struct Insn {
-    bytes: [u8; 16],
-    len: usize,
+    /// Everything before the displacement, first byte lowest. In a register: bytes that are stored one by
+    /// one and read back together stall the host.
+    head: u64,
+    /// Its length in bits.
+    bits: u32,
+    disp: i32,
+    /// Length of the displacement in bytes: 0, 1 or 4.
+    disp_len: usize,
 }
 
 impl Insn {
     #[inline]
     fn b(&mut self, byte: u8) {
-        self.bytes[self.len & 15] = byte;
-        self.len += 1;
-    }
-    #[inline]
-    fn i32(&mut self, v: i32) {
-        for byte in v.to_le_bytes() {
-            self.b(byte);
-        }
+        self.head |= u64::from(byte) << (self.bits & 63);
+        self.bits += 8;
     }
 
+    #[inline]
     fn modrm(&mut self, reg: u8, rm: Rm) {
         let reg = (reg & 7) << 3;
         let m = match rm {
@@ -198,21 +199,17 @@ impl Insn {
             Rm::M(m) => m,
         };
         let sib = m.index != NO_INDEX || m.base & 7 == RSP;
-        let (mode, wide) = match m.disp {
-            0 if m.base & 7 != RBP => (0x00, None),
-            d if i8::try_from(d).is_ok() => (0x40, Some(false)),
-            _ => (0x80, Some(true)),
+        let (mode, len) = match m.disp {
+            0 if m.base & 7 != RBP => (0x00, 0),
+            d if i8::try_from(d).is_ok() => (0x40, 1),
+            _ => (0x80, 4),
         };
         self.b(mode | reg | if sib { RSP } else { m.base & 7 });
         if sib {
             let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
             self.b(m.scale << 6 | index << 3 | m.base & 7);
         }
-        match wide {
-            None => {}
-            Some(false) => self.b(m.disp as u8),
-            Some(true) => self.i32(m.disp),
-        }
+        (self.disp, self.disp_len) = (m.disp, len);
     }
 }
 
@@ -281,9 +278,15 @@ impl Asm {
         self.append(&c);
     }
 
+    #[inline]
     fn append(&mut self, c: &Insn) {
-        let end = self.code.len() + c.len;
-        self.code.extend_from_slice(&c.bytes);
+        let at = self.code.len();
+        let end = at + (c.bits >> 3) as usize + c.disp_len;
+        self.code.extend_from_slice(&c.head.to_le_bytes());
+        if c.disp_len != 0 {
+            self.code.truncate(end - c.disp_len);
+            self.code.extend_from_slice(&c.disp.to_le_bytes());
+        }
         self.code.truncate(end);
     }
 
