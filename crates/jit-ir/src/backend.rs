@@ -110,6 +110,9 @@ pub struct RuntimeCalls {
     /// fn(engine) -> host address to continue at for the PC in `env`, 0 = leave. Patches
     /// `env.patch_site` when that is allowed.
     pub lookup: u64,
+    /// fn(engine) -> host address to continue at after a helper changed PC or mode, 0 = leave. State and
+    /// PC are exact. No address (0): always leave.
+    pub resume: u64,
 }
 
 /// What a back end needs to emit its thunks.

@@ -124,7 +124,7 @@ pub struct JitEnv {
     pub tlb: [TlbTable; MMUS],
     /// Return ring.
     pub ring: [RingEntry; RING],
-    /// Index of the newest ring entry.
+    /// The newest ring entry: its distance from the first in bytes.
     pub ring_top: u64,
     /// Exclusive monitor: VA, `u64::MAX` = clear.
     pub excl_addr: u64,

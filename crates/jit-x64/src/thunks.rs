@@ -18,7 +18,7 @@ use crate::pool::{self, Pool};
 
 /// Indices into [`Runtime::thunks`].
 pub(crate) mod id {
-    /// Stores the pinned registers and leaves.
+    /// Stores the pinned registers and goes on where the runtime says, or leaves.
     pub(crate) const LEAVE: usize = 0;
     /// Looks up the code for `env`'s PC; rax = address to patch or 0.
     pub(crate) const LOOKUP: usize = 1;
@@ -28,9 +28,9 @@ pub(crate) mod id {
     pub(crate) const DISPATCH: usize = 3;
     /// Calls helper rax that knows nothing of general registers.
     pub(crate) const CALL_PURE: usize = 4;
-    /// Calls helper rax with exact state; leaves if it says so.
+    /// Calls helper rax with exact state; goes on as LEAVE does if it says so.
     pub(crate) const CALL_FULL: usize = 5;
-    /// Calls helper rax with exact state and leaves.
+    /// Calls helper rax with exact state and goes on as LEAVE does.
     pub(crate) const CALL_EXIT: usize = 6;
     /// Memory functions, two each (the second preserves vector registers): load, store, load_ex,
     /// store_ex, rmw, cas.
@@ -83,6 +83,8 @@ struct Thunks<'a> {
     leave_as_is: u64,
     /// The constants of [`crate::pool`].
     pool: u64,
+    /// Goes on where the runtime says, likewise.
+    resume: u64,
 }
 
 /// Emits all thunks.
@@ -96,7 +98,7 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
         .map(|(r, s)| (*r, Mem::new(RBP, s.offset as i32 - bias)))
         .collect();
     let asm = Asm { code: Vec::new(), base: out.here() };
-    let mut t = Thunks { asm, cx, pins, leave_as_is: 0, pool: 0 };
+    let mut t = Thunks { asm, cx, pins, leave_as_is: 0, pool: 0, resume: 0 };
     t.pool = t.here();
     for word in pool::CONTENT.as_flattened() {
         t.asm.code.extend_from_slice(&word.to_le_bytes());
@@ -197,6 +199,18 @@ impl Thunks<'_> {
     fn leave(&mut self, thunks: &mut [u64]) {
         thunks[id::LEAVE] = self.here();
         self.store_pins(u32::MAX);
+        self.resume = self.asm.here();
+        if self.cx.calls.resume != 0 {
+            // A helper of a block was called from below its frame.
+            self.asm.load(true, RSP, env!(host_sp));
+            self.asm.load(true, RDI, env!(engine));
+            self.call(self.cx.calls.resume);
+            self.asm.test(true, RAX, RAX);
+            let stay = self.asm.jcc(cc::E);
+            self.reload(u32::MAX);
+            self.asm.jmp_reg(RAX);
+            self.asm.bind(stay);
+        }
         self.leave_as_is = self.asm.here();
         self.merge_fp_flags();
         self.asm.load(true, RSP, env!(host_sp));
@@ -234,7 +248,7 @@ impl Thunks<'_> {
 
     fn leave_if_asked(&mut self) {
         self.asm.alu_imm(alu::CMP, false, env!(helper_exit), 0);
-        self.asm.jcc_to(cc::NE, self.leave_as_is);
+        self.asm.jcc_to(cc::NE, self.resume);
     }
 
     fn calls(&mut self, thunks: &mut [u64]) {
@@ -274,7 +288,7 @@ impl Thunks<'_> {
             self.asm.mov_imm(r, 0);
         }
         self.asm.call_reg(RAX);
-        self.asm.jmp_to(self.leave_as_is);
+        self.asm.jmp_to(self.resume);
     }
 
     /// The word of the guest's floating-point flags.

@@ -433,6 +433,7 @@ impl Code {
             rmw: rmw as *const () as u64,
             cas: cas as *const () as u64,
             lookup: lookup as *const () as u64,
+            resume: 0,
         };
         let cx = RuntimeCx { layout: &LAYOUT, calls, passes };
         c.runtime = c.put(|out| backend.emit_runtime(&cx, out)).1;
