@@ -629,6 +629,12 @@ impl Asm {
         self.imm32(0);
         self.pos() - 4
     }
+    /// call forward; gives the place of its displacement.
+    pub fn call(&mut self) -> usize {
+        self.b(0xe8);
+        self.imm32(0);
+        self.pos() - 4
+    }
     /// Lets a forward reference lead here.
     pub fn bind(&mut self, at: usize) {
         let d = (self.pos() - at - 4) as u32;

@@ -69,8 +69,7 @@ impl<'a> Emit<'a> {
         let mut e =
             Self { cx, block, asm, al, stubs, groups, lp, features, flags, offset, bias, pins };
         e.find_loop();
-        let pinned = if e.lp.active { e.lp.mask() } else { Alloc::pinned_mask(pins.len()) };
-        e.al.start(cx.block, cx.live, pinned);
+        e.al.start(cx.block, cx.live, Alloc::pinned_mask(pins.len()));
         e
     }
 
@@ -84,11 +83,20 @@ impl<'a> Emit<'a> {
 
     /// Emits the whole block.
     pub(crate) fn run(&mut self) {
-        let n = self.block.ops.len();
         if self.cx.count {
             self.take_budget();
         }
-        self.enter_loop();
+        self.ops();
+        self.emit_stubs();
+        if self.begin_loop() {
+            self.ops();
+            self.emit_stubs();
+            self.emit_sync();
+        }
+    }
+
+    fn ops(&mut self) {
+        let n = self.block.ops.len();
         for i in 0..n {
             if !self.cx.live.keep[i] {
                 continue;
@@ -104,9 +112,10 @@ impl<'a> Emit<'a> {
             }
             self.al.at = i as u16;
             self.al.locked = 0;
-            self.op(i as u16, op);
+            if !self.is_settled(op) {
+                self.op(i as u16, op);
+            }
         }
-        self.emit_stubs();
     }
 
     /// The block's instructions are taken off the budget.

@@ -70,6 +70,7 @@ impl Emit<'_> {
             _ => return self.leave(exit),
         };
         match exit {
+            Exit::Page(to) if self.is_first() && to == self.block.start => self.jump_in_if(taken),
             Exit::Page(to) if self.lp.active && to == self.block.start => {
                 let skip = self.asm.jcc_short(taken ^ 1);
                 self.jump_back();
@@ -110,8 +111,13 @@ impl Emit<'_> {
         if let Exit::Indirect(v) | Exit::Return(v) = exit {
             self.target_to_rax(v);
         }
-        if self.lp.active && exit == Exit::Page(self.block.start) {
-            return self.jump_back();
+        if exit == Exit::Page(self.block.start) {
+            if self.is_first() {
+                return self.jump_in();
+            }
+            if self.lp.active {
+                return self.jump_back();
+            }
         }
         self.undo_loop();
         match exit {

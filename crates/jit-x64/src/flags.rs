@@ -188,6 +188,9 @@ impl Emit<'_> {
     }
 
     fn set_cc(&mut self, op: &Op) {
+        if self.flags_wait() {
+            return;
+        }
         let r = self.al.root(op.a);
         if self.flags.in_slot == r && self.al.slot(r).spill == FLAGS_SLOT {
             return;

@@ -75,6 +75,7 @@ impl Emit<'_> {
         let imm = self.al.imm32(self.block, op.b);
         let a = self.gpr(op.a);
         let b = if imm.is_none() { self.gpr(op.b) } else { a };
+        self.keep_operands(a, imm.ok_or(b));
         let d = self.dst(0);
         match (wanted, imm) {
             (None, Some(v)) => self.asm.lea(w, d, Mem::new(a, v)),
@@ -114,6 +115,7 @@ impl Emit<'_> {
         self.clobber_flags();
         let a = self.gpr(op.a);
         let b = self.second(op.b);
+        self.keep_operands(a, b);
         if !self.al.is_used(i) {
             self.compare(w, a, b);
         } else {
@@ -138,6 +140,7 @@ impl Emit<'_> {
         let imm = self.al.imm32(self.block, op.b);
         let a = self.gpr(op.a);
         let b = if imm.is_none() { self.gpr(op.b) } else { a };
+        self.keep_operands(a, imm.ok_or(b));
         let wanted = self.wanted();
         if wanted.is_some() && !self.al.is_used(i) {
             match imm {

@@ -7,6 +7,12 @@
 //!   use, whose content is in memory meanwhile;
 //! * accesses whose address moves in small steps remember their page ([`jit_ir::env::LoopPage`]).
 //!
+//! The first time around is not part of the loop: the block is emitted twice, first as any block is, whose
+//! jumps back then lead into the loop. So blocks that hardly ever go back pay nothing, and the loop can rely
+//! on what the first time did: constants written to system slots are there, and the flags of the last time
+//! can be had from the operands of their instruction, which are kept, so the loop writes no
+//! flags until it is left or interrupted.
+//!
 //! The jump back to the head tests for requests, as every backward jump does. Calls of the runtime for
 //! memory accesses see exact state in memory: their stubs store what the loop changes first.
 //!
@@ -17,12 +23,13 @@ use std::mem::offset_of;
 
 use jit_ir::env::LoopPage;
 use jit_ir::opt::Passes;
-use jit_ir::{Block, Effects, Exit, HelperDesc, Opcode, StateLayout, Ty, Val};
+use jit_ir::{Block, Effects, Exit, HelperDesc, Op, Opcode, StateLayout, Ty, Val};
 
 use crate::alloc::{PIN_REGS, XMM};
-use crate::asm::{Mem, RAX, alu, cc};
+use crate::asm::{Mem, RAX, RDI, alu, cc};
 use crate::emit::Emit;
 use crate::exits::Stub;
+use crate::flags::Flags;
 use crate::thunks::{env, id};
 
 /// Vector registers that a loop may hold all the time; the others are for values.
@@ -45,6 +52,16 @@ pub(crate) struct LoopPin {
     written: bool,
 }
 
+/// A value as an immediate operand.
+fn constant(block: &Block, v: Val) -> Option<i32> {
+    let op = block.def(v);
+    match op.ty {
+        _ if op.code != Opcode::Const => None,
+        Ty::I32 => Some(op.imm as i32),
+        _ => i32::try_from(op.imm).ok(),
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Use {
     offset: i64,
@@ -65,10 +82,34 @@ pub(crate) struct Loop {
     pages: usize,
     /// Position of the code after the set-up.
     head: usize,
-    /// Position of the subroutine that stores what the loop changes.
-    sync: usize,
+    /// Calls of the subroutine that stores what the loop changes.
+    sync_calls: Vec<usize>,
     uses: Vec<Use>,
+    /// The block is being emitted for its first time around: its jumps into the loop.
+    first: bool,
+    into: Vec<usize>,
+    /// How the flags can be had.
+    flags: Option<LoopFlags>,
+    /// System slots that the first time around has written.
+    settled: Vec<i64>,
 }
+
+/// The only instruction of a loop that writes flags.
+#[derive(Clone, Copy)]
+struct LoopFlags {
+    /// The op that computes.
+    arith: u16,
+    /// The op that writes the guest's flags.
+    set: u16,
+    code: Opcode,
+    wide: bool,
+    /// Second operand if it is a constant.
+    right: Option<i32>,
+}
+
+/// Where the operands of the flags are.
+const LEFT: Mem = env!(spill);
+const RIGHT: Mem = Mem { disp: LEFT.disp + 8, ..LEFT };
 
 /// A page slot's field.
 pub(crate) fn page_slot(n: u8, field: usize) -> Mem {
@@ -83,6 +124,72 @@ impl Loop {
         self.displaced.clear();
         self.uses.clear();
         self.pages = 0;
+        self.first = false;
+        self.into.clear();
+        self.sync_calls.clear();
+        self.flags = None;
+        self.settled.clear();
+    }
+
+    /// Finds the instruction that writes the flags, if it is one whose operands are enough and nobody reads
+    /// flags from memory.
+    fn find_flags(&mut self, block: &Block, keep: &[bool]) {
+        let mut found = None;
+        let mut last_observer = 0;
+        for (i, op) in block.ops.iter().enumerate().filter(|(i, _)| keep[*i]) {
+            match op.code {
+                Opcode::GetCc | Opcode::Call => return,
+                Opcode::SetCc if found.is_some() => return,
+                Opcode::SetCc => {
+                    let cc = block.def(op.a);
+                    let arith = cc.a.0;
+                    let behind =
+                        op.a.0 == arith.wrapping_add(1) && last_observer < usize::from(arith);
+                    if cc.code != Opcode::FlagsOf || !behind {
+                        return;
+                    }
+                    let def = block.def(cc.a);
+                    if !matches!(def.code, Opcode::Add | Opcode::Sub | Opcode::And)
+                        || !keep[usize::from(arith)]
+                        || block.def(def.a).code == Opcode::Const
+                    {
+                        return;
+                    }
+                    let (code, wide) = (def.code, def.ty != Ty::I32);
+                    let right = constant(block, def.b);
+                    let set = i as u16;
+                    found = Some(LoopFlags { arith, set, code, wide, right });
+                }
+                c if c.may_fault() || c.is_exit() => last_observer = i,
+                _ => {}
+            }
+        }
+        self.flags = found;
+    }
+
+    /// Finds the system slots that only ever get one constant.
+    fn find_settled(&mut self, block: &Block, keep: &[bool], layout: &StateLayout) {
+        let ops = || block.ops.iter().zip(keep).filter(|(_, k)| **k).map(|(o, _)| o);
+        if ops().any(|o| o.code == Opcode::Call) {
+            return;
+        }
+        for op in ops().filter(|o| o.code == Opcode::Set) {
+            let at = op.imm as u32;
+            let bytes = if op.ty == Ty::V128 { 16 } else { 8 };
+            let other = |o: &Op| {
+                let near = (o.imm - op.imm).abs() < 16;
+                matches!(o.code, Opcode::Get | Opcode::Set)
+                    && near
+                    && (o.code == Opcode::Get || !std::ptr::eq(o, op))
+            };
+            if block.def(op.a).code == Opcode::Const
+                && layout.general_at(at).is_none()
+                && !layout.in_vectors(at, bytes)
+                && !ops().any(other)
+            {
+                self.settled.push(op.imm);
+            }
+        }
     }
 
     /// The host registers that the loop holds.
@@ -265,17 +372,99 @@ impl Emit<'_> {
         let gained = self.lp.assign(self.pins);
         let steady = Steady { block: self.block, keep };
         self.lp.pages = self.groups.remember_pages(|v| steady.is(v, &mut Vec::new(), 0));
-        self.lp.active = gained || self.lp.pages > 0;
-        if !self.lp.active {
+        self.lp.find_flags(self.block, keep);
+        self.lp.find_settled(self.block, keep, self.cx.layout);
+        self.lp.first = gained || self.lp.pages > 0 || self.lp.flags.is_some();
+        if !self.lp.first {
             self.lp.clear();
         }
     }
 
-    /// The set-up at the block's entry.
-    pub(crate) fn enter_loop(&mut self) {
-        if !self.lp.active {
-            return;
+    /// The block was emitted for its first time around: prepares for the loop. False if it is none.
+    pub(crate) fn begin_loop(&mut self) -> bool {
+        if !std::mem::take(&mut self.lp.first) {
+            return false;
         }
+        self.lp.active = true;
+        self.al.start(self.cx.block, self.cx.live, self.lp.mask());
+        self.stubs.clear();
+        self.groups.restart();
+        self.flags = Flags::default();
+        self.offset = self.block.start;
+        for n in 0..self.lp.into.len() {
+            self.asm.bind(self.lp.into[n]);
+        }
+        self.enter_loop();
+        true
+    }
+
+    /// A jump back in the first time around.
+    pub(crate) fn jump_in(&mut self) {
+        let at = self.asm.jmp();
+        self.lp.into.push(at);
+    }
+
+    /// The same if a condition holds.
+    pub(crate) fn jump_in_if(&mut self, cond: u8) {
+        let at = self.asm.jcc(cond);
+        self.lp.into.push(at);
+    }
+
+    /// Whether the code is that of a loop's first time around.
+    pub(crate) fn is_first(&self) -> bool {
+        self.lp.first
+    }
+
+    /// Whether an op's effect is there since the first time around.
+    pub(crate) fn is_settled(&self, op: &Op) -> bool {
+        self.lp.active && op.code == Opcode::Set && self.lp.settled.contains(&op.imm)
+    }
+
+    /// Whether the loop writes these flags only when they are asked for.
+    pub(crate) fn flags_wait(&self) -> bool {
+        self.lp.active && self.lp.flags.is_some_and(|f| f.set == self.al.at)
+    }
+
+    /// Keeps the operands of the current op if it makes the loop's flags.
+    pub(crate) fn keep_operands(&mut self, a: u8, b: Result<i32, u8>) {
+        let Some(f) = self.lp.flags.filter(|f| f.arith == self.al.at) else { return };
+        self.asm.store(true, LEFT, a);
+        match b {
+            _ if f.right.is_some() => {}
+            Ok(v) => self.asm.store_imm(3, RIGHT, v),
+            Err(b) => self.asm.store(true, RIGHT, b),
+        }
+    }
+
+    /// Writes the flags of the last instruction that made any to the guest's slot. Changes rdi and the host's
+    /// flags.
+    fn settle_flags(&mut self) {
+        let Some(f) = self.lp.flags else { return };
+        let (w, left, right) = (f.wide, LEFT, RIGHT);
+        self.asm.mov(true, RDI, RAX);
+        self.asm.load(w, RAX, left);
+        match (f.code, f.right) {
+            (Opcode::Sub, Some(v)) => self.asm.alu_imm(alu::CMP, w, RAX, v),
+            (Opcode::Sub, None) => self.asm.alu(alu::CMP, w, RAX, right),
+            (code, right_imm) => {
+                let op = if code == Opcode::Add { alu::ADD } else { alu::AND };
+                match right_imm {
+                    Some(v) => self.asm.alu_imm(op, w, RAX, v),
+                    None => self.asm.alu(op, w, RAX, right),
+                }
+            }
+        }
+        if f.code == Opcode::Sub {
+            self.asm.cmc();
+        }
+        self.asm.flags_to_ax();
+        let slot = self.state(i64::from(self.cx.layout.flags));
+        self.asm.store_sized(1, slot, RAX);
+        self.asm.mov(true, RAX, RDI);
+    }
+
+    /// The set-up at the block's entry.
+    fn enter_loop(&mut self) {
         for n in 0..self.lp.displaced.len() {
             let (reg, at) = self.lp.displaced[n];
             self.asm.store(true, self.state(at), reg);
@@ -291,10 +480,7 @@ impl Emit<'_> {
         for n in 0..self.lp.pages {
             self.asm.store_imm(3, page_slot(n as u8, offset_of!(LoopPage, limit)), 0);
         }
-        let over = self.asm.jmp();
-        self.emit_sync();
         self.asm.align_code();
-        self.asm.bind(over);
         self.lp.head = self.asm.pos();
     }
 
@@ -315,11 +501,12 @@ impl Emit<'_> {
         }
     }
 
-    /// Undoes the set-up. Changes no register but those with places outside loops, and no flags.
+    /// Undoes the set-up. Changes no register but those with places outside loops and rdi.
     pub(crate) fn undo_loop(&mut self) {
         if !self.lp.active {
             return;
         }
+        self.settle_flags();
         for n in 0..self.lp.pins.len() {
             let p = self.lp.pins[n];
             if p.written && !p.home {
@@ -333,8 +520,14 @@ impl Emit<'_> {
     }
 
     /// The subroutine that makes the state in memory exact.
-    fn emit_sync(&mut self) {
-        self.lp.sync = self.asm.pos();
+    pub(crate) fn emit_sync(&mut self) {
+        if self.lp.sync_calls.is_empty() {
+            return;
+        }
+        for n in 0..self.lp.sync_calls.len() {
+            self.asm.bind(self.lp.sync_calls[n]);
+        }
+        self.settle_flags();
         for n in 0..self.lp.pins.len() {
             let p = self.lp.pins[n];
             if p.written {
@@ -347,7 +540,8 @@ impl Emit<'_> {
     /// Calls it.
     pub(crate) fn sync_loop(&mut self) {
         if self.lp.active {
-            self.asm.call_to(self.asm.base + self.lp.sync as u64);
+            let at = self.asm.call();
+            self.lp.sync_calls.push(at);
         }
     }
 

@@ -181,6 +181,11 @@ impl Groups {
         }
     }
 
+    /// Begins again with the first op.
+    pub(crate) fn restart(&mut self) {
+        self.next = 0;
+    }
+
     /// The role of the access that op `i` is; to be asked in the order of ops.
     pub(crate) fn role(&mut self, i: u16) -> Role {
         while self.accesses.get(self.next).is_some_and(|a| a.op < i) {

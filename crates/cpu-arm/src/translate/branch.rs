@@ -1,6 +1,7 @@
 //! Branches, exception generation, returns.
 //!
-//! Conditional branches become side exits and the block goes on; unconditional ones end it, except
+//! Conditional branches become side exits and the block goes on, except behind one to the block's own
+//! start; unconditional ones end it, except
 //! forward jumps inside the page, which the block follows. BTYPE and the return ring are kept here.
 //! Not here: what the exception helpers do.
 //! Source: Arm ARM (DDI 0487) C6.2, pseudocode BranchTo, AArch64.BranchAddr.
@@ -75,6 +76,11 @@ impl Ctx<'_> {
             Test::Zero(v) => self.b.exit_if(v, true, exit),
             Test::NotZero(v) => self.b.exit_if(v, false, exit),
             Test::Bit(v, bit, want) => self.b.exit_bit(v, bit, want, exit),
+        }
+        // What comes behind a loop is not part of it.
+        if exit == Exit::Page(self.b.block().start) {
+            let next = self.next();
+            self.leave(exit_at(i64::from(next)));
         }
         true
     }
