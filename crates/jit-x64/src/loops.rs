@@ -177,9 +177,8 @@ impl Loop {
             let at = op.imm as u32;
             let bytes = if op.ty == Ty::V128 { 16 } else { 8 };
             let other = |o: &Op| {
-                let near = (o.imm - op.imm).abs() < 16;
                 matches!(o.code, Opcode::Get | Opcode::Set)
-                    && near
+                    && o.imm.abs_diff(op.imm) < 16
                     && (o.code == Opcode::Get || !std::ptr::eq(o, op))
             };
             if block.def(op.a).code == Opcode::Const

@@ -151,7 +151,7 @@ fn differ(code: &mut Code, block: &Block, seed: u64) -> Result<(), String> {
     let counter = COUNTER as usize;
     let back = n.looked_up.is_some_and(|l| (l.0, l.1) == (PAGE, 0));
     let counted = world(seed).cpu.r[counter].wrapping_sub(n.cpu.r[counter]);
-    let mut rounds = if asked { counted + u64::from(!back) } else { 99 };
+    let mut rounds = if asked { counted.wrapping_add(u64::from(!back)) } else { 99 };
     assert!(!asked || helpers || counted <= 2, "{counted} rounds in spite of a request");
     let mut next = interpret(block, &mut i);
     while next == Next::Page(0) && !helpers && rounds > 1 {
