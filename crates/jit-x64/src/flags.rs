@@ -103,9 +103,43 @@ impl Emit<'_> {
     /// Makes sure that flags needed after the current op have an image.
     fn keep_flags(&mut self) {
         let r = self.flags.live;
-        if self.al.lives(r) && self.al.slot(r).spill == NONE {
+        if self.al.lives(r) && self.al.slot(r).spill == NONE && !self.keep_compared(r) {
             self.save_image();
         }
+    }
+
+    /// Keeps the operands of flags instead of an image, so that [`Self::revive`] can compare them again, if
+    /// they are still there. That is shorter than making an image and looking into it.
+    fn keep_compared(&mut self, r: u16) -> bool {
+        let (op, last) = (self.block.ops[usize::from(r)], self.al.slot(r).last);
+        if op.code != Opcode::FlagsOf {
+            return false;
+        }
+        let def = *self.block.def(op.a);
+        if !matches!(def.code, Opcode::Sub | Opcode::And) {
+            return false;
+        }
+        let roots = [self.al.root(def.a), self.al.root(def.b)];
+        let is_const = |root: u16| self.block.ops[usize::from(root)].code == Opcode::Const;
+        if !roots.iter().all(|v| is_const(*v) || self.al.reg(*v).is_some()) {
+            return false;
+        }
+        for root in roots {
+            let s = self.al.slot(root);
+            s.last = s.last.max(last);
+        }
+        true
+    }
+
+    /// Makes flags without an image the host's again.
+    fn revive(&mut self, r: u16) {
+        let op = self.block.ops[usize::from(r)];
+        if self.flags.live == r || self.al.slot(r).spill != NONE || op.code != Opcode::FlagsOf {
+            return;
+        }
+        let locked = self.al.locked;
+        self.recompute(r, &op);
+        self.al.locked = locked;
     }
 
     /// Stores the host flags to a spill slot.
@@ -196,6 +230,7 @@ impl Emit<'_> {
             return;
         }
         self.rescue_flags_slot(r);
+        self.revive(r);
         let slot = self.slot_mem();
         if self.flags.live == r {
             self.image_to_ax();
@@ -224,6 +259,7 @@ impl Emit<'_> {
                 None => self.leave_compare(),
             }
         }
+        self.revive(r);
         if self.flags.live != r {
             self.clobber_flags();
             let m = self.image(r);
@@ -258,6 +294,7 @@ impl Emit<'_> {
     /// Puts C of a value into the host's carry; other host flags change.
     fn carry(&mut self, v: Val) {
         let r = self.al.root(v);
+        self.revive(r);
         if self.flags.live == r && self.flags.compared.is_some() {
             self.leave_compare();
         }
@@ -301,7 +338,7 @@ impl Emit<'_> {
         }
     }
 
-    /// Flags of an op that was not emitted right before.
+    /// Flags of an op that was not emitted right before, or are no longer there.
     fn recompute(&mut self, i: u16, op: &Op) {
         let def = *self.block.def(op.a);
         let w = Self::wide(def.ty);
@@ -310,7 +347,18 @@ impl Emit<'_> {
         } else {
             self.clobber_flags();
         }
-        let (a, b) = (self.gpr(def.a), self.gpr(def.b));
+        let a = self.gpr(def.a);
+        let b = match self.al.imm32(self.block, def.b) {
+            Some(v) if def.code == Opcode::Sub => {
+                self.asm.alu_imm(alu::CMP, w, a, v);
+                return self.flags_are(i, true);
+            }
+            Some(v) if def.code == Opcode::And => {
+                self.asm.test_imm(w, a, v);
+                return self.flags_are(i, false);
+            }
+            _ => self.gpr(def.b),
+        };
         match def.code {
             Opcode::Sub => self.asm.alu(alu::CMP, w, a, b),
             Opcode::And => self.asm.test(w, a, b),
@@ -422,7 +470,9 @@ impl Emit<'_> {
 
     fn nzcv_of(&mut self, i: u16, op: &Op) {
         let r = self.al.root(op.a);
-        if self.flags.live == r && !self.al.lives(r) {
+        self.revive(r);
+        if self.flags.live == r {
+            self.keep_flags();
             self.image_to_ax();
             self.flags.live = NONE;
         } else {

@@ -287,7 +287,6 @@ impl Loop {
                     vector += 1;
                 }
             } else if home.is_none()
-                && u.count > 1
                 && let Some((reg, at)) = free.pop()
             {
                 self.displaced.push((reg, at));
