@@ -89,8 +89,8 @@ impl Emit<'_> {
             }
             FpOp::Widen => self.widen(i, op),
             FpOp::Narrow => self.narrow(i, op),
-            FpOp::FromS | FpOp::FromU => self.from_lanes(i, op),
-            FpOp::ToS => self.to_lanes(i, op),
+            FpOp::FromS | FpOp::FromU => self.lanes_from_int(i, op),
+            FpOp::ToS => self.lanes_to_int(i, op),
             _ => self.by_function(i, op),
         }
     }
@@ -368,9 +368,9 @@ impl Emit<'_> {
         let x = self.temp_xmm();
         let e = Enc(prefix(packed, double), 1, 0x51);
         if packed {
-            self.two(e, x, a)
+            self.two(e, x, a);
         } else {
-            self.lowest(e, x, a)
+            self.lowest(e, x, a);
         }
         let jump = self.unusual(packed, double, x, false);
         self.redo(jump, d, [Source::Xmm(a), Source::None, Source::None], Target::Xmm(x));
@@ -419,9 +419,9 @@ impl Emit<'_> {
         let x = self.temp_xmm();
         let e = Enc(prefix(packed(d), false), 1, 0x5a);
         if packed(d) {
-            self.two(e, x, a)
+            self.two(e, x, a);
         } else {
-            self.lowest(e, x, a)
+            self.lowest(e, x, a);
         }
         self.def_xmm(i, x);
     }
@@ -433,9 +433,9 @@ impl Emit<'_> {
         let x = self.temp_xmm();
         let e = Enc(prefix(packed(d), true), 1, 0x5a);
         if packed(d) {
-            self.two(e, x, a)
+            self.two(e, x, a);
         } else {
-            self.lowest(e, x, a)
+            self.lowest(e, x, a);
         }
         let jump = self.unusual(packed(d), false, x, true);
         self.redo(jump, d, [Source::Xmm(a), Source::None, Source::None], Target::Xmm(x));
@@ -448,12 +448,12 @@ impl Emit<'_> {
         self.asm.int_to_fp(wide, double, x, r);
     }
 
-    fn from_lanes(&mut self, i: u16, op: &Op) {
+    fn lanes_from_int(&mut self, i: u16, op: &Op) {
         let d = op.fp();
         let unsigned = d.op() == FpOp::FromU;
         match (packed(d), d.double()) {
             (_, true) if unsigned => return self.by_function(i, op),
-            (true, false) if unsigned => return self.from_unsigned_singles(i, op),
+            (true, false) if unsigned => return self.unsigned_to_singles(i, op),
             _ => {}
         }
         let a = self.fp_in(d, op.a);
@@ -475,7 +475,7 @@ impl Emit<'_> {
     }
 
     /// In halves of 16 bits, which are exact; their sum is rounded once.
-    fn from_unsigned_singles(&mut self, i: u16, op: &Op) {
+    fn unsigned_to_singles(&mut self, i: u16, op: &Op) {
         let a = self.fp_in(op.fp(), op.a);
         let (x, t) = (self.temp_xmm(), self.temp_xmm());
         let (low, scale) = (self.pool(Pool::Low16), self.pool(Pool::Two16));
@@ -489,7 +489,7 @@ impl Emit<'_> {
         self.def_xmm(i, x);
     }
 
-    fn to_lanes(&mut self, i: u16, op: &Op) {
+    fn lanes_to_int(&mut self, i: u16, op: &Op) {
         let d = op.fp();
         let truncating = match d.rounding() {
             FpRounding::Zero => true,

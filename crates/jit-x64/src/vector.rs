@@ -109,53 +109,15 @@ impl Emit<'_> {
             }
             Opcode::VDup if self.constant_vector(i, op) => {}
             Opcode::VDup => self.dup(i, op),
-            Opcode::VLane => {
-                let a = self.xmm(op.a);
-                let d = self.dst(0);
-                let n = op.vector_imm() as u8;
-                match op.lane() {
-                    Lane::B => self.asm.sse_imm(PEXTRB, a, d, n & 15),
-                    Lane::H => self.asm.sse_imm(PEXTRW, d, a, n & 7),
-                    Lane::S if n & 3 == 0 => self.asm.movq_from_xmm(false, d, a),
-                    Lane::S => self.asm.sse_imm(PEXTRD, a, d, n & 3),
-                    Lane::D if n & 1 == 0 => self.asm.movq_from_xmm(true, d, a),
-                    Lane::D => self.asm.pextrq(d, a, 1),
-                }
-                self.def(i, d);
-            }
-            Opcode::VSetLane => {
-                let x = self.gpr(op.b);
-                let d = self.copy_of(op, None);
-                let n = op.vector_imm() as u8;
-                match op.lane() {
-                    Lane::B => self.asm.sse_imm(PINSRB, d, x, n & 15),
-                    Lane::H => self.asm.sse_imm(PINSRW, d, x, n & 7),
-                    Lane::S => self.asm.sse_imm(PINSRD, d, x, n & 3),
-                    Lane::D => self.asm.pinsrq(d, x, n & 1),
-                }
-                self.def_xmm(i, d);
-            }
+            Opcode::VLane => self.lane_out(i, op),
+            Opcode::VSetLane => self.lane_in(i, op),
             Opcode::VLow64 => {
                 let a = self.xmm(op.a);
                 let d = self.dst_xmm(None);
                 self.asm.sse(MOVQ, d, a);
                 self.def_xmm(i, d);
             }
-            Opcode::VAndNot if self.features.avx => {
-                let (a, b) = (self.xmm(op.a), self.xmm(op.b));
-                let d = self.dst_xmm(None);
-                self.asm.avx(PANDN, d, b, a);
-                self.def_xmm(i, d);
-            }
-            Opcode::VAndNot => {
-                let (a, b) = (self.xmm(op.a), self.xmm(op.b));
-                let d = self.dst_xmm(Some(a));
-                if d != b {
-                    self.asm.movdqa(d, b);
-                }
-                self.asm.sse(PANDN, d, a);
-                self.def_xmm(i, d);
-            }
+            Opcode::VAndNot => self.vector_and_not(i, op),
             Opcode::VShl | Opcode::VShr | Opcode::VSar => self.shift_lanes(i, op),
             Opcode::VEven | Opcode::VOdd if op.lane() != Lane::D => self.split(i, op),
             Opcode::VExt => self.align(i, op),
@@ -189,6 +151,49 @@ impl Emit<'_> {
             }
             _ => self.lanes(i, op),
         }
+    }
+
+    fn lane_out(&mut self, i: u16, op: &Op) {
+        let a = self.xmm(op.a);
+        let d = self.dst(0);
+        let n = op.vector_imm() as u8;
+        match op.lane() {
+            Lane::B => self.asm.sse_imm(PEXTRB, a, d, n & 15),
+            Lane::H => self.asm.sse_imm(PEXTRW, d, a, n & 7),
+            Lane::S if n & 3 == 0 => self.asm.movq_from_xmm(false, d, a),
+            Lane::S => self.asm.sse_imm(PEXTRD, a, d, n & 3),
+            Lane::D if n & 1 == 0 => self.asm.movq_from_xmm(true, d, a),
+            Lane::D => self.asm.pextrq(d, a, 1),
+        }
+        self.def(i, d);
+    }
+
+    fn lane_in(&mut self, i: u16, op: &Op) {
+        let x = self.gpr(op.b);
+        let d = self.copy_of(op, None);
+        let n = op.vector_imm() as u8;
+        match op.lane() {
+            Lane::B => self.asm.sse_imm(PINSRB, d, x, n & 15),
+            Lane::H => self.asm.sse_imm(PINSRW, d, x, n & 7),
+            Lane::S => self.asm.sse_imm(PINSRD, d, x, n & 3),
+            Lane::D => self.asm.pinsrq(d, x, n & 1),
+        }
+        self.def_xmm(i, d);
+    }
+
+    fn vector_and_not(&mut self, i: u16, op: &Op) {
+        let (a, b) = (self.xmm(op.a), self.xmm(op.b));
+        if self.features.avx {
+            let d = self.dst_xmm(None);
+            self.asm.avx(PANDN, d, b, a);
+            return self.def_xmm(i, d);
+        }
+        let d = self.dst_xmm(Some(a));
+        if d != b {
+            self.asm.movdqa(d, b);
+        }
+        self.asm.sse(PANDN, d, a);
+        self.def_xmm(i, d);
     }
 
     fn lanes(&mut self, i: u16, op: &Op) {

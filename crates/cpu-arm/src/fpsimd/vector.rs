@@ -129,10 +129,16 @@ pub(super) fn halves(t: &mut Ctx<'_>, lane: Lane, q: u32, n: Val, m: Val) -> (Va
 
 /// Emits IR for an allocated word; false = not one of these.
 pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
-    let w = Word::new(word);
-    if word >> 31 != 0 || word >> 25 & 7 != 7 || word >> 28 & 1 != 0 {
+    if word >> 25 == 0x67 {
+        return ternary(word, &Word::new(word), t);
+    }
+    if word >> 31 != 0 || word >> 25 & 7 != 7 {
         return false;
     }
+    if word >> 28 & 1 != 0 {
+        return word >> 30 != 0 && scalar(word & !(5 << 28), t);
+    }
+    let w = Word::new(word);
     match (word >> 24 & 1, word >> 21 & 1, word >> 10 & 3) {
         (0, 1, 1 | 3) => three_same(&w, word >> 11 & 31, t),
         (0, 1, 2) if word >> 17 & 15 == 0 => two(&w, word >> 12 & 31, t),
@@ -145,6 +151,64 @@ pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
         (1, _, 0 | 2) => element(word, &w, t),
         _ => false,
     }
+}
+
+/// Scalar forms, given as the words of 64-bit vectors: what is left to the executor there is here, too.
+fn scalar(word: u32, t: &mut Ctx<'_>) -> bool {
+    let w = Word::new(word);
+    if word & 0xbfe0_fc00 == 0x0e00_0400 {
+        // DUP (element)
+        let size = w.rm.trailing_zeros().min(3);
+        let n = t.v(w.rn);
+        let x = t.b.v_lane(Lane::ALL[size as usize], w.rm >> (size + 1), n);
+        put64(t, w.rd, x);
+        return true;
+    }
+    if word & 0xbfff_fc00 == 0x0ef1_b800 {
+        // ADDP
+        let n = t.v(w.rn);
+        let m = t.b.v_ext(n, n, 8);
+        let v = op2(t, Opcode::VAdd, Lane::D, n, m);
+        put(t, w.rd, 0, v);
+        return true;
+    }
+    match (word >> 24 & 1, word >> 21 & 1, word >> 10 & 3) {
+        (0, 1, 1 | 3) if w.size == 3 => {
+            super::inline::three_same(word, t) || three_same(&w, word >> 11 & 31, t)
+        }
+        (0, 1, 2) if w.size == 3 && word >> 17 & 15 == 0 => two(&w, word >> 12 & 31, t),
+        (1, _, 1 | 3) if word >> 22 & 3 == 1 => shifts(word, &w, t),
+        _ => false,
+    }
+}
+
+/// EOR3, BCAX, RAX1, XAR.
+fn ternary(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
+    let (n, m) = (t.v(w.rn), t.v(w.rm));
+    let (by, rest) = match word & 0xffe0_8000 {
+        0xce00_0000 => (0, op2(t, Opcode::VXor, Lane::B, n, m)),
+        0xce20_0000 => (1, n),
+        _ if word & 0xffe0_fc00 == 0xce60_8c00 => (2, n),
+        _ if word & 0xffe0_0000 == 0xce80_0000 => (3, op2(t, Opcode::VXor, Lane::B, n, m)),
+        _ => return false,
+    };
+    let v = if by < 2 {
+        let a = t.v(word >> 10 & 31);
+        let x = if by == 0 { a } else { op2(t, Opcode::VAndNot, Lane::B, m, a) };
+        op2(t, Opcode::VXor, Lane::B, rest, x)
+    } else {
+        let (x, right) = if by == 2 { (m, 63) } else { (rest, word >> 10 & 63) };
+        let high = shift(t, Opcode::VShr, Lane::D, right, x);
+        let v = if right == 0 {
+            x
+        } else {
+            let low = shift(t, Opcode::VShl, Lane::D, 64 - right, x);
+            op2(t, Opcode::VOr, Lane::B, high, low)
+        };
+        if by == 2 { op2(t, Opcode::VXor, Lane::B, rest, v) } else { v }
+    };
+    t.set_v(w.rd, v);
+    true
 }
 
 fn three_same(w: &Word, op: u32, t: &mut Ctx<'_>) -> bool {
