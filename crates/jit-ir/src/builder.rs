@@ -533,6 +533,12 @@ impl Builder {
         (op.a, op.b, op.aux) = (a, x, lane as u16 | (n as u16 & 15) << 8);
         self.push(op)
     }
+    /// Four rounds of SHA-256; see [`Opcode::VSha256`].
+    pub fn v_sha256(&mut self, abcd: Val, efgh: Val, words: Val, second: bool) -> Val {
+        let mut op = Op::new(Opcode::VSha256, Ty::V128);
+        (op.a, op.b, op.imm, op.aux) = (abcd, efgh, i64::from(words.0), u16::from(second));
+        self.push(op)
+    }
     /// A floating-point op on one to three vectors (the last may be [`Val::NONE`]); also compares.
     pub fn fp(&mut self, d: FpDesc, a: Val, b: Val, c: Val) -> Val {
         let code = match d.op() {

@@ -2,6 +2,7 @@
 
 use jit_ir::{Lane, Op, Opcode, eval};
 
+use crate::alloc::XMM;
 use crate::asm::Enc;
 use crate::emit::Emit;
 use crate::exits::Stub;
@@ -33,6 +34,8 @@ fn encoding(op: &Op) -> Option<(Enc, bool)> {
         Opcode::VMulU32 => (sse2(0xf4), true),
         Opcode::VMulS32 => (sse41(0x28), true),
         Opcode::VShuffle => (sse41(0x00), false),
+        Opcode::VSha256S0 => (Enc(0, 2, 0xcc), false),
+        Opcode::VSha256S1 => (Enc(0, 2, 0xcd), false),
         Opcode::VZipLo => (zip(0x60, lane), false),
         Opcode::VZipHi => (zip(0x68, lane), false),
         Opcode::VEven if lane == Lane::D => (zip(0x60, lane), false),
@@ -70,6 +73,7 @@ const PXOR: Enc = sse2(0xef);
 const PUNPCKHBW: Enc = sse2(0x68);
 const PUNPCKLBW: Enc = sse2(0x60);
 const PUNPCKLQDQ: Enc = sse2(0x6c);
+const PUNPCKHQDQ: Enc = sse2(0x6d);
 const PANDN: Enc = sse2(0xdf);
 const PEXTRB: Enc = Enc(0x66, 3, 0x14);
 const PEXTRW: Enc = sse2(0xc5);
@@ -141,6 +145,7 @@ impl Emit<'_> {
                 self.asm.sse(AESIMC, d, a);
                 self.def_xmm(i, d);
             }
+            Opcode::VSha256 => self.sha256(i, op),
             Opcode::VClMul => {
                 let b = self.xmm(op.b);
                 let same = self.xmm(op.a) == b;
@@ -202,7 +207,8 @@ impl Emit<'_> {
             return;
         };
         let (a, b) = (self.xmm(op.a), self.xmm(op.b));
-        if self.features.avx {
+        let vex = !matches!(op.code, Opcode::VSha256S0 | Opcode::VSha256S1);
+        if self.features.avx && vex {
             let d = self.dst_xmm(None);
             // The shorter form has its high register first.
             let (a, b) = if commutes && b >= 8 && a < 8 { (b, a) } else { (a, b) };
@@ -381,6 +387,27 @@ impl Emit<'_> {
             }
         }
         self.def_xmm(i, d);
+    }
+
+    /// Four rounds, two at a time: the instruction has a, b, e, f and c, d, g, h together, the first in
+    /// the highest word, and takes its words from xmm0.
+    fn sha256(&mut self, i: u16, op: &Op) {
+        const RNDS2: Enc = Enc(0, 2, 0xcb);
+        self.take(XMM);
+        let (a, b, w) = (self.xmm(op.a), self.xmm(op.b), self.xmm(op.c()));
+        let (x, y, z) = (self.temp_xmm(), self.temp_xmm(), self.temp_xmm());
+        self.asm.sse_imm(PSHUFD, z, a, 0x1b);
+        self.asm.sse_imm(PSHUFD, x, b, 0x1b);
+        self.asm.movdqa(y, x);
+        self.asm.sse(PUNPCKLQDQ, x, z);
+        self.asm.sse(PUNPCKHQDQ, y, z);
+        self.asm.movdqa(0, w);
+        self.asm.sse(RNDS2, x, y);
+        self.asm.sse_imm(PSHUFD, 0, w, 0x0e);
+        self.asm.sse(RNDS2, y, x);
+        self.asm.sse(if op.aux & 1 == 0 { PUNPCKHQDQ } else { PUNPCKLQDQ }, x, y);
+        self.asm.sse_imm(PSHUFD, x, x, 0x1b);
+        self.def_xmm(i, x);
     }
 
     fn align(&mut self, i: u16, op: &Op) {

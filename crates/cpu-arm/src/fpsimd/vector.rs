@@ -129,6 +129,9 @@ pub(super) fn halves(t: &mut Ctx<'_>, lane: Lane, q: u32, n: Val, m: Val) -> (Va
 
 /// Emits IR for an allocated word; false = not one of these.
 pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
+    if word >> 24 == 0x5e && host::cpu::Features::probe().sha && sha256(word, t) {
+        return true;
+    }
     if word >> 25 == 0x67 {
         return ternary(word, &Word::new(word), t);
     }
@@ -180,6 +183,32 @@ fn scalar(word: u32, t: &mut Ctx<'_>) -> bool {
         (1, _, 1 | 3) if word >> 22 & 3 == 1 => shifts(word, &w, t),
         _ => false,
     }
+}
+
+/// SHA256H, SHA256H2, SHA256SU0, SHA256SU1 on hosts that can.
+fn sha256(word: u32, t: &mut Ctx<'_>) -> bool {
+    let w = Word::new(word);
+    let (d, n) = (t.v(w.rd), t.v(w.rn));
+    let v = match word & 0xffe0_fc00 {
+        0x5e00_4000 => {
+            let m = t.v(w.rm);
+            t.b.v_sha256(d, n, m, false)
+        }
+        0x5e00_5000 => {
+            let m = t.v(w.rm);
+            t.b.v_sha256(n, d, m, true)
+        }
+        0x5e00_6000 => {
+            let m = t.v(w.rm);
+            let after = t.b.v_ext(n, m, 4);
+            let sum = op2(t, Opcode::VAdd, Lane::S, d, after);
+            op2(t, Opcode::VSha256S1, Lane::B, sum, m)
+        }
+        _ if word & 0xffff_fc00 == 0x5e28_2800 => op2(t, Opcode::VSha256S0, Lane::B, d, n),
+        _ => return false,
+    };
+    t.set_v(w.rd, v);
+    true
 }
 
 /// EOR3, BCAX, RAX1, XAR.
