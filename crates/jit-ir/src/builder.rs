@@ -133,6 +133,11 @@ impl Builder {
         self.known.retain(|(o, t, _)| o + size_of(*t) <= offset || *o >= offset + bytes);
     }
 
+    /// Something else than `set` may have written these bytes of guest state: the next `get` reads them.
+    pub fn forget(&mut self, offset: u32, bytes: u32) {
+        self.forget_overlap(offset, bytes);
+    }
+
     /// Reads guest state.
     pub fn get(&mut self, offset: u32, ty: Ty) -> Val {
         if self.passes.contains(Passes::FORWARD)

@@ -1,20 +1,22 @@
 //! Integer vector instructions as IR.
 //!
-//! Every function gets an allocated word and says whether it emitted it. What is missing here (saturating
-//! and rounding forms, shifts by register, multi-register tables) goes to the executor.
+//! Every function gets an allocated word and says whether it emitted it. What saturates or rounds
+//! is in `saturate`; shifts by register, tables of several registers, doubling multiplications and narrow
+//! scalars go to the executor.
 //! Source: Arm ARM (DDI 0487) C7.2.
 
 use jit_ir::{Lane, Opcode, Val};
 
 use super::inline::{put, put64};
+use super::saturate;
 use crate::translate::Ctx;
 
 /// Register fields, Q, U and size of a vector word.
-struct Word {
-    q: u32,
-    u: bool,
+pub(super) struct Word {
+    pub(super) q: u32,
+    pub(super) u: bool,
     size: u32,
-    rd: u32,
+    pub(super) rd: u32,
     rn: u32,
     rm: u32,
 }
@@ -25,17 +27,17 @@ impl Word {
         Self { q: w >> 30 & 1, u: w >> 29 & 1 != 0, size: w >> 22 & 3, rd, rn, rm }
     }
 
-    fn lane(&self) -> Lane {
+    pub(super) fn lane(&self) -> Lane {
         Lane::ALL[self.size as usize & 3]
     }
 }
 
 /// The lane of twice the width.
-fn wider(lane: Lane) -> Lane {
+pub(super) fn wider(lane: Lane) -> Lane {
     Lane::ALL[(lane as usize + 1).min(3)]
 }
 
-fn op2(t: &mut Ctx<'_>, code: Opcode, lane: Lane, a: Val, b: Val) -> Val {
+pub(super) fn op2(t: &mut Ctx<'_>, code: Opcode, lane: Lane, a: Val, b: Val) -> Val {
     t.b.vector(code, lane, a, b)
 }
 
@@ -43,7 +45,7 @@ fn op1(t: &mut Ctx<'_>, code: Opcode, lane: Lane, a: Val) -> Val {
     t.b.vector(code, lane, a, Val::NONE)
 }
 
-fn shift(t: &mut Ctx<'_>, code: Opcode, lane: Lane, n: u32, a: Val) -> Val {
+pub(super) fn shift(t: &mut Ctx<'_>, code: Opcode, lane: Lane, n: u32, a: Val) -> Val {
     if n == 0 { a } else { t.b.vector_imm(code, lane, n, a) }
 }
 
@@ -52,20 +54,20 @@ fn zero(t: &mut Ctx<'_>) -> Val {
     t.b.v_from64(z, z)
 }
 
-fn not(t: &mut Ctx<'_>, a: Val) -> Val {
+pub(super) fn not(t: &mut Ctx<'_>, a: Val) -> Val {
     let ones = op2(t, Opcode::VCmpEq, Lane::S, a, a);
     op2(t, Opcode::VXor, Lane::B, a, ones)
 }
 
 /// m & a | !m & b.
-fn blend(t: &mut Ctx<'_>, m: Val, a: Val, b: Val) -> Val {
+pub(super) fn blend(t: &mut Ctx<'_>, m: Val, a: Val, b: Val) -> Val {
     let x = op2(t, Opcode::VAnd, Lane::B, a, m);
     let y = op2(t, Opcode::VAndNot, Lane::B, b, m);
     op2(t, Opcode::VOr, Lane::B, x, y)
 }
 
 /// a > b.
-fn greater(t: &mut Ctx<'_>, lane: Lane, unsigned: bool, a: Val, b: Val) -> Val {
+pub(super) fn greater(t: &mut Ctx<'_>, lane: Lane, unsigned: bool, a: Val, b: Val) -> Val {
     if !unsigned {
         return op2(t, Opcode::VCmpGt, lane, a, b);
     }
@@ -180,7 +182,7 @@ fn scalar(word: u32, t: &mut Ctx<'_>) -> bool {
             super::inline::three_same(word, t) || three_same(&w, word >> 11 & 31, t)
         }
         (0, 1, 2) if w.size == 3 && word >> 17 & 15 == 0 => two(&w, word >> 12 & 31, t),
-        (1, _, 1 | 3) if word >> 22 & 3 == 1 => shifts(word, &w, t),
+        (1, _, 1 | 3) if word >> 22 & 3 == 1 && word >> 15 & 1 == 0 => shifts(word, &w, t),
         _ => false,
     }
 }
@@ -246,6 +248,10 @@ fn three_same(w: &Word, op: u32, t: &mut Ctx<'_>) -> bool {
     let (max, min) = min_max(w.u);
     let v = match op {
         3 => return logic(w, n, m, t),
+        1 | 5 => {
+            saturate::sum(t, w, op == 5, n, m);
+            return true;
+        }
         0 | 2 | 4 => halving(t, w, op, n, m),
         6 => greater(t, lane, w.u, n, m),
         7 => at_least(t, lane, w.u, n, m),
@@ -365,6 +371,10 @@ fn two(w: &Word, op: u32, t: &mut Ctx<'_>) -> bool {
             narrow(t, w, lane, n);
             return true;
         }
+        (18, true) | (20, _) => {
+            saturate::narrowed(t, w, lane, (w.u && op == 20, w.u), n);
+            return true;
+        }
         (19, true) => {
             let v = widen(t, lane, w.q, true, n);
             let v = shift(t, Opcode::VShl, wider(lane), lane.bits(), v);
@@ -422,7 +432,7 @@ fn pair_sums(t: &mut Ctx<'_>, lane: Lane, unsigned: bool, n: Val) -> Val {
 }
 
 /// Writes the low halves of double-width lanes to the lower or (Q) upper half of Vd.
-fn narrow(t: &mut Ctx<'_>, w: &Word, lane: Lane, wide: Val) {
+pub(super) fn narrow(t: &mut Ctx<'_>, w: &Word, lane: Lane, wide: Val) {
     let v = op2(t, Opcode::VEven, lane, wide, wide);
     if w.q == 0 {
         return put(t, w.rd, 0, v);
@@ -666,7 +676,7 @@ fn shifts(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
             t.set_v(w.rd, v);
             return true;
         }
-        _ => return false,
+        (op, _) => return saturate::shifts(t, w, op, lane, right, n),
     };
     put(t, w.rd, w.q, v);
     true
