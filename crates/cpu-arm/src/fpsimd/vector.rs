@@ -1,13 +1,13 @@
 //! Integer vector instructions as IR.
 //!
 //! Every function gets an allocated word and says whether it emitted it. What saturates or rounds
-//! is in `saturate`; shifts by register, tables of several registers, doubling multiplications and narrow
+//! is in `saturate`; shifts by register, doubling multiplications and narrow
 //! scalars go to the executor.
 //! Source: Arm ARM (DDI 0487) C7.2.
 
 use jit_ir::{Lane, Opcode, Val};
 
-use super::inline::{put, put64};
+use super::inline::{constant, put, put64};
 use super::saturate;
 use crate::translate::Ctx;
 
@@ -571,6 +571,10 @@ fn moves(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
         put(t, w.rd, w.q, v);
         return true;
     }
+    if word & 0xbfe0_8c00 == 0x0e00_0000 {
+        table(word, w, t);
+        return true;
+    }
     if word & 0xbf20_8c00 == 0x0e00_0800 {
         return permute(word >> 12 & 7, w, t);
     }
@@ -584,19 +588,44 @@ fn moves(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
             put(t, w.rd, w.q, v);
             true
         }
-        0x0e00_0000 => {
-            // TBL with one register: numbers above 15 give zero.
-            let (n, m) = (t.v(w.rn), t.v(w.rm));
-            let limit = t.b.c64(0x1010_1010_1010_1010);
-            let limit = t.b.v_dup(Lane::D, limit);
-            let above = at_least(t, Lane::B, true, m, limit);
-            let at = op2(t, Opcode::VOr, Lane::B, m, above);
-            let v = op2(t, Opcode::VShuffle, Lane::B, n, at);
-            put(t, w.rd, w.q, v);
-            true
-        }
         _ => false,
     }
+}
+
+/// TBL, TBX: numbers past the registers give zero, or leave the byte.
+fn table(word: u32, w: &Word, t: &mut Ctx<'_>) {
+    let (count, keep) = ((word >> 13 & 3) + 1, word >> 12 & 1 != 0);
+    let m = t.v(w.rm);
+    let bytes = |t: &mut Ctx<'_>, v: u32| {
+        let v = u64::from(v) * 0x0101_0101_0101_0101;
+        constant(t, v, v)
+    };
+    let mut sum = None;
+    for k in 0..count {
+        let n = t.v((w.rn + k) & 31);
+        let m = if k == 0 {
+            m
+        } else {
+            let first = bytes(t, 16 * k);
+            op2(t, Opcode::VSub, Lane::B, m, first)
+        };
+        let limit = bytes(t, 16);
+        let above = at_least(t, Lane::B, true, m, limit);
+        let at = op2(t, Opcode::VOr, Lane::B, m, above);
+        let part = op2(t, Opcode::VShuffle, Lane::B, n, at);
+        sum = Some(match sum {
+            None => part,
+            Some(s) => op2(t, Opcode::VOr, Lane::B, s, part),
+        });
+    }
+    let mut v = sum.unwrap_or(m);
+    if keep {
+        let end = bytes(t, 16 * count);
+        let past = at_least(t, Lane::B, true, m, end);
+        let d = t.v(w.rd);
+        v = blend(t, past, d, v);
+    }
+    put(t, w.rd, w.q, v);
 }
 
 fn permute(op: u32, w: &Word, t: &mut Ctx<'_>) -> bool {

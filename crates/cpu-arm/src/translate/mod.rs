@@ -14,6 +14,7 @@ mod dispatch;
 mod isa;
 mod ldst;
 mod ldst_simd;
+mod structures;
 mod system;
 #[cfg(test)]
 mod tests;
