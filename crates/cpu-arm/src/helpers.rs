@@ -46,6 +46,8 @@ jit_ir::helpers! {
     PacAdd: Effects::MAY_EXIT => pauth::add;
     /// AUTIA… likewise.
     PacAuth: Effects::MAY_EXIT => pauth::auth;
+    /// A wrong code (EC 0x1c), immediate as above.
+    PacFail: Effects::ALL => pauth::fail;
     /// XPACI (immediate 0), XPACD (1): a = pointer.
     PacStrip: Effects::PURE => pauth::strip;
     /// PACGA: a, b.

@@ -229,6 +229,12 @@ key_fields! {
     sp_sel with_sp_sel: bool = 25, 1;
     /// Pointer authentication keys are there and trap nowhere (HCR_EL2.APK, SCR_EL3.APK).
     keys with_keys: bool = 26, 1;
+    /// [`crate::pauth::InlinePac`] of key IA.
+    pac_a with_pac_a: u8 = 27, 2;
+    /// [`crate::pauth::InlinePac`] of key IB.
+    pac_b with_pac_b: u8 = 29, 2;
+    /// Lowest bit of codes in pointers to instructions; 0 = helpers find out.
+    pac_bottom with_pac_bottom: u8 = 31, 6;
     /// FPCR asks for nothing that single and double precision would notice ([`FPCR_SPECIAL`]).
-    fp_plain with_fp_plain: bool = 27, 1;
+    fp_plain with_fp_plain: bool = 37, 1;
 }

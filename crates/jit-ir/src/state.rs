@@ -85,7 +85,11 @@ impl StateLayout {
     /// The general-class slot at this offset.
     #[must_use]
     pub fn general_at(&self, offset: u32) -> Option<&'static Slot> {
-        self.slots.iter().find(|s| s.offset == offset && s.class == SlotClass::General)
+        let fits = |s: &&Slot| s.offset == offset && s.class == SlotClass::General;
+        // Registers mostly lie one after the other.
+        let guess = offset.wrapping_sub(self.slots.first()?.offset) / 8;
+        let near = self.slots.get(guess as usize).filter(fits);
+        near.or_else(|| self.slots.iter().find(fits))
     }
 
     /// The slot of this name.

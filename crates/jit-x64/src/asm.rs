@@ -179,53 +179,51 @@ pub struct Enc(pub u8, pub u8, pub u8);
 /// One instruction being put together; appended to the code in one go.
 #[derive(Default)]
 struct Insn {
-    bytes: [u8; 16],
-    len: usize,
-    /// Where the displacement from the next instruction to an address goes, the address, and how many
-    /// bytes of the instruction are yet to come.
-    pool: Option<(usize, u64, u8)>,
+    /// Everything before the displacement, first byte lowest. In a register: bytes that are stored one by
+    /// one and read back together stall the host.
+    head: u64,
+    /// Its length in bits.
+    bits: u32,
+    disp: i32,
+    /// Length of the displacement in bytes: 0, 1 or 4.
+    disp_len: usize,
+    /// The displacement is that from the next instruction to this address, which so many bytes of the
+    /// instruction precede.
+    pool: Option<(u64, u8)>,
 }
 
 impl Insn {
     #[inline]
     fn b(&mut self, byte: u8) {
-        self.bytes[self.len & 15] = byte;
-        self.len += 1;
-    }
-    #[inline]
-    fn i32(&mut self, v: i32) {
-        for byte in v.to_le_bytes() {
-            self.b(byte);
-        }
+        self.head |= u64::from(byte) << (self.bits & 63);
+        self.bits += 8;
     }
 
+    #[inline]
     fn modrm(&mut self, reg: u8, rm: Rm) {
         let reg = (reg & 7) << 3;
         let m = match rm {
             Rm::R(r) => return self.b(0xc0 | reg | r & 7),
             Rm::Pool(to, more) => {
                 self.b(reg | RBP);
-                self.pool = Some((self.len, to, more));
-                return self.i32(0);
+                self.disp_len = 4;
+                self.pool = Some((to, more));
+                return;
             }
             Rm::M(m) => m,
         };
         let sib = m.index != NO_INDEX || m.base & 7 == RSP;
-        let (mode, wide) = match m.disp {
-            0 if m.base & 7 != RBP => (0x00, None),
-            d if i8::try_from(d).is_ok() => (0x40, Some(false)),
-            _ => (0x80, Some(true)),
+        let (mode, len) = match m.disp {
+            0 if m.base & 7 != RBP => (0x00, 0),
+            d if i8::try_from(d).is_ok() => (0x40, 1),
+            _ => (0x80, 4),
         };
         self.b(mode | reg | if sib { RSP } else { m.base & 7 });
         if sib {
             let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
             self.b(m.scale << 6 | index << 3 | m.base & 7);
         }
-        match wide {
-            None => {}
-            Some(false) => self.b(m.disp as u8),
-            Some(true) => self.i32(m.disp),
-        }
+        (self.disp, self.disp_len) = (m.disp, len);
     }
 }
 
@@ -295,16 +293,19 @@ impl Asm {
         self.append(&c);
     }
 
+    #[inline]
     fn append(&mut self, c: &Insn) {
-        let end = self.code.len() + c.len;
-        if let Some((at, to, more)) = c.pool {
-            let mut c = Insn { pool: None, ..*c };
-            let next = self.base + end as u64 + u64::from(more);
-            let distance = to.wrapping_sub(next) as u32;
-            c.bytes[at & 15..(at & 15) + 4].copy_from_slice(&distance.to_le_bytes());
-            return self.append(&c);
+        let at = self.code.len();
+        let end = at + (c.bits >> 3) as usize + c.disp_len;
+        self.code.extend_from_slice(&c.head.to_le_bytes());
+        if c.disp_len != 0 {
+            let next = self.base.wrapping_add(end as u64);
+            let disp = c.pool.map_or(c.disp, |(to, more)| {
+                to.wrapping_sub(next).wrapping_sub(u64::from(more)) as i32
+            });
+            self.code.truncate(end - c.disp_len);
+            self.code.extend_from_slice(&disp.to_le_bytes());
         }
-        self.code.extend_from_slice(&c.bytes);
         self.code.truncate(end);
     }
 
@@ -664,6 +665,25 @@ impl Asm {
             2 => &[0x66, 0x90],
             _ => &[0x0f, 0x1f, 0x00],
         });
+    }
+    /// Fills up to a multiple of 16 bytes with instructions that do nothing.
+    pub fn align_code(&mut self) {
+        let mut n = self.here().wrapping_neg() as usize & 15;
+        while n > 0 {
+            const NOPS: [&[u8]; 8] = [
+                &[0x90],
+                &[0x66, 0x90],
+                &[0x0f, 0x1f, 0x00],
+                &[0x0f, 0x1f, 0x40, 0],
+                &[0x0f, 0x1f, 0x44, 0, 0],
+                &[0x66, 0x0f, 0x1f, 0x44, 0, 0],
+                &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
+                &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+            ];
+            let nop = NOPS[n.min(8) - 1];
+            self.code.extend_from_slice(nop);
+            n -= nop.len();
+        }
     }
     /// lock or dword [rsp], 0: a full barrier.
     pub fn barrier(&mut self) {

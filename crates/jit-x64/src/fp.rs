@@ -18,6 +18,7 @@
 use jit_ir::fp::{FpDesc, FpOp, FpRounding, FpShape};
 use jit_ir::{Cond, Op, Opcode, Val};
 
+use crate::alloc::XMM;
 use crate::asm::{Enc, Rm, alu, cc};
 use crate::emit::Emit;
 use crate::exits::Stub;
@@ -166,6 +167,8 @@ impl Emit<'_> {
         }
         let t = self.temp_xmm();
         self.two(MOVQ, t, x);
+        // Loops leave few registers for values.
+        self.unlock(x + XMM);
         t
     }
 

@@ -16,6 +16,7 @@ mod exits;
 mod flags;
 mod fp;
 mod int;
+mod loops;
 mod memory;
 mod merge;
 mod pool;
@@ -114,7 +115,7 @@ impl HostBackend for X64 {
             let mut e = Emit::new(*cx, self.features(), scratch, out.here());
             e.run();
             let r = if e.al.overflow { Err(CodeFull) } else { out.put(&e.asm.code) };
-            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs, groups: e.groups };
+            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs, groups: e.groups, lp: e.lp };
             r
         })
     }

@@ -18,7 +18,7 @@ use crate::pool::{self, Pool};
 
 /// Indices into [`Runtime::thunks`].
 pub(crate) mod id {
-    /// Stores the pinned registers and leaves.
+    /// Stores the pinned registers and goes on where the runtime says, or leaves.
     pub(crate) const LEAVE: usize = 0;
     /// Looks up the code for `env`'s PC; rax = address to patch or 0.
     pub(crate) const LOOKUP: usize = 1;
@@ -28,9 +28,9 @@ pub(crate) mod id {
     pub(crate) const DISPATCH: usize = 3;
     /// Calls helper rax that knows nothing of general registers.
     pub(crate) const CALL_PURE: usize = 4;
-    /// Calls helper rax with exact state; leaves if it says so.
+    /// Calls helper rax with exact state; goes on as LEAVE does if it says so.
     pub(crate) const CALL_FULL: usize = 5;
-    /// Calls helper rax with exact state and leaves.
+    /// Calls helper rax with exact state and goes on as LEAVE does.
     pub(crate) const CALL_EXIT: usize = 6;
     /// Memory functions, two each (the second preserves vector registers): load, store, load_ex,
     /// store_ex, rmw, cas.
@@ -41,8 +41,10 @@ pub(crate) mod id {
     pub(crate) const FP_SYNC: usize = 20;
     /// The constants of [`crate::pool`].
     pub(crate) const POOL: usize = 21;
+    /// As [`MEMORY`], for loops: the state in memory is exact, and every register is preserved.
+    pub(crate) const LOOP_MEMORY: usize = 22;
     /// Number of pinned registers, then their state offsets.
-    pub(crate) const PINS: usize = 22;
+    pub(crate) const PINS: usize = 34;
 }
 
 /// Layout of the argument that a block pushes for a memory thunk.
@@ -81,6 +83,8 @@ struct Thunks<'a> {
     leave_as_is: u64,
     /// The constants of [`crate::pool`].
     pool: u64,
+    /// Goes on where the runtime says, likewise.
+    resume: u64,
 }
 
 /// Emits all thunks.
@@ -94,7 +98,7 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
         .map(|(r, s)| (*r, Mem::new(RBP, s.offset as i32 - bias)))
         .collect();
     let asm = Asm { code: Vec::new(), base: out.here() };
-    let mut t = Thunks { asm, cx, pins, leave_as_is: 0, pool: 0 };
+    let mut t = Thunks { asm, cx, pins, leave_as_is: 0, pool: 0, resume: 0 };
     t.pool = t.here();
     for word in pool::CONTENT.as_flattened() {
         t.asm.code.extend_from_slice(&word.to_le_bytes());
@@ -108,7 +112,9 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
     let functions = [calls.load, calls.store, calls.load_ex, calls.store_ex, calls.rmw, calls.cas];
     for (n, f) in functions.into_iter().enumerate() {
         for vectors in [false, true] {
-            thunks[id::MEMORY + 2 * n + usize::from(vectors)] = t.memory(f, n == 5, vectors);
+            let k = 2 * n + usize::from(vectors);
+            thunks[id::MEMORY + k] = t.memory(f, n == 5, vectors, false);
+            thunks[id::LOOP_MEMORY + k] = t.memory(f, n == 5, vectors, true);
         }
     }
     t.fp(&mut thunks);
@@ -193,6 +199,18 @@ impl Thunks<'_> {
     fn leave(&mut self, thunks: &mut [u64]) {
         thunks[id::LEAVE] = self.here();
         self.store_pins(u32::MAX);
+        self.resume = self.asm.here();
+        if self.cx.calls.resume != 0 {
+            // A helper of a block was called from below its frame.
+            self.asm.load(true, RSP, env!(host_sp));
+            self.asm.load(true, RDI, env!(engine));
+            self.call(self.cx.calls.resume);
+            self.asm.test(true, RAX, RAX);
+            let stay = self.asm.jcc(cc::E);
+            self.reload(u32::MAX);
+            self.asm.jmp_reg(RAX);
+            self.asm.bind(stay);
+        }
         self.leave_as_is = self.asm.here();
         self.merge_fp_flags();
         self.asm.load(true, RSP, env!(host_sp));
@@ -230,26 +248,38 @@ impl Thunks<'_> {
 
     fn leave_if_asked(&mut self) {
         self.asm.alu_imm(alu::CMP, false, env!(helper_exit), 0);
-        self.asm.jcc_to(cc::NE, self.leave_as_is);
+        self.asm.jcc_to(cc::NE, self.resume);
     }
 
     fn calls(&mut self, thunks: &mut [u64]) {
         let state = Mem::new(RBP, -bias(self.cx.layout));
-        for full in [false, true] {
-            thunks[if full { id::CALL_FULL } else { id::CALL_PURE }] = self.here();
-            let stored = if full { u32::MAX } else { CALLER_SAVED };
-            self.store_pins(stored);
-            self.asm.mov(false, R8, RDI);
-            self.asm.lea(true, RDI, state);
-            self.asm.alu_imm(alu::SUB, true, RSP, 8);
-            self.asm.call_reg(RAX);
-            self.asm.alu_imm(alu::ADD, true, RSP, 8);
-            if full {
-                self.leave_if_asked();
-            }
-            self.reload(stored);
-            self.asm.ret();
+        thunks[id::CALL_FULL] = self.here();
+        self.store_pins(u32::MAX);
+        self.asm.mov(false, R8, RDI);
+        self.asm.lea(true, RDI, state);
+        self.asm.alu_imm(alu::SUB, true, RSP, 8);
+        self.asm.call_reg(RAX);
+        self.asm.alu_imm(alu::ADD, true, RSP, 8);
+        self.leave_if_asked();
+        self.reload(u32::MAX);
+        self.asm.ret();
+        // In a loop pinned registers hold others than their own: the stack keeps them.
+        thunks[id::CALL_PURE] = self.here();
+        let kept: Vec<u8> =
+            self.pins.iter().map(|p| p.0).filter(|r| CALLER_SAVED >> r & 1 != 0).collect();
+        let pad = if kept.len().is_multiple_of(2) { 8 } else { 0 };
+        for r in &kept {
+            self.asm.push(*r);
         }
+        self.asm.mov(false, R8, RDI);
+        self.asm.lea(true, RDI, state);
+        self.asm.alu_imm(alu::SUB, true, RSP, pad);
+        self.asm.call_reg(RAX);
+        self.asm.alu_imm(alu::ADD, true, RSP, pad);
+        for r in kept.iter().rev() {
+            self.asm.pop(*r);
+        }
+        self.asm.ret();
         thunks[id::CALL_EXIT] = self.here();
         self.store_pins(u32::MAX);
         self.asm.mov(false, R8, RDI);
@@ -258,7 +288,7 @@ impl Thunks<'_> {
             self.asm.mov_imm(r, 0);
         }
         self.asm.call_reg(RAX);
-        self.asm.jmp_to(self.leave_as_is);
+        self.asm.jmp_to(self.resume);
     }
 
     /// The word of the guest's floating-point flags.
@@ -326,10 +356,12 @@ impl Thunks<'_> {
     }
 
     /// A memory function: rsi = VA, rdi = value (or expected value; the new one is in `env.wide[2]`),
-    /// descriptor and page offset on the stack. Result in rdi; changes rsi; preserves all else.
-    fn memory(&mut self, function: u64, cas: bool, vectors: bool) -> u64 {
+    /// descriptor and page offset on the stack. Result in rdi; changes rsi; preserves all else. `in_loop`:
+    /// pinned registers hold whatever they hold, and the state is exact.
+    fn memory(&mut self, function: u64, cas: bool, vectors: bool, in_loop: bool) -> u64 {
         let at = self.here();
         let pinned = self.pins.iter().fold(0u32, |m, (r, _)| m | 1 << r);
+        let pinned = if in_loop { 0 } else { pinned };
         let saved: Vec<u8> = (0..16u8)
             .filter(|r| ![RSI, RDI].contains(r) && (CALLER_SAVED & !pinned) >> r & 1 != 0)
             .collect();
@@ -347,7 +379,9 @@ impl Thunks<'_> {
                 self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
             }
         }
-        self.store_pins(u32::MAX);
+        if !in_loop {
+            self.store_pins(u32::MAX);
+        }
         self.asm.load(false, RDX, Mem::new(RSP, area + pushed + 8));
         self.asm.mov(false, RCX, RDX);
         self.asm.shift(shift::SHR, false, RCX, arg::OFFSET as u8);
@@ -366,7 +400,9 @@ impl Thunks<'_> {
         self.call(function);
         self.leave_if_asked();
         self.asm.mov(true, RDI, RAX);
-        self.reload(CALLER_SAVED);
+        if !in_loop {
+            self.reload(CALLER_SAVED);
+        }
         if vectors {
             for x in 0..16u8 {
                 self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));

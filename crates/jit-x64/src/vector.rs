@@ -394,10 +394,14 @@ impl Emit<'_> {
     fn sha256(&mut self, i: u16, op: &Op) {
         const RNDS2: Enc = Enc(0, 2, 0xcb);
         self.take(XMM);
-        let (a, b, w) = (self.xmm(op.a), self.xmm(op.b), self.xmm(op.c()));
-        let (x, y, z) = (self.temp_xmm(), self.temp_xmm(), self.temp_xmm());
-        self.asm.sse_imm(PSHUFD, z, a, 0x1b);
-        self.asm.sse_imm(PSHUFD, x, b, 0x1b);
+        let [z, x] = [op.a, op.b].map(|v| {
+            let s = self.xmm(v);
+            let d = self.temp_xmm();
+            self.asm.sse_imm(PSHUFD, d, s, 0x1b);
+            self.unlock(s + XMM);
+            d
+        });
+        let (w, y) = (self.xmm(op.c()), self.temp_xmm());
         self.asm.movdqa(y, x);
         self.asm.sse(PUNPCKLQDQ, x, z);
         self.asm.sse(PUNPCKHQDQ, y, z);

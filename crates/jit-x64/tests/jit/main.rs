@@ -3,5 +3,6 @@
 
 mod chaining;
 mod fp;
+mod loops;
 mod machine;
 mod random;

@@ -105,7 +105,7 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
     }
 }
 
-fn make(seed: u64, passes: Passes) -> Block {
+pub(crate) fn make(seed: u64, passes: Passes) -> Block {
     let mut rng = Rng::new(seed);
     let mut b = Builder::new(&LAYOUT, HELPERS, passes);
     let memory = (rng.below(3) > 0).then_some((MEMORY, MEMORY_LEN as u64 / 2 - 1));
@@ -214,7 +214,7 @@ fn campaign(backend: &'static X64, passes: Passes, count: u64, salt: u64) {
     }
 }
 
-fn blocks(default: u64) -> u64 {
+pub(crate) fn blocks(default: u64) -> u64 {
     env("JIT_RANDOM").unwrap_or(default)
 }
 

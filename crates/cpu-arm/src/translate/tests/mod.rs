@@ -8,4 +8,5 @@
 mod cases;
 mod machine;
 mod oracle;
+mod pac;
 mod simd;
