@@ -42,7 +42,7 @@ impl Ctx<'_> {
     /// Registers with the members of the structures in `from`: consecutive memory in whole vectors.
     pub(super) fn take_apart(&mut self, members: u32, q: u32, sz: u32, from: &[Val]) -> Vec<Val> {
         let lane = Lane::ALL[sz as usize & 3];
-        let mut split = |t: &mut Self, a: Val, b: Val| {
+        let split = |t: &mut Self, a: Val, b: Val| {
             (t.op2(Opcode::VEven, lane, a, b), t.op2(Opcode::VOdd, lane, a, b))
         };
         let regs = match (members, from) {
@@ -82,7 +82,7 @@ impl Ctx<'_> {
     /// The reverse: consecutive memory from registers with members; the last vector may be half used.
     pub(super) fn put_together(&mut self, q: u32, sz: u32, regs: &[Val]) -> Vec<Val> {
         let lane = Lane::ALL[sz as usize & 3];
-        let mut zip = |t: &mut Self, a: Val, b: Val| {
+        let zip = |t: &mut Self, a: Val, b: Val| {
             (t.op2(Opcode::VZipLo, lane, a, b), t.op2(Opcode::VZipHi, lane, a, b))
         };
         let mut all = match regs {
