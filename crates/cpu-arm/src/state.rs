@@ -94,6 +94,8 @@ pub const FPCR_SLOT: u32 = offset_of!(ArmCpu, fpcr) as u32;
 /// Byte offset of FPSR (I32).
 pub const FPSR_SLOT: u32 = offset_of!(ArmCpu, fpsr) as u32;
 
+/// FPSR: N, Z, C, V, QC, IDC and the other cumulative flags.
+pub const FPSR_BITS: u32 = 0xf800_009f;
 /// FPCR: DN, FZ, RMode, and NEP, AH, FIZ of FEAT_AFP.
 pub const FPCR_SPECIAL: u32 = 1 << 25 | 1 << 24 | 3 << 22 | 7;
 

@@ -26,6 +26,8 @@ pub struct Features {
     pub aes: bool,
     /// x86: PCLMULQDQ.
     pub pclmulqdq: bool,
+    /// x86: SHA-1 and SHA-256.
+    pub sha: bool,
     /// x86: half-precision conversion.
     pub f16c: bool,
 }
@@ -48,6 +50,7 @@ impl Features {
             cmpxchg16b: has!("cmpxchg16b"),
             aes: has!("aes"),
             pclmulqdq: has!("pclmulqdq"),
+            sha: has!("sha"),
             f16c: has!("f16c"),
         }
     }

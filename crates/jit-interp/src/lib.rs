@@ -8,7 +8,7 @@
 
 use jit_ir::helper::StateMem;
 use jit_ir::state::image;
-use jit_ir::{Block, Exit, MemDesc, Op, Opcode, RmwKind, StateLayout, Ty, Val, eval, fp};
+use jit_ir::{Block, Exit, MemDesc, Op, Opcode, RmwKind, StateLayout, Ty, Val, eval, fp, sha};
 
 /// What blocks need besides state. `None` and `false`: a fault was taken, leave the block.
 pub trait Machine {
@@ -244,6 +244,10 @@ impl<M: Machine> Run<'_, M> {
             }
             Opcode::VFrom64 => u128::from(a) | u128::from(b) << 64,
             Opcode::VGet64 => u128::from((self.wide(op.a) >> (64 * (op.aux & 1))) as u64),
+            Opcode::VSha256 => {
+                let [a, b, c] = [op.a, op.b, op.c()].map(|v| self.wide(v));
+                sha::rounds(a, b, c, op.aux & 1 != 0)
+            }
             Opcode::VDup => eval::dup(op.lane(), a),
             Opcode::Pc => u128::from(self.page.wrapping_add(op.imm as u64)),
             _ => eval::integer(op, a, b)

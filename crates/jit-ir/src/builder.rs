@@ -133,6 +133,11 @@ impl Builder {
         self.known.retain(|(o, t, _)| o + size_of(*t) <= offset || *o >= offset + bytes);
     }
 
+    /// Something else than `set` may have written these bytes of guest state: the next `get` reads them.
+    pub fn forget(&mut self, offset: u32, bytes: u32) {
+        self.forget_overlap(offset, bytes);
+    }
+
     /// Reads guest state.
     pub fn get(&mut self, offset: u32, ty: Ty) -> Val {
         if self.passes.contains(Passes::FORWARD)
@@ -531,6 +536,12 @@ impl Builder {
     pub fn v_set_lane(&mut self, lane: Lane, n: u32, a: Val, x: Val) -> Val {
         let mut op = Op::new(Opcode::VSetLane, Ty::V128);
         (op.a, op.b, op.aux) = (a, x, lane as u16 | (n as u16 & 15) << 8);
+        self.push(op)
+    }
+    /// Four rounds of SHA-256; see [`Opcode::VSha256`].
+    pub fn v_sha256(&mut self, abcd: Val, efgh: Val, words: Val, second: bool) -> Val {
+        let mut op = Op::new(Opcode::VSha256, Ty::V128);
+        (op.a, op.b, op.imm, op.aux) = (abcd, efgh, i64::from(words.0), u16::from(second));
         self.push(op)
     }
     /// A floating-point op on one to three vectors (the last may be [`Val::NONE`]); also compares.

@@ -2,6 +2,7 @@
 
 use crate::aes;
 use crate::op::{Cond, Lane, Op, Opcode, RmwKind, Ty};
+use crate::sha;
 
 /// Keeps the low 32 bits of an I32 value.
 #[must_use]
@@ -230,6 +231,8 @@ pub fn vector(op: &Op, a: u128, b: u128) -> Option<u128> {
         Opcode::VAesUnmix => aes::unmix(a),
         Opcode::VAesRound => aes::mix(aes::encrypt(a)),
         Opcode::VAesUnround => aes::unmix(aes::decrypt(a)),
+        Opcode::VSha256S0 => sha::schedule0(a, b),
+        Opcode::VSha256S1 => sha::schedule1(a, b),
         Opcode::VClMul => {
             let by = 64 * (op.aux & 1);
             aes::carryless((a >> by) as u64, (b >> by) as u64)

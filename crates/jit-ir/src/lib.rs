@@ -21,6 +21,7 @@ pub mod helper;
 pub mod op;
 pub mod opt;
 pub mod random;
+pub mod sha;
 pub mod state;
 pub mod text;
 pub mod toy;

@@ -559,6 +559,13 @@ opcodes! {
     VAesRound "vaesround" [V128] (V128 No No) "";
     /// `VAesUnmix` of `VAesDec`.
     VAesUnround "vaesunround" [V128] (V128 No No) "";
+    /// SHA-256: four rounds on a to d in a, e to h in b, words in c; e to h if aux = 1, else a to d. These
+    /// are only for hosts that have them.
+    VSha256 "vsha256" [V128] (V128 V128 V128) "u";
+    /// SHA-256: words of a plus sigma0 of those after them, the last that of b's lowest.
+    VSha256S0 "vsha256s0" [V128] (V128 V128 No) "";
+    /// SHA-256: words of a plus sigma1 of those two before them, the first that of b's third.
+    VSha256S1 "vsha256s1" [V128] (V128 V128 No) "";
     /// Polynomial product of 64-bit lane aux (0, 1) of both.
     VClMul "vclmul" [V128] (V128 V128 No) "u";
     /// Lane n of a, zero-extended (aux = Lane | n << 8).

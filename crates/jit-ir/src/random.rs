@@ -54,7 +54,7 @@ impl Rng {
             0 => 0,
             1 => infinity,
             2 => infinity | 1 << (frac - 1) | r & 0xff,
-            3 => infinity | (r & 0xff) + 1,
+            3 => infinity + (r & 0xff) + 1,
             4 => r & 0xfff,
             5 => (1 << frac) + small,
             6 => (1 << frac) - 1 - small,

@@ -18,6 +18,7 @@
 use jit_ir::fp::{FpDesc, FpOp, FpRounding, FpShape};
 use jit_ir::{Cond, Op, Opcode, Val};
 
+use crate::alloc::XMM;
 use crate::asm::{Enc, Rm, alu, cc};
 use crate::emit::Emit;
 use crate::exits::Stub;
@@ -84,13 +85,17 @@ impl Emit<'_> {
             FpOp::Gt => self.relation(i, op, LESS, true),
             FpOp::Ge => self.relation(i, op, LESS_EQUAL, true),
             FpOp::Sqrt => self.root(i, op),
+            FpOp::Round if d.rounding() == FpRounding::Away => self.integral_away(i, op),
             FpOp::Round | FpOp::RoundExact if d.rounding() != FpRounding::Away => {
                 self.integral(i, op);
             }
             FpOp::Widen => self.widen(i, op),
             FpOp::Narrow => self.narrow(i, op),
-            FpOp::FromS | FpOp::FromU => self.from_lanes(i, op),
-            FpOp::ToS => self.to_lanes(i, op),
+            FpOp::FromS | FpOp::FromU => self.lanes_from_int(i, op),
+            FpOp::ToS => self.lanes_to_int(i, op),
+            FpOp::ToU if d.rounding() == FpRounding::Zero && packed(d) && !d.double() => {
+                self.singles_to_unsigned(i, op);
+            }
             _ => self.by_function(i, op),
         }
     }
@@ -162,6 +167,8 @@ impl Emit<'_> {
         }
         let t = self.temp_xmm();
         self.two(MOVQ, t, x);
+        // Loops leave few registers for values.
+        self.unlock(x + XMM);
         t
     }
 
@@ -368,9 +375,9 @@ impl Emit<'_> {
         let x = self.temp_xmm();
         let e = Enc(prefix(packed, double), 1, 0x51);
         if packed {
-            self.two(e, x, a)
+            self.two(e, x, a);
         } else {
-            self.lowest(e, x, a)
+            self.lowest(e, x, a);
         }
         let jump = self.unusual(packed, double, x, false);
         self.redo(jump, d, [Source::Xmm(a), Source::None, Source::None], Target::Xmm(x));
@@ -413,15 +420,49 @@ impl Emit<'_> {
         }
     }
 
+    /// x = a rounded with ties away from zero: truncated after almost a half was added. Raises nothing.
+    fn away(&mut self, packed: bool, double: bool, x: u8, a: u8) {
+        let half = if double { Pool::BelowHalfD } else { Pool::BelowHalfS };
+        let abs = if double { Pool::AbsD } else { Pool::AbsS };
+        let (half, abs) = (self.pool(half), self.pool(abs));
+        self.asm.stmxcsr(env!(host_fp));
+        // The sign of a with the magnitude of the number below a half.
+        self.three(AND, x, a, abs);
+        self.three(XOR, x, x, a);
+        self.three(OR, x, x, half);
+        self.three(Enc(prefix(packed, double), 1, 0x58), x, x, a);
+        let opcode = 0x08 + u8::from(double) + if packed { 0 } else { 2 };
+        let imm = Self::round_imm(FpRounding::Zero, false);
+        self.asm.sse_imm(Enc(0x66, 3, opcode), x, x, imm);
+        self.asm.ldmxcsr(env!(host_fp));
+    }
+
+    fn integral_away(&mut self, i: u16, op: &Op) {
+        self.clobber_flags();
+        let d = op.fp();
+        let (packed, double) = (packed(d), d.double());
+        let a = self.fp_in(d, op.a);
+        let x = self.temp_xmm();
+        self.away(packed, double, x, a);
+        if !packed {
+            self.zero_rest(double, x);
+        } else if d.shape() == FpShape::Half {
+            self.two(MOVQ, x, x);
+        }
+        let jump = self.unusual(packed, double, x, false);
+        self.redo(jump, d, [Source::Xmm(a), Source::None, Source::None], Target::Xmm(x));
+        self.def_xmm(i, x);
+    }
+
     fn widen(&mut self, i: u16, op: &Op) {
         let d = op.fp();
         let a = self.xmm(op.a);
         let x = self.temp_xmm();
         let e = Enc(prefix(packed(d), false), 1, 0x5a);
         if packed(d) {
-            self.two(e, x, a)
+            self.two(e, x, a);
         } else {
-            self.lowest(e, x, a)
+            self.lowest(e, x, a);
         }
         self.def_xmm(i, x);
     }
@@ -433,9 +474,9 @@ impl Emit<'_> {
         let x = self.temp_xmm();
         let e = Enc(prefix(packed(d), true), 1, 0x5a);
         if packed(d) {
-            self.two(e, x, a)
+            self.two(e, x, a);
         } else {
-            self.lowest(e, x, a)
+            self.lowest(e, x, a);
         }
         let jump = self.unusual(packed(d), false, x, true);
         self.redo(jump, d, [Source::Xmm(a), Source::None, Source::None], Target::Xmm(x));
@@ -448,12 +489,12 @@ impl Emit<'_> {
         self.asm.int_to_fp(wide, double, x, r);
     }
 
-    fn from_lanes(&mut self, i: u16, op: &Op) {
+    fn lanes_from_int(&mut self, i: u16, op: &Op) {
         let d = op.fp();
         let unsigned = d.op() == FpOp::FromU;
         match (packed(d), d.double()) {
-            (_, true) if unsigned => return self.by_function(i, op),
-            (true, false) if unsigned => return self.from_unsigned_singles(i, op),
+            (_, true) if unsigned => return self.unsigned_to_doubles(i, op),
+            (true, false) if unsigned => return self.unsigned_to_singles(i, op),
             _ => {}
         }
         let a = self.fp_in(d, op.a);
@@ -475,7 +516,7 @@ impl Emit<'_> {
     }
 
     /// In halves of 16 bits, which are exact; their sum is rounded once.
-    fn from_unsigned_singles(&mut self, i: u16, op: &Op) {
+    fn unsigned_to_singles(&mut self, i: u16, op: &Op) {
         let a = self.fp_in(op.fp(), op.a);
         let (x, t) = (self.temp_xmm(), self.temp_xmm());
         let (low, scale) = (self.pool(Pool::Low16), self.pool(Pool::Two16));
@@ -489,45 +530,104 @@ impl Emit<'_> {
         self.def_xmm(i, x);
     }
 
-    fn to_lanes(&mut self, i: u16, op: &Op) {
-        let d = op.fp();
-        let truncating = match d.rounding() {
-            FpRounding::Zero => true,
-            FpRounding::Even => false,
-            _ => return self.by_function(i, op),
-        };
+    /// In halves of 32 bits as the low bits of 2^52 and 2^84; the sum is rounded once.
+    fn unsigned_to_doubles(&mut self, i: u16, op: &Op) {
+        let a = self.xmm(op.a);
+        let scalar = !packed(op.fp());
+        let (x, t) = (self.temp_xmm(), self.temp_xmm());
+        self.two(if scalar { MOVQ } else { Enc(0x66, 1, 0x6f) }, t, a);
+        let (low, two52) = (self.pool(Pool::Low32), self.pool(Pool::Two52));
+        let (two84, both) = (self.pool(Pool::Two84), self.pool(Pool::Two84And52));
+        self.three(PAND, x, t, low);
+        self.three(OR, x, x, two52);
+        self.asm.sse_imm(Enc(0x66, 1, 0x73), 2, t, 32);
+        self.three(OR, t, t, two84);
+        self.three(Enc(0x66, 1, 0x5c), t, t, both);
+        self.three(Enc(0x66, 1, 0x58), x, x, t);
+        if scalar {
+            self.two(MOVQ, x, x);
+        }
+        self.def_xmm(i, x);
+    }
+
+    /// Numbers from 0 to below 2^31 are the same to the host's signed conversion.
+    fn singles_to_unsigned(&mut self, i: u16, op: &Op) {
         self.clobber_flags();
+        let d = op.fp();
+        let a = self.fp_in(d, op.a);
+        let (x, t) = (self.temp_xmm(), self.temp_xmm());
+        let most = self.pool(Pool::Below31S);
+        self.asm.movdqa(t, a);
+        self.asm.sse_imm(Enc(0x66, 1, 0x72), 4, t, 31);
+        self.three(Enc(0x66, 1, 0x66), x, a, most);
+        self.three(OR, t, t, x);
+        self.two(PTEST, t, t);
+        let jump = self.asm.jcc(cc::NE);
+        self.two(Enc(0xf3, 1, 0x5b), x, a);
+        self.redo(jump, d, [Source::Xmm(a), Source::None, Source::None], Target::Xmm(x));
+        self.def_xmm(i, x);
+    }
+
+    /// What a signed conversion in a rounding mode starts from: itself, or what was rounded before; then
+    /// the conversion of the operand has to raise inexact.
+    fn rounded(&mut self, d: FpDesc, a: u8, t: u8) -> u8 {
+        match d.rounding() {
+            FpRounding::Zero | FpRounding::Even => return a,
+            FpRounding::Away => self.away(packed(d), d.double(), t, a),
+            mode => {
+                let imm = Self::round_imm(mode, false);
+                self.round(packed(d), d.double(), t, a, imm);
+            }
+        }
+        t
+    }
+
+    fn lanes_to_int(&mut self, i: u16, op: &Op) {
+        self.clobber_flags();
+        let d = op.fp();
+        let (double, truncating) = (d.double(), d.rounding() != FpRounding::Even);
         let a = self.fp_in(d, op.a);
         let from = [Source::Xmm(a), Source::None, Source::None];
-        let x = self.temp_xmm();
-        if packed(d) && !d.double() {
-            let (t, mark) = (self.temp_xmm(), self.pool(Pool::IndefiniteS));
-            self.two(Enc(if truncating { 0xf3 } else { 0x66 }, 1, 0x5b), x, a);
-            self.three(PCMPEQD, t, x, mark);
-            self.two(PTEST, t, t);
+        let (x, t) = (self.temp_xmm(), self.temp_xmm());
+        if packed(d) && !double {
+            let (u, mark) = (self.temp_xmm(), self.pool(Pool::IndefiniteS));
+            let s = self.rounded(d, a, t);
+            let convert = Enc(if truncating { 0xf3 } else { 0x66 }, 1, 0x5b);
+            self.two(convert, x, s);
+            self.three(PCMPEQD, u, x, mark);
+            self.two(PTEST, u, u);
             let jump = self.asm.jcc(cc::NE);
+            if s != a {
+                self.two(convert, t, a);
+            }
             self.redo(jump, d, from, Target::Xmm(x));
             return self.def_xmm(i, x);
         }
         let (g, h) = (self.temp(), self.temp());
-        self.asm.fp_to_int(d.double(), d.double(), truncating, g, a);
+        let s = self.rounded(d, a, t);
+        self.asm.fp_to_int(double, double, truncating, g, s);
         if packed(d) {
-            self.two(Enc(0x66, 1, 0x6f), x, a);
+            self.two(Enc(0x66, 1, 0x6f), x, s);
             self.three(Enc(0x66, 1, 0x6d), x, x, x);
             self.asm.fp_to_int(true, true, truncating, h, x);
         }
-        self.asm.movq_to_xmm(d.double(), x, g);
-        self.asm.alu_imm(alu::CMP, d.double(), g, 1);
-        if packed(d) {
+        self.asm.movq_to_xmm(double, x, g);
+        self.asm.alu_imm(alu::CMP, double, g, 1);
+        let first = self.asm.jcc(cc::O);
+        let second = packed(d).then(|| {
             self.asm.pinsrq(x, h, 1);
-            // Either overflow: the second test runs if the first did not find one.
-            let first = self.asm.jcc(cc::O);
             self.asm.alu_imm(alu::CMP, true, h, 1);
-            let second = self.asm.jcc(cc::O);
-            self.redo(first, d, from, Target::Xmm(x));
-            self.redo(second, d, from, Target::Xmm(x));
-        } else {
-            let jump = self.asm.jcc(cc::O);
+            self.asm.jcc(cc::O)
+        });
+        if s != a {
+            self.asm.fp_to_int(double, double, true, g, a);
+            if packed(d) {
+                self.three(Enc(0x66, 1, 0x6d), t, a, a);
+                self.asm.fp_to_int(true, true, true, g, t);
+            }
+        }
+        self.redo(first, d, from, Target::Xmm(x));
+        if let Some(jump) = second {
             self.redo(jump, d, from, Target::Xmm(x));
         }
         self.def_xmm(i, x);
@@ -580,9 +680,9 @@ impl Emit<'_> {
                 let jump = self.asm.jcc(cc::O);
                 self.redo(jump, d, from, to);
             }
-            (FpOp::ToS, mode @ (FpRounding::Up | FpRounding::Down)) => {
-                self.round(false, double, t, a, Self::round_imm(mode, false));
-                self.asm.fp_to_int(w, double, true, r, t);
+            (FpOp::ToS, _) => {
+                let s = self.rounded(d, a, t);
+                self.asm.fp_to_int(w, double, true, r, s);
                 self.asm.alu_imm(alu::CMP, w, r, 1);
                 let jump = self.asm.jcc(cc::O);
                 // Truncation of the operand raises inexact.

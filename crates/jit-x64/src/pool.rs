@@ -30,12 +30,26 @@ pub(crate) enum Pool {
     Two16,
     /// The low 16 bits of 32.
     Low16,
+    /// The largest number below 0.5, singles.
+    BelowHalfS,
+    /// The largest number below 0.5, doubles.
+    BelowHalfD,
+    /// 2^31 in singles, one unit less.
+    Below31S,
+    /// The low 32 bits of 64.
+    Low32,
+    /// 2^52 in doubles.
+    Two52,
+    /// 2^84 in doubles.
+    Two84,
+    /// 2^84 + 2^52 in doubles.
+    Two84And52,
 }
 
 const S: u64 = 1 << 32 | 1;
 
 /// The constants in order.
-pub(crate) const CONTENT: [[u64; 2]; 11] = [
+pub(crate) const CONTENT: [[u64; 2]; 18] = [
     [0x7fff_ffff * S; 2],
     [!(1 << 63); 2],
     [0x0080_0000 * S; 2],
@@ -47,6 +61,13 @@ pub(crate) const CONTENT: [[u64; 2]; 11] = [
     [0x4f80_0000, 0x5f00_0000],
     [0x4780_0000 * S; 2],
     [0xffff * S; 2],
+    [0x3eff_ffff * S; 2],
+    [0x3fdf_ffff_ffff_ffff; 2],
+    [0x4eff_ffff * S; 2],
+    [0xffff_ffff; 2],
+    [0x4330_0000_0000_0000; 2],
+    [0x4530_0000_0000_0000; 2],
+    [0x4530_0000_0010_0000; 2],
 ];
 
 impl Emit<'_> {

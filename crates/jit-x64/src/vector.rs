@@ -2,6 +2,7 @@
 
 use jit_ir::{Lane, Op, Opcode, eval};
 
+use crate::alloc::XMM;
 use crate::asm::Enc;
 use crate::emit::Emit;
 use crate::exits::Stub;
@@ -33,6 +34,8 @@ fn encoding(op: &Op) -> Option<(Enc, bool)> {
         Opcode::VMulU32 => (sse2(0xf4), true),
         Opcode::VMulS32 => (sse41(0x28), true),
         Opcode::VShuffle => (sse41(0x00), false),
+        Opcode::VSha256S0 => (Enc(0, 2, 0xcc), false),
+        Opcode::VSha256S1 => (Enc(0, 2, 0xcd), false),
         Opcode::VZipLo => (zip(0x60, lane), false),
         Opcode::VZipHi => (zip(0x68, lane), false),
         Opcode::VEven if lane == Lane::D => (zip(0x60, lane), false),
@@ -70,6 +73,7 @@ const PXOR: Enc = sse2(0xef);
 const PUNPCKHBW: Enc = sse2(0x68);
 const PUNPCKLBW: Enc = sse2(0x60);
 const PUNPCKLQDQ: Enc = sse2(0x6c);
+const PUNPCKHQDQ: Enc = sse2(0x6d);
 const PANDN: Enc = sse2(0xdf);
 const PEXTRB: Enc = Enc(0x66, 3, 0x14);
 const PEXTRW: Enc = sse2(0xc5);
@@ -109,53 +113,15 @@ impl Emit<'_> {
             }
             Opcode::VDup if self.constant_vector(i, op) => {}
             Opcode::VDup => self.dup(i, op),
-            Opcode::VLane => {
-                let a = self.xmm(op.a);
-                let d = self.dst(0);
-                let n = op.vector_imm() as u8;
-                match op.lane() {
-                    Lane::B => self.asm.sse_imm(PEXTRB, a, d, n & 15),
-                    Lane::H => self.asm.sse_imm(PEXTRW, d, a, n & 7),
-                    Lane::S if n & 3 == 0 => self.asm.movq_from_xmm(false, d, a),
-                    Lane::S => self.asm.sse_imm(PEXTRD, a, d, n & 3),
-                    Lane::D if n & 1 == 0 => self.asm.movq_from_xmm(true, d, a),
-                    Lane::D => self.asm.pextrq(d, a, 1),
-                }
-                self.def(i, d);
-            }
-            Opcode::VSetLane => {
-                let x = self.gpr(op.b);
-                let d = self.copy_of(op, None);
-                let n = op.vector_imm() as u8;
-                match op.lane() {
-                    Lane::B => self.asm.sse_imm(PINSRB, d, x, n & 15),
-                    Lane::H => self.asm.sse_imm(PINSRW, d, x, n & 7),
-                    Lane::S => self.asm.sse_imm(PINSRD, d, x, n & 3),
-                    Lane::D => self.asm.pinsrq(d, x, n & 1),
-                }
-                self.def_xmm(i, d);
-            }
+            Opcode::VLane => self.lane_out(i, op),
+            Opcode::VSetLane => self.lane_in(i, op),
             Opcode::VLow64 => {
                 let a = self.xmm(op.a);
                 let d = self.dst_xmm(None);
                 self.asm.sse(MOVQ, d, a);
                 self.def_xmm(i, d);
             }
-            Opcode::VAndNot if self.features.avx => {
-                let (a, b) = (self.xmm(op.a), self.xmm(op.b));
-                let d = self.dst_xmm(None);
-                self.asm.avx(PANDN, d, b, a);
-                self.def_xmm(i, d);
-            }
-            Opcode::VAndNot => {
-                let (a, b) = (self.xmm(op.a), self.xmm(op.b));
-                let d = self.dst_xmm(Some(a));
-                if d != b {
-                    self.asm.movdqa(d, b);
-                }
-                self.asm.sse(PANDN, d, a);
-                self.def_xmm(i, d);
-            }
+            Opcode::VAndNot => self.vector_and_not(i, op),
             Opcode::VShl | Opcode::VShr | Opcode::VSar => self.shift_lanes(i, op),
             Opcode::VEven | Opcode::VOdd if op.lane() != Lane::D => self.split(i, op),
             Opcode::VExt => self.align(i, op),
@@ -179,6 +145,7 @@ impl Emit<'_> {
                 self.asm.sse(AESIMC, d, a);
                 self.def_xmm(i, d);
             }
+            Opcode::VSha256 => self.sha256(i, op),
             Opcode::VClMul => {
                 let b = self.xmm(op.b);
                 let same = self.xmm(op.a) == b;
@@ -191,13 +158,57 @@ impl Emit<'_> {
         }
     }
 
+    fn lane_out(&mut self, i: u16, op: &Op) {
+        let a = self.xmm(op.a);
+        let d = self.dst(0);
+        let n = op.vector_imm() as u8;
+        match op.lane() {
+            Lane::B => self.asm.sse_imm(PEXTRB, a, d, n & 15),
+            Lane::H => self.asm.sse_imm(PEXTRW, d, a, n & 7),
+            Lane::S if n & 3 == 0 => self.asm.movq_from_xmm(false, d, a),
+            Lane::S => self.asm.sse_imm(PEXTRD, a, d, n & 3),
+            Lane::D if n & 1 == 0 => self.asm.movq_from_xmm(true, d, a),
+            Lane::D => self.asm.pextrq(d, a, 1),
+        }
+        self.def(i, d);
+    }
+
+    fn lane_in(&mut self, i: u16, op: &Op) {
+        let x = self.gpr(op.b);
+        let d = self.copy_of(op, None);
+        let n = op.vector_imm() as u8;
+        match op.lane() {
+            Lane::B => self.asm.sse_imm(PINSRB, d, x, n & 15),
+            Lane::H => self.asm.sse_imm(PINSRW, d, x, n & 7),
+            Lane::S => self.asm.sse_imm(PINSRD, d, x, n & 3),
+            Lane::D => self.asm.pinsrq(d, x, n & 1),
+        }
+        self.def_xmm(i, d);
+    }
+
+    fn vector_and_not(&mut self, i: u16, op: &Op) {
+        let (a, b) = (self.xmm(op.a), self.xmm(op.b));
+        if self.features.avx {
+            let d = self.dst_xmm(None);
+            self.asm.avx(PANDN, d, b, a);
+            return self.def_xmm(i, d);
+        }
+        let d = self.dst_xmm(Some(a));
+        if d != b {
+            self.asm.movdqa(d, b);
+        }
+        self.asm.sse(PANDN, d, a);
+        self.def_xmm(i, d);
+    }
+
     fn lanes(&mut self, i: u16, op: &Op) {
         let Some((e, commutes)) = encoding(op) else {
             debug_assert!(false, "{} is not a vector op", op.code.text());
             return;
         };
         let (a, b) = (self.xmm(op.a), self.xmm(op.b));
-        if self.features.avx {
+        let vex = !matches!(op.code, Opcode::VSha256S0 | Opcode::VSha256S1);
+        if self.features.avx && vex {
             let d = self.dst_xmm(None);
             // The shorter form has its high register first.
             let (a, b) = if commutes && b >= 8 && a < 8 { (b, a) } else { (a, b) };
@@ -376,6 +387,31 @@ impl Emit<'_> {
             }
         }
         self.def_xmm(i, d);
+    }
+
+    /// Four rounds, two at a time: the instruction has a, b, e, f and c, d, g, h together, the first in
+    /// the highest word, and takes its words from xmm0.
+    fn sha256(&mut self, i: u16, op: &Op) {
+        const RNDS2: Enc = Enc(0, 2, 0xcb);
+        self.take(XMM);
+        let [z, x] = [op.a, op.b].map(|v| {
+            let s = self.xmm(v);
+            let d = self.temp_xmm();
+            self.asm.sse_imm(PSHUFD, d, s, 0x1b);
+            self.unlock(s + XMM);
+            d
+        });
+        let (w, y) = (self.xmm(op.c()), self.temp_xmm());
+        self.asm.movdqa(y, x);
+        self.asm.sse(PUNPCKLQDQ, x, z);
+        self.asm.sse(PUNPCKHQDQ, y, z);
+        self.asm.movdqa(0, w);
+        self.asm.sse(RNDS2, x, y);
+        self.asm.sse_imm(PSHUFD, 0, w, 0x0e);
+        self.asm.sse(RNDS2, y, x);
+        self.asm.sse(if op.aux & 1 == 0 { PUNPCKHQDQ } else { PUNPCKLQDQ }, x, y);
+        self.asm.sse_imm(PSHUFD, x, x, 0x1b);
+        self.def_xmm(i, x);
     }
 
     fn align(&mut self, i: u16, op: &Op) {

@@ -121,7 +121,7 @@ fn elements(word: u32, t: &mut Ctx<'_>) -> bool {
     true
 }
 
-fn three_same(word: u32, t: &mut Ctx<'_>) -> bool {
+pub(super) fn three_same(word: u32, t: &mut Ctx<'_>) -> bool {
     let (rd, rn, rm, q) = (word & 31, word >> 5 & 31, word >> 16 & 31, word >> 30 & 1);
     let size = word >> 22 & 3;
     let lane = Lane::ALL[size as usize];
@@ -143,7 +143,7 @@ fn three_same(word: u32, t: &mut Ctx<'_>) -> bool {
     true
 }
 
-/// MOVI, MVNI and FMOV (vector, immediate).
+/// MOVI, MVNI, ORR, BIC and FMOV (vector, immediate).
 fn immediate(word: u32, t: &mut Ctx<'_>) -> bool {
     if word & 0x9ff8_0c00 != 0x0f00_0400 {
         return false;
@@ -151,7 +151,15 @@ fn immediate(word: u32, t: &mut Ctx<'_>) -> bool {
     let (cmode, op, q, rd) = (word >> 12 & 15, word >> 29 & 1, word >> 30 & 1, word & 31);
     let imm = (word >> 16 & 7) << 5 | word >> 5 & 31;
     let logic = cmode & 1 != 0 && cmode < 12;
-    let Some(v) = expand_word(cmode, op, imm).filter(|_| !logic) else { return false };
+    let Some(v) = expand_word(cmode, op, imm) else { return false };
+    if logic {
+        // ORR, BIC
+        let (d, m) = (t.v(rd), constant(t, v, v));
+        let code = if op == 0 { Opcode::VOr } else { Opcode::VAndNot };
+        let v = t.b.vector(code, Lane::B, d, m);
+        put(t, rd, q, v);
+        return true;
+    }
     let v = if op == 1 && cmode < 14 { !v } else { v };
     let v = constant(t, v, if q != 0 { v } else { 0 });
     t.set_v(rd, v);

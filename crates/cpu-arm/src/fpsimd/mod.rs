@@ -18,6 +18,7 @@ mod elem;
 mod float;
 mod inline;
 mod matrix;
+mod saturate;
 mod scalar;
 mod shift;
 mod three;

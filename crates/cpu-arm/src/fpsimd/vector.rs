@@ -1,20 +1,22 @@
 //! Integer vector instructions as IR.
 //!
-//! Every function gets an allocated word and says whether it emitted it. What is missing here (saturating
-//! and rounding forms, shifts by register, multi-register tables) goes to the executor.
+//! Every function gets an allocated word and says whether it emitted it. What saturates or rounds
+//! is in `saturate`; shifts by register, doubling multiplications and narrow
+//! scalars go to the executor.
 //! Source: Arm ARM (DDI 0487) C7.2.
 
 use jit_ir::{Lane, Opcode, Val};
 
-use super::inline::{put, put64};
+use super::inline::{constant, put, put64};
+use super::saturate;
 use crate::translate::Ctx;
 
 /// Register fields, Q, U and size of a vector word.
-struct Word {
-    q: u32,
-    u: bool,
+pub(super) struct Word {
+    pub(super) q: u32,
+    pub(super) u: bool,
     size: u32,
-    rd: u32,
+    pub(super) rd: u32,
     rn: u32,
     rm: u32,
 }
@@ -25,17 +27,17 @@ impl Word {
         Self { q: w >> 30 & 1, u: w >> 29 & 1 != 0, size: w >> 22 & 3, rd, rn, rm }
     }
 
-    fn lane(&self) -> Lane {
+    pub(super) fn lane(&self) -> Lane {
         Lane::ALL[self.size as usize & 3]
     }
 }
 
 /// The lane of twice the width.
-fn wider(lane: Lane) -> Lane {
+pub(super) fn wider(lane: Lane) -> Lane {
     Lane::ALL[(lane as usize + 1).min(3)]
 }
 
-fn op2(t: &mut Ctx<'_>, code: Opcode, lane: Lane, a: Val, b: Val) -> Val {
+pub(super) fn op2(t: &mut Ctx<'_>, code: Opcode, lane: Lane, a: Val, b: Val) -> Val {
     t.b.vector(code, lane, a, b)
 }
 
@@ -43,7 +45,7 @@ fn op1(t: &mut Ctx<'_>, code: Opcode, lane: Lane, a: Val) -> Val {
     t.b.vector(code, lane, a, Val::NONE)
 }
 
-fn shift(t: &mut Ctx<'_>, code: Opcode, lane: Lane, n: u32, a: Val) -> Val {
+pub(super) fn shift(t: &mut Ctx<'_>, code: Opcode, lane: Lane, n: u32, a: Val) -> Val {
     if n == 0 { a } else { t.b.vector_imm(code, lane, n, a) }
 }
 
@@ -52,20 +54,20 @@ fn zero(t: &mut Ctx<'_>) -> Val {
     t.b.v_from64(z, z)
 }
 
-fn not(t: &mut Ctx<'_>, a: Val) -> Val {
+pub(super) fn not(t: &mut Ctx<'_>, a: Val) -> Val {
     let ones = op2(t, Opcode::VCmpEq, Lane::S, a, a);
     op2(t, Opcode::VXor, Lane::B, a, ones)
 }
 
 /// m & a | !m & b.
-fn blend(t: &mut Ctx<'_>, m: Val, a: Val, b: Val) -> Val {
+pub(super) fn blend(t: &mut Ctx<'_>, m: Val, a: Val, b: Val) -> Val {
     let x = op2(t, Opcode::VAnd, Lane::B, a, m);
     let y = op2(t, Opcode::VAndNot, Lane::B, b, m);
     op2(t, Opcode::VOr, Lane::B, x, y)
 }
 
 /// a > b.
-fn greater(t: &mut Ctx<'_>, lane: Lane, unsigned: bool, a: Val, b: Val) -> Val {
+pub(super) fn greater(t: &mut Ctx<'_>, lane: Lane, unsigned: bool, a: Val, b: Val) -> Val {
     if !unsigned {
         return op2(t, Opcode::VCmpGt, lane, a, b);
     }
@@ -129,10 +131,19 @@ pub(super) fn halves(t: &mut Ctx<'_>, lane: Lane, q: u32, n: Val, m: Val) -> (Va
 
 /// Emits IR for an allocated word; false = not one of these.
 pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
-    let w = Word::new(word);
-    if word >> 31 != 0 || word >> 25 & 7 != 7 || word >> 28 & 1 != 0 {
+    if word >> 24 == 0x5e && host::cpu::Features::probe().sha && sha256(word, t) {
+        return true;
+    }
+    if word >> 25 == 0x67 {
+        return ternary(word, &Word::new(word), t);
+    }
+    if word >> 31 != 0 || word >> 25 & 7 != 7 {
         return false;
     }
+    if word >> 28 & 1 != 0 {
+        return word >> 30 != 0 && scalar(word & !(5 << 28), t);
+    }
+    let w = Word::new(word);
     match (word >> 24 & 1, word >> 21 & 1, word >> 10 & 3) {
         (0, 1, 1 | 3) => three_same(&w, word >> 11 & 31, t),
         (0, 1, 2) if word >> 17 & 15 == 0 => two(&w, word >> 12 & 31, t),
@@ -147,12 +158,100 @@ pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
     }
 }
 
+/// Scalar forms, given as the words of 64-bit vectors: what is left to the executor there is here, too.
+fn scalar(word: u32, t: &mut Ctx<'_>) -> bool {
+    let w = Word::new(word);
+    if word & 0xbfe0_fc00 == 0x0e00_0400 {
+        // DUP (element)
+        let size = w.rm.trailing_zeros().min(3);
+        let n = t.v(w.rn);
+        let x = t.b.v_lane(Lane::ALL[size as usize], w.rm >> (size + 1), n);
+        put64(t, w.rd, x);
+        return true;
+    }
+    if word & 0xbfff_fc00 == 0x0ef1_b800 {
+        // ADDP
+        let n = t.v(w.rn);
+        let m = t.b.v_ext(n, n, 8);
+        let v = op2(t, Opcode::VAdd, Lane::D, n, m);
+        put(t, w.rd, 0, v);
+        return true;
+    }
+    match (word >> 24 & 1, word >> 21 & 1, word >> 10 & 3) {
+        (0, 1, 1 | 3) if w.size == 3 => {
+            super::inline::three_same(word, t) || three_same(&w, word >> 11 & 31, t)
+        }
+        (0, 1, 2) if w.size == 3 && word >> 17 & 15 == 0 => two(&w, word >> 12 & 31, t),
+        (1, _, 1 | 3) if word >> 22 & 3 == 1 && word >> 15 & 1 == 0 => shifts(word, &w, t),
+        _ => false,
+    }
+}
+
+/// SHA256H, SHA256H2, SHA256SU0, SHA256SU1 on hosts that can.
+fn sha256(word: u32, t: &mut Ctx<'_>) -> bool {
+    let w = Word::new(word);
+    let (d, n) = (t.v(w.rd), t.v(w.rn));
+    let v = match word & 0xffe0_fc00 {
+        0x5e00_4000 => {
+            let m = t.v(w.rm);
+            t.b.v_sha256(d, n, m, false)
+        }
+        0x5e00_5000 => {
+            let m = t.v(w.rm);
+            t.b.v_sha256(n, d, m, true)
+        }
+        0x5e00_6000 => {
+            let m = t.v(w.rm);
+            let after = t.b.v_ext(n, m, 4);
+            let sum = op2(t, Opcode::VAdd, Lane::S, d, after);
+            op2(t, Opcode::VSha256S1, Lane::B, sum, m)
+        }
+        _ if word & 0xffff_fc00 == 0x5e28_2800 => op2(t, Opcode::VSha256S0, Lane::B, d, n),
+        _ => return false,
+    };
+    t.set_v(w.rd, v);
+    true
+}
+
+/// EOR3, BCAX, RAX1, XAR.
+fn ternary(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
+    let (n, m) = (t.v(w.rn), t.v(w.rm));
+    let (by, rest) = match word & 0xffe0_8000 {
+        0xce00_0000 => (0, op2(t, Opcode::VXor, Lane::B, n, m)),
+        0xce20_0000 => (1, n),
+        _ if word & 0xffe0_fc00 == 0xce60_8c00 => (2, n),
+        _ if word & 0xffe0_0000 == 0xce80_0000 => (3, op2(t, Opcode::VXor, Lane::B, n, m)),
+        _ => return false,
+    };
+    let v = if by < 2 {
+        let a = t.v(word >> 10 & 31);
+        let x = if by == 0 { a } else { op2(t, Opcode::VAndNot, Lane::B, m, a) };
+        op2(t, Opcode::VXor, Lane::B, rest, x)
+    } else {
+        let (x, right) = if by == 2 { (m, 63) } else { (rest, word >> 10 & 63) };
+        let high = shift(t, Opcode::VShr, Lane::D, right, x);
+        let v = if right == 0 {
+            x
+        } else {
+            let low = shift(t, Opcode::VShl, Lane::D, 64 - right, x);
+            op2(t, Opcode::VOr, Lane::B, high, low)
+        };
+        if by == 2 { op2(t, Opcode::VXor, Lane::B, rest, v) } else { v }
+    };
+    t.set_v(w.rd, v);
+    true
+}
+
 fn three_same(w: &Word, op: u32, t: &mut Ctx<'_>) -> bool {
     let lane = w.lane();
     let (n, m) = (t.v(w.rn), t.v(w.rm));
     let (max, min) = min_max(w.u);
     let v = match op {
         3 => return logic(w, n, m, t),
+        1 | 5 => {
+            saturate::sum(t, w, op == 5, n, m);
+            return true;
+        }
         0 | 2 | 4 => halving(t, w, op, n, m),
         6 => greater(t, lane, w.u, n, m),
         7 => at_least(t, lane, w.u, n, m),
@@ -272,6 +371,10 @@ fn two(w: &Word, op: u32, t: &mut Ctx<'_>) -> bool {
             narrow(t, w, lane, n);
             return true;
         }
+        (18, true) | (20, _) => {
+            saturate::narrowed(t, w, lane, (w.u && op == 20, w.u), n);
+            return true;
+        }
         (19, true) => {
             let v = widen(t, lane, w.q, true, n);
             let v = shift(t, Opcode::VShl, wider(lane), lane.bits(), v);
@@ -329,7 +432,7 @@ fn pair_sums(t: &mut Ctx<'_>, lane: Lane, unsigned: bool, n: Val) -> Val {
 }
 
 /// Writes the low halves of double-width lanes to the lower or (Q) upper half of Vd.
-fn narrow(t: &mut Ctx<'_>, w: &Word, lane: Lane, wide: Val) {
+pub(super) fn narrow(t: &mut Ctx<'_>, w: &Word, lane: Lane, wide: Val) {
     let v = op2(t, Opcode::VEven, lane, wide, wide);
     if w.q == 0 {
         return put(t, w.rd, 0, v);
@@ -468,6 +571,10 @@ fn moves(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
         put(t, w.rd, w.q, v);
         return true;
     }
+    if word & 0xbfe0_8c00 == 0x0e00_0000 {
+        table(word, w, t);
+        return true;
+    }
     if word & 0xbf20_8c00 == 0x0e00_0800 {
         return permute(word >> 12 & 7, w, t);
     }
@@ -481,19 +588,44 @@ fn moves(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
             put(t, w.rd, w.q, v);
             true
         }
-        0x0e00_0000 => {
-            // TBL with one register: numbers above 15 give zero.
-            let (n, m) = (t.v(w.rn), t.v(w.rm));
-            let limit = t.b.c64(0x1010_1010_1010_1010);
-            let limit = t.b.v_dup(Lane::D, limit);
-            let above = at_least(t, Lane::B, true, m, limit);
-            let at = op2(t, Opcode::VOr, Lane::B, m, above);
-            let v = op2(t, Opcode::VShuffle, Lane::B, n, at);
-            put(t, w.rd, w.q, v);
-            true
-        }
         _ => false,
     }
+}
+
+/// TBL, TBX: numbers past the registers give zero, or leave the byte.
+fn table(word: u32, w: &Word, t: &mut Ctx<'_>) {
+    let (count, keep) = ((word >> 13 & 3) + 1, word >> 12 & 1 != 0);
+    let m = t.v(w.rm);
+    let bytes = |t: &mut Ctx<'_>, v: u32| {
+        let v = u64::from(v) * 0x0101_0101_0101_0101;
+        constant(t, v, v)
+    };
+    let mut sum = None;
+    for k in 0..count {
+        let n = t.v((w.rn + k) & 31);
+        let m = if k == 0 {
+            m
+        } else {
+            let first = bytes(t, 16 * k);
+            op2(t, Opcode::VSub, Lane::B, m, first)
+        };
+        let limit = bytes(t, 16);
+        let above = at_least(t, Lane::B, true, m, limit);
+        let at = op2(t, Opcode::VOr, Lane::B, m, above);
+        let part = op2(t, Opcode::VShuffle, Lane::B, n, at);
+        sum = Some(match sum {
+            None => part,
+            Some(s) => op2(t, Opcode::VOr, Lane::B, s, part),
+        });
+    }
+    let mut v = sum.unwrap_or(m);
+    if keep {
+        let end = bytes(t, 16 * count);
+        let past = at_least(t, Lane::B, true, m, end);
+        let d = t.v(w.rd);
+        v = blend(t, past, d, v);
+    }
+    put(t, w.rd, w.q, v);
 }
 
 fn permute(op: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
@@ -573,7 +705,7 @@ fn shifts(word: u32, w: &Word, t: &mut Ctx<'_>) -> bool {
             t.set_v(w.rd, v);
             return true;
         }
-        _ => return false,
+        (op, _) => return saturate::shifts(t, w, op, lane, right, n),
     };
     put(t, w.rd, w.q, v);
     true

@@ -4,7 +4,7 @@ use cpu::{SysRegCx, encoding};
 
 use super::{Changed, Reg, Trap};
 
-use crate::state::{ArmCpu, FPCR_SPECIAL};
+use crate::state::{ArmCpu, FPCR_SPECIAL, FPSR_BITS};
 use crate::system::TimerId;
 
 const SP_EL0: u16 = encoding(3, 0, 4, 1, 0);
@@ -324,7 +324,7 @@ impl ArmCpu {
                 self.fpcr = v as u32 & if self.features.fp16() { 0x07c8_0000 } else { 0x07c0_0000 };
                 return Ok(Changed { mode: old != (self.fpcr & FPCR_SPECIAL == 0), ..none });
             }
-            FPSR => self.fpsr = v as u32 & 0xf800_009f,
+            FPSR => self.fpsr = v as u32 & FPSR_BITS,
             CNTVOFF => self.system.timers.set_offset(v),
             e if e == self.rmr() => {}
             OSLAR => {

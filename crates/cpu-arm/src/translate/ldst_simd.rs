@@ -137,6 +137,12 @@ impl Ctx<'_> {
         let bytes = 8u32 << a.q;
         let regs = if a.selem == 1 && self.plain_copy() {
             (0..a.rpt).map(|r| self.load_v(3 + a.q, base, (r * bytes) as i32)).collect()
+        } else if self.plain_copy() {
+            let from: Vec<Val> = (0..bytes * a.selem)
+                .step_by(16)
+                .map(|at| self.load_v(4 - u32::from(bytes * a.selem - at < 16), base, at as i32))
+                .collect();
+            self.take_apart(a.selem, a.q, a.sz, &from)
         } else {
             self.load_elements(a, base, bytes)
         };
@@ -191,6 +197,14 @@ impl Ctx<'_> {
             for r in 0..a.rpt {
                 self.store_v(3 + a.q, (a.rt + r) & 31, base, (r * bytes) as i32);
             }
+        } else if self.plain_copy() {
+            let regs: Vec<Val> = (0..a.selem).map(|s| self.v((a.rt + s) & 31)).collect();
+            let words = self.put_together(a.q, a.sz, &regs);
+            for (at, v) in (0..).step_by(16).zip(words) {
+                let whole = (at as u32) + 16 <= bytes * a.selem;
+                let desc = self.mem(if whole { 4 } else { 3 });
+                self.b.store(base, at, v, desc);
+            }
         } else {
             for r in 0..a.rpt {
                 for e in 0..bytes >> a.sz {
@@ -208,10 +222,8 @@ impl Ctx<'_> {
 
     fn store_element(&mut self, sz: u32, reg: u32, index: u32, base: Val, at: i32) {
         let desc = self.mem(sz);
-        let bit = index << (3 + sz);
         let v = self.v(reg);
-        let word = self.b.v_get64(v, (bit / 64) as u16);
-        let v = if sz == 3 { word } else { self.b.ubfx(word, bit % 64, 8 << sz) };
+        let v = self.b.v_lane(Lane::ALL[sz as usize & 3], index, v);
         let v = if sz == 3 { v } else { self.b.trunc(v) };
         self.b.store(base, at, v, desc);
     }
@@ -234,13 +246,8 @@ impl Ctx<'_> {
 
     /// Replaces one lane of a register.
     fn insert(&mut self, reg: u32, sz: u32, index: u32, v: Val) {
-        let bit = index << (3 + sz);
         let old = self.v(reg);
-        let lo = self.b.v_get64(old, 0);
-        let hi = self.b.v_get64(old, 1);
-        let word = if bit < 64 { lo } else { hi };
-        let word = if sz == 3 { v } else { self.b.bfi(word, v, bit % 64, 8 << sz) };
-        let new = if bit < 64 { self.b.v_from64(word, hi) } else { self.b.v_from64(lo, word) };
+        let new = self.b.v_set_lane(Lane::ALL[sz as usize & 3], index, old, v);
         self.set_v(reg, new);
     }
 

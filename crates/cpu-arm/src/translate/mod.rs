@@ -15,6 +15,7 @@ mod isa;
 mod ldst;
 mod ldst_simd;
 mod pauth;
+mod structures;
 mod system;
 #[cfg(test)]
 mod tests;

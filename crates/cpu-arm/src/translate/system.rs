@@ -10,7 +10,7 @@ use jit_ir::{Ty, Val};
 use super::Ctx;
 use crate::decode::base::{ArgMsrImm, ArgSys};
 use crate::helpers::HelperId;
-use crate::state::{FPCR_SLOT, FPSR_SLOT};
+use crate::state::{FPCR_SLOT, FPSR_BITS, FPSR_SLOT};
 use crate::sysreg;
 
 /// NZCV as a system register: S3_3_C4_C2_0.
@@ -133,9 +133,11 @@ impl Ctx<'_> {
         }
         let v = self.x(a.rt);
         if enc == FPSR {
+            let v = self.b.trunc(v);
+            let v = self.b.and_imm(v, u64::from(FPSR_BITS));
             self.b.fp_sync();
-        }
-        if enc == NZCV {
+            self.b.set(FPSR_SLOT, v);
+        } else if enc == NZCV {
             let v = self.b.trunc(v);
             let cc = self.b.cc_from_nzcv(v);
             self.b.set_cc(cc);

@@ -60,6 +60,13 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
                     (op.code, op.aux) = (Opcode::VClMul, rng.below(2) as u16);
                 }
             }
+            Opcode::Fp3 if host.sha && rng.below(2) == 0 => {
+                (op.code, op.aux) = (Opcode::VSha256, rng.below(2) as u16);
+            }
+            Opcode::VShuffle if host.sha && rng.below(2) == 0 => {
+                op.code = [Opcode::VSha256S0, Opcode::VSha256S1][rng.below(2)];
+                op.aux = 0;
+            }
             Opcode::InsnStart => {
                 let code = match rng.below(12) {
                     0 => Opcode::Fence,

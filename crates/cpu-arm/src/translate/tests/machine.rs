@@ -222,6 +222,7 @@ impl Machine {
             Opcode::CmpSet => u128::from(eval::compare(op.ty, op.cond(), a as u64, b as u64)),
             Opcode::VFrom64 => a | b << 64,
             Opcode::VGet64 => u128::from((a >> (64 * (op.aux & 1))) as u64),
+            Opcode::VSha256 => jit_ir::sha::rounds(a, b, c, op.aux & 1 != 0),
             Opcode::VDup => eval::dup(op.lane(), a as u64),
             Opcode::Call => return self.call(op, [a, b, c], at),
             Opcode::Fence | Opcode::PushReturn | Opcode::FpSync => 0,

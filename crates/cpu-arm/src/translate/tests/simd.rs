@@ -110,3 +110,16 @@ fn words_do_what_the_executor_does() {
         eprintln!("{inline} cases inline; calls: {called:#?}");
     }
 }
+
+#[test]
+fn flags_of_other_instructions_survive_saturation() {
+    // uqadd v0.16b, v1.16b, v2.16b; fdiv d3, d4, d5; uqadd v0.16b, v1.16b, v2.16b
+    let words = [0x6e22_0c20, 0x1e65_1883, 0x6e22_0c20];
+    let mut m = Machine::new();
+    m.key = m.key.with_fp_plain(true);
+    m.set_v(1, u128::MAX);
+    m.set_v(2, 1);
+    m.set_v(4, u128::from(1f64.to_bits()));
+    assert_eq!(m.run(&words, 0x1000), Stop::Pc(0x100c));
+    assert_eq!(m.slot32(FPSR_SLOT), 1 << 27 | 2);
+}
