@@ -30,6 +30,8 @@ bitflags! {
         const RING = 128;
         /// Host back end: one TLB check for accesses near each other.
         const MERGE = 256;
+        /// Jump cache.
+        const JUMPS = 1 << 14;
     }
 }
 
