@@ -116,15 +116,10 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
     Ok(Runtime { enter, thunks })
 }
 
-/// rcx = distance of the jump cache's entry for the address in rax; changes rdx.
+/// rcx = distance of the jump cache's entry for the address in rax: targets within 8 bytes share one.
 fn jump_index(asm: &mut Asm) {
     let entry = size_of::<JumpEntry>() as i32;
-    // Bits 4 up: those of the address from 2 and from 12 up.
-    asm.mov(false, RCX, RAX);
-    asm.mov(false, RDX, RAX);
-    asm.shift(shift::SHL, false, RCX, entry.trailing_zeros() as u8 - 2);
-    asm.shift(shift::SHR, false, RDX, 12 - entry.trailing_zeros() as u8);
-    asm.alu(alu::XOR, false, RCX, RDX);
+    asm.lea(false, RCX, Mem::indexed(RAX, RAX, 0));
     asm.alu_imm(alu::AND, false, RCX, (JUMPS as i32 - 1) * entry);
 }
 
