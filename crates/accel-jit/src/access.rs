@@ -249,7 +249,9 @@ impl Core {
         let slot = self.l1.slot(mmu, va);
         let plain = e.flags & flag::STRICT == 0;
         let read = if e.flags & flag::READ != 0 && plain { page } else { TAG_INVALID };
-        let may_write = e.flags & (flag::WRITE | flag::ROM) == flag::WRITE && plain;
+        // Generated code takes a page that may be written for one that may be read.
+        let both = flag::READ | flag::WRITE;
+        let may_write = e.flags & (both | flag::ROM) == both && plain;
         // The order lets `protect` and this agree: it sets the page's bit, then looks for the entry;
         // here the entry is written, then the bit is looked at.
         slot.write.store(TAG_INVALID, Ordering::Relaxed);
@@ -332,7 +334,8 @@ impl Core {
         for n in 0..bytes / step {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
-            let word = view.read(at, size, attrs).map_err(|_| fault(cpu))?;
+            let read = || view.read(at, size, attrs);
+            let word = host::cpu::keep_fp_state(read).map_err(|_| fault(cpu))?;
             v |= u128::from(word) << (64 * n);
         }
         Ok(v)
@@ -356,7 +359,8 @@ impl Core {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
             let word = (v >> (64 * n)) as u64 & size.mask();
-            view.write(at, size, word, attrs).map_err(|_| fault(cpu))?;
+            let write = || view.write(at, size, word, attrs);
+            host::cpu::keep_fp_state(write).map_err(|_| fault(cpu))?;
         }
         // The write may have changed the memory map; the next instruction sees the new one.
         self.follow_view(cpu);

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use accel::{Exit, Kicker, Vcpu};
 use jit_ir::backend::BlockCx;
 use jit_ir::cpu::TlbTag;
-use jit_ir::env::{MERGED, MMUS, RING, RingEntry};
+use jit_ir::env::{LoopPage, MERGED, MMUS, PAGES, RING, RingEntry};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness};
 use jit_ir::{AccessKind, Builder, JitCpu, MemFault, Services, TranslateCx, Wake};
@@ -119,6 +119,7 @@ impl Core {
     /// The part of that which another mode or address space must not find.
     pub(crate) fn clear_context(cpu: &mut dyn JitCpu) {
         cpu.env().merged = [0; MERGED];
+        cpu.env().pages = [LoopPage::EMPTY; PAGES];
         cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
     }
 
@@ -293,7 +294,7 @@ impl Core {
             return None;
         }
         if !page.has_blocks() {
-            engine.protect_code(&page.ram);
+            engine.protect_code(&page.ram, &self.peer);
         }
         // Blocks never go back.
         let rest = self.page_bytes.get_mut(start as usize & !7..)?;
@@ -302,6 +303,7 @@ impl Core {
         self.builder.begin(start);
         let b = &mut self.builder;
         let count = engine.icount.is_some();
+        let loops = !count && stops.is_empty() && max_insns > 1 && !log::wants_every_block();
         let mut cx = TranslateCx { b, key: page.key, page: bytes, start, max_insns, count, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
@@ -319,6 +321,7 @@ impl Core {
                 opt::run(block, layout, helpers, engine.options.passes, &mut self.live);
                 let cx = BlockCx {
                     count,
+                    loops,
                     block,
                     live: &self.live,
                     layout,

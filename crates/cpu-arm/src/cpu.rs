@@ -8,7 +8,7 @@ use jit_ir::cpu::TlbTag;
 use jit_ir::{AccessKind, CodeMode, DebugPoints, JitCpu, JitEnv, MemFault, PageMap, PhysMem, Wake};
 
 use crate::features::{Features, Impdef};
-use crate::state::{ArmCpu, ModeKey, Pstate};
+use crate::state::{ArmCpu, FPCR_SPECIAL, ModeKey, Pstate};
 use crate::sysreg::{REGS, Reg};
 use crate::system::{Kick, Power, System};
 
@@ -207,6 +207,7 @@ impl ArmCpu {
             .with_illegal(self.pstate.il)
             .with_step(self.steps())
             .with_sp_sel(self.pstate.sp_sel)
+            .with_fp_plain(self.fpcr & FPCR_SPECIAL == 0)
     }
 
     /// Reset, power and PSCI requests of other threads; false = the CPU is off.

@@ -152,6 +152,8 @@ pub struct BlockCx<'a> {
     pub runtime: &'a Runtime,
     /// The block takes its instructions off [`crate::JitEnv::budget`] when it is entered.
     pub count: bool,
+    /// The block may jump to itself without a look-up.
+    pub loops: bool,
 }
 
 /// Emits code for one kind of host.

@@ -30,8 +30,10 @@ bitflags! {
         const RING = 128;
         /// Host back end: one TLB check for accesses near each other.
         const MERGE = 256;
+        /// Host back end: blocks that lead to themselves keep guest registers and pages.
+        const LOOPS = 512;
         /// Jump cache.
-        const JUMPS = 1 << 14;
+        const JUMPS = 1024;
     }
 }
 

@@ -29,14 +29,12 @@ pub struct Slot {
     pub pin: Option<u8>,
 }
 
-/// Where the guest's floating-point control and flags are, for [`crate::helper::FastFp`]: state offsets of
-/// 32-bit words, and bits of them.
+/// Where the guest's floating-point state is, for the ops of [`crate::fp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FpControl {
-    /// Clear: rounding to nearest, no flushing.
-    pub plain: (u32, u32),
-    /// Set: further inexact results change nothing. Bits of the lowest byte.
-    pub inexact: (u32, u8),
+    /// State offset of the 32-bit word of cumulative exception flags: bits 0 to 4 are invalid, division
+    /// by zero, overflow, underflow, inexact ([`softfloat::flag`]).
+    pub flags: u32,
 }
 
 /// The guest's state struct (`#[repr(C)]`).
@@ -53,7 +51,7 @@ pub struct StateLayout {
     pub slots: &'static [Slot],
     /// Byte range of the vector file (offset, length).
     pub vectors: (u32, u32),
-    /// Floating-point control, if helpers have fast forms.
+    /// Floating-point state, if the translator emits floating-point ops.
     pub fp: Option<FpControl>,
 }
 

@@ -98,6 +98,7 @@ fn main() {
             opt::run(block, &LAYOUT, HELPERS, passes, &mut live);
             let middle = Instant::now();
             let cx = BlockCx {
+                loops: true,
                 count: false,
                 block,
                 live: &live,

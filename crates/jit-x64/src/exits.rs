@@ -8,7 +8,7 @@ use jit_ir::{Exit, Op, Opcode, Ty, Val};
 
 use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc};
 use crate::emit::Emit;
-use crate::memory::Slow;
+use crate::memory::{NewPage, Slow, Source, Target};
 use crate::thunks::{self, env, id};
 
 /// Code to be emitted behind the block.
@@ -23,10 +23,16 @@ pub(crate) enum Stub {
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
     Request { jump: usize, to: u32 },
-    /// Floating point that the helper must do.
-    Fp { jumps: [usize; 3], back: usize, entry: u64, imm: u32, keep_xmm: bool },
+    /// Floating point that the host does not do as the guest would.
+    Fp { jump: usize, back: usize, desc: u16, from: [Source; 3], to: Target },
+    /// A constant that the instruction with its displacement at `field` loads.
+    Literal { field: usize, value: u128 },
     /// No budget for the block: undoes and leaves.
     Budget { jump: usize },
+    /// A request at the head of a loop.
+    LeaveLoop { jump: usize },
+    /// An access in a loop that went to another page than before; `hit` and `clear` as above.
+    NewPage { jump: usize, hit: usize, back: usize, slow: Slow, new: NewPage, clear: Option<u8> },
     /// An exit that a conditional jump leads to.
     Leave { jump: usize, exit: Exit },
     /// Where a return that the ring predicted goes on; `field` is that of a `lea`.
@@ -64,7 +70,12 @@ impl Emit<'_> {
             _ => return self.leave(exit),
         };
         match exit {
-            Exit::Page(to) if to < PAGE && to > self.block.start => {
+            Exit::Page(to) if self.lp.active && to == self.block.start => {
+                let skip = self.asm.jcc_short(taken ^ 1);
+                self.jump_back();
+                self.asm.bind_short(skip);
+            }
+            Exit::Page(to) if !self.lp.active && to < PAGE && to > self.block.start => {
                 self.asm.align_field(2);
                 let field = self.asm.jcc(taken);
                 self.stubs.push(Stub::Unpatched { field, to });
@@ -82,7 +93,7 @@ impl Emit<'_> {
         }
     }
 
-    fn store_offset(&mut self, offset: u32) {
+    pub(crate) fn store_offset(&mut self, offset: u32) {
         self.asm.store_imm(3, env!(offset), offset as i32);
     }
 
@@ -96,6 +107,13 @@ impl Emit<'_> {
 
     /// Emits the code of an exit. Nothing is allocated after it on this path.
     fn leave(&mut self, exit: Exit) {
+        if let Exit::Indirect(v) | Exit::Return(v) = exit {
+            self.target_to_rax(v);
+        }
+        if self.lp.active && exit == Exit::Page(self.block.start) {
+            return self.jump_back();
+        }
+        self.undo_loop();
         match exit {
             Exit::Page(to) if to < PAGE => self.leave_to(to),
             Exit::Page(to) => self.leave(Exit::Rel(i64::from(to))),
@@ -109,12 +127,8 @@ impl Emit<'_> {
                 }
                 self.dispatch();
             }
-            Exit::Indirect(v) => {
-                self.target_to_rax(v);
-                self.dispatch();
-            }
-            Exit::Return(v) => {
-                self.target_to_rax(v);
+            Exit::Indirect(_) => self.dispatch(),
+            Exit::Return(_) => {
                 if self.pass(Passes::RING) {
                     self.pop_return();
                 }
@@ -231,6 +245,8 @@ impl Emit<'_> {
 
     /// Emits what the block refers to.
     pub(crate) fn emit_stubs(&mut self) {
+        // The last ones: they change what the others rely on.
+        self.stubs.sort_by_key(|s| matches!(s, Stub::Return { .. }));
         let mut n = 0;
         while let Some(stub) = self.stubs.get(n).copied() {
             n += 1;
@@ -245,6 +261,18 @@ impl Emit<'_> {
                     self.single(hit, &slow, clear);
                     self.asm.jmp_to(self.asm.base + back as u64);
                 }
+                Stub::LeaveLoop { jump } => {
+                    self.asm.bind(jump);
+                    self.leave_loop();
+                }
+                Stub::NewPage { jump, hit, back, slow, new, clear } => {
+                    self.new_page(jump, &slow, new);
+                    match clear {
+                        Some(_) => self.single(hit, &slow, clear),
+                        None => self.slow(&slow),
+                    }
+                    self.asm.jmp_to(self.asm.base + back as u64);
+                }
                 Stub::Unpatched { field, to } => {
                     self.asm.bind(field);
                     self.unpatched(field, to);
@@ -255,14 +283,14 @@ impl Emit<'_> {
                     self.asm.mov_imm(RAX, 0);
                     self.asm.jmp_to(self.thunk(id::LOOKUP));
                 }
-                Stub::Fp { jumps, back, entry, imm, keep_xmm } => {
-                    for jump in jumps.into_iter().filter(|j| *j != 0) {
-                        self.asm.bind(jump);
-                    }
-                    self.asm.push_imm(imm as i32);
-                    self.asm.mov_imm(RAX, entry);
-                    self.asm.call_to(self.thunk(id::CALL_KEEP + usize::from(keep_xmm)));
+                Stub::Fp { jump, back, desc, from, to } => {
+                    self.asm.bind(jump);
+                    self.fp_call(desc, from, to);
                     self.asm.jmp_to(self.asm.base + back as u64);
+                }
+                Stub::Literal { field, value } => {
+                    self.asm.bind(field);
+                    self.asm.code.extend_from_slice(&value.to_le_bytes());
                 }
                 Stub::Budget { jump } => {
                     self.asm.bind(jump);
@@ -277,6 +305,8 @@ impl Emit<'_> {
                 }
                 Stub::Return { field, to } => {
                     self.asm.bind(field);
+                    // The set-up of a loop is long undone.
+                    self.lp.active = false;
                     if to < PAGE {
                         self.leave_to(to);
                     } else {

@@ -10,6 +10,7 @@ use jit_ir::{Ty, Val};
 use super::Ctx;
 use crate::decode::base::{ArgMsrImm, ArgSys};
 use crate::helpers::HelperId;
+use crate::state::{FPCR_SLOT, FPSR_SLOT};
 use crate::sysreg;
 
 /// NZCV as a system register: S3_3_C4_C2_0.
@@ -103,6 +104,11 @@ impl Ctx<'_> {
             return true;
         }
         let v = match enc {
+            FPCR => self.b.get(FPCR_SLOT, Ty::I32),
+            FPSR => {
+                self.b.fp_sync();
+                self.b.get(FPSR_SLOT, Ty::I32)
+            }
             NZCV => {
                 let cc = self.b.get_cc();
                 self.b.nzcv_of(cc)
@@ -126,6 +132,9 @@ impl Ctx<'_> {
             return true;
         }
         let v = self.x(a.rt);
+        if enc == FPSR {
+            self.b.fp_sync();
+        }
         if enc == NZCV {
             let v = self.b.trunc(v);
             let cc = self.b.cc_from_nzcv(v);
