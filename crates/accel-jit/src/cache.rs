@@ -103,18 +103,24 @@ impl PageCode {
 }
 
 /// Which pages, by host address, hold translated code: a bitmap hashed by page number. A set bit only
-/// makes writes take the slow path, so collisions are harmless.
-pub(crate) struct CodePages(Box<[AtomicU64]>);
+/// makes writes take the slow path, so collisions are harmless as long as no bit is taken away that
+/// another page needs: pages that lie too far apart keep theirs.
+pub(crate) struct CodePages {
+    words: Box<[AtomicU64]>,
+    /// Lowest and highest page number seen.
+    seen: (AtomicU64, AtomicU64),
+}
 
 const CODE_PAGE_WORDS: usize = 1 << 16;
 
 impl CodePages {
     pub(crate) fn new() -> Self {
-        Self((0..CODE_PAGE_WORDS).map(|_| AtomicU64::new(0)).collect())
+        let words = (0..CODE_PAGE_WORDS).map(|_| AtomicU64::new(0)).collect();
+        Self { words, seen: (AtomicU64::new(u64::MAX), AtomicU64::new(0)) }
     }
     fn place(&self, page: u64) -> (&AtomicU64, u64) {
         let n = page >> 12;
-        (&self.0[(n >> 6) as usize & (CODE_PAGE_WORDS - 1)], 1 << (n & 63))
+        (&self.words[(n >> 6) as usize & (CODE_PAGE_WORDS - 1)], 1 << (n & 63))
     }
     pub(crate) fn contains(&self, page: u64) -> bool {
         let (w, bit) = self.place(page);
@@ -122,12 +128,18 @@ impl CodePages {
     }
     /// True if it was not there.
     pub(crate) fn add(&self, page: u64) -> bool {
+        self.seen.0.fetch_min(page >> 12, Ordering::Relaxed);
+        self.seen.1.fetch_max(page >> 12, Ordering::Relaxed);
         let (w, bit) = self.place(page);
         w.fetch_or(bit, Ordering::SeqCst) & bit == 0
     }
     pub(crate) fn remove(&self, page: u64) {
-        let (w, bit) = self.place(page);
-        w.fetch_and(!bit, Ordering::SeqCst);
+        let (low, high) =
+            (self.seen.0.load(Ordering::Relaxed), self.seen.1.load(Ordering::Relaxed));
+        if high.saturating_sub(low) < 64 * CODE_PAGE_WORDS as u64 {
+            let (w, bit) = self.place(page);
+            w.fetch_and(!bit, Ordering::SeqCst);
+        }
     }
 }
 
@@ -419,6 +431,18 @@ mod tests {
 
     fn page(n: u64) -> RamPage {
         RamPage { host: n << 12, block: Weak::new(), offset: 0 }
+    }
+
+    #[test]
+    fn pages_that_share_a_bit_keep_it() {
+        let pages = CodePages::new();
+        let far = 0x1000 + (64 * CODE_PAGE_WORDS as u64) * 4096;
+        assert!(pages.add(0x1000));
+        pages.remove(0x1000);
+        assert!(!pages.contains(0x1000));
+        assert!(pages.add(0x1000) && !pages.add(far));
+        pages.remove(far);
+        assert!(pages.contains(0x1000), "writes to it must still be noticed");
     }
 
     #[test]

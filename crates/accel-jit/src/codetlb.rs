@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jit_ir::backend::CODE_TLB;
 use jit_ir::cpu::TlbTag;
-use jit_ir::env::CodeTlbEntry;
+use jit_ir::env::{CodeTlbEntry, JitEnv};
 
 use crate::cache::PageCode;
 use crate::tlb::{Forget, VA_BITS};
@@ -34,6 +34,8 @@ struct Table {
     bound: bool,
     filled: bool,
     chosen: u64,
+    /// Its part of the jump cache, while it is not in use.
+    jumps: (u64, u32),
     entries: Box<[CodeTlbEntry]>,
     /// The page objects behind `entries`, same index.
     pages: Vec<Option<Arc<PageCode>>>,
@@ -43,7 +45,7 @@ impl Table {
     fn new(of: CodeSpace) -> Self {
         let entries = vec![NO_ENTRY; CODE_TLB].into_boxed_slice();
         let pages = vec![None; CODE_TLB];
-        Self { of, bound: false, filled: false, chosen: 0, entries, pages }
+        Self { of, bound: false, filled: false, chosen: 0, jumps: (0, 0), entries, pages }
     }
 
     fn fits(&self, s: &CodeSpace) -> bool {
@@ -53,7 +55,7 @@ impl Table {
     }
 
     fn clear(&mut self) {
-        self.bound = false;
+        (self.bound, self.jumps) = (false, (0, 0));
         if std::mem::take(&mut self.filled) {
             self.entries.fill(NO_ENTRY);
             self.pages.fill(None);
@@ -86,8 +88,19 @@ impl CodeTlbs {
         (self.current as u64 + 1) << 2
     }
 
-    /// Goes to the table of a space; whether it is another one.
-    pub(crate) fn switch(&mut self, to: &CodeSpace) -> bool {
+    /// Goes to the table of a space and tells generated code; whether it is another one.
+    pub(crate) fn enter(&mut self, to: &CodeSpace, env: &mut JitEnv) -> bool {
+        let before = self.current;
+        self.tables[before].jumps = env.jump_mark();
+        let moved = self.switch(to);
+        if moved {
+            env.use_jumps(self.tables[self.current].jumps);
+            (env.code_tlb, env.code_slot) = self.place();
+        }
+        moved
+    }
+
+    fn switch(&mut self, to: &CodeSpace) -> bool {
         let before = self.current;
         let fitting = |bound: bool| self.tables.iter().position(|t| t.bound == bound && t.fits(to));
         self.current = match fitting(true).or_else(|| fitting(false)) {
@@ -188,6 +201,34 @@ mod tests {
         }
         t.switch(&space(1, 1));
         assert!(t.page(0x5000).is_none() && t.page(0x7000).is_none());
+    }
+
+    #[test]
+    fn the_jump_cache_is_of_a_table_until_it_is_forgotten() {
+        let (mut t, page, mut env) = (CodeTlbs::new(), a_page(), JitEnv::default());
+        let epoch = |t: &mut CodeTlbs, env: &mut JitEnv, s: CodeSpace| {
+            t.enter(&s, env);
+            t.put(0x5000, &page, &s, false);
+            env.jump_epoch
+        };
+        let one = epoch(&mut t, &mut env, space(1, 1));
+        let two = epoch(&mut t, &mut env, space(2, 1));
+        assert_ne!(one, two);
+        assert_eq!(epoch(&mut t, &mut env, space(1, 1)), one);
+        env.forget_jumps();
+        let after = env.jump_epoch;
+        assert!(![one, two].contains(&after));
+        let two_after = epoch(&mut t, &mut env, space(2, 1));
+        assert!(![one, two, after].contains(&two_after));
+        assert_eq!(epoch(&mut t, &mut env, space(1, 1)), after);
+        // A table that becomes another space's takes no entries along.
+        let mut seen = vec![after, two_after];
+        for n in 0..2 * POOL as u16 {
+            let e = epoch(&mut t, &mut env, space(1, 100 + n));
+            assert!(!seen.contains(&e));
+            seen.push(e);
+        }
+        assert!(!seen.contains(&epoch(&mut t, &mut env, space(1, 1))));
     }
 
     #[test]

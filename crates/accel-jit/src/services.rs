@@ -115,7 +115,7 @@ impl Services for Core {
             }
         }
         if changed {
-            Self::clear_ring(cpu);
+            Self::clear_context(cpu);
         }
     }
 }

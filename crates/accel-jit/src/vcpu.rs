@@ -110,8 +110,14 @@ impl Core {
         }
     }
 
-    /// Forgets what generated code remembers of pages beside its TLBs.
+    /// Forgets what generated code remembers of pages and code beside its TLBs.
     pub(crate) fn clear_ring(cpu: &mut dyn JitCpu) {
+        Self::clear_context(cpu);
+        cpu.env().forget_jumps();
+    }
+
+    /// The part of that which another mode or address space must not find.
+    pub(crate) fn clear_context(cpu: &mut dyn JitCpu) {
         cpu.env().merged = [0; MERGED];
         cpu.env().pages = [LoopPage::EMPTY; PAGES];
         cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
@@ -197,10 +203,8 @@ impl Core {
             return;
         }
         self.space = space;
-        self.code_tlbs.switch(&space);
-        let env = cpu.env();
-        (env.code_tlb, env.code_slot) = self.code_tlbs.place();
-        Self::clear_ring(cpu);
+        self.code_tlbs.enter(&space, cpu.env());
+        Self::clear_context(cpu);
     }
 
     /// The page object of the page that holds `pc`.

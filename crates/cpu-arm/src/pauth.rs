@@ -1,7 +1,8 @@
 //! Pointer authentication (Arm ARM D8.10; pseudocode AddPAC, Auth, Strip).
 //!
-//! Algorithms: QARMA5, QARMA3 ([`crate::qarma`]) and our own implementation-defined one, a keyed
-//! 64-bit mix that is a checksum against guest bugs, not cryptography. The property `pauth-*` chooses.
+//! Algorithms: QARMA5, QARMA3 ([`crate::qarma`]) and our own implementation-defined one, a product of
+//! pointer and modifier, each with half of the key: a checksum against guest bugs, not cryptography, and
+//! one that needs keys of random bits. The property `pauth-*` chooses.
 //! Built are levels PAuth2 with FPAC and FPACCOMBINE: a code is XORed in, a wrong one faults.
 //!
 //! With the implementation-defined one translated code computes the codes of instruction keys itself
@@ -25,13 +26,11 @@ const KEYS: [(Reg, Reg); 5] = [
 /// SCTLR_ELx.EnIA, EnIB, EnDA, EnDB.
 const ENABLE: [u32; 4] = [31, 30, 27, 13];
 
-/// Added to pointer and modifier: small ones spread over the product too.
-pub(crate) const MIX: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 /// How far the modifier is rotated into the code: its lowest bits come to where codes are.
 pub(crate) const TURN: u32 = 16;
 
 fn mix(data: u64, modifier: u64, key: (u64, u64)) -> u64 {
-    let p = u128::from(data ^ key.0 ^ MIX[0]) * u128::from(modifier ^ key.1 ^ MIX[1] | 1);
+    let p = u128::from(data ^ key.0) * u128::from(modifier ^ key.1);
     p as u64 ^ (p >> 64) as u64 ^ modifier.rotate_right(TURN)
 }
 

@@ -71,6 +71,26 @@ pub struct RingEntry {
     pub host: u64,
 }
 
+/// Entries of the jump cache (a power of two).
+pub const JUMPS: usize = 1024;
+
+/// One entry of the jump cache: where computed branches went.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct JumpEntry {
+    /// Target VA.
+    pub va: u64,
+    /// Its host code, from the code base.
+    pub code: u32,
+    /// Counts only while this is [`JitEnv::jump_epoch`].
+    pub epoch: u32,
+}
+
+impl JumpEntry {
+    /// Of no epoch.
+    pub const EMPTY: Self = Self { va: 0, code: 0, epoch: 0 };
+}
+
 /// A page that an access in a loop went to last: an access at `va` goes there again if
 /// `va - tag < limit` (unsigned).
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +166,14 @@ pub struct JitEnv {
     pub spill: [u64; 128],
     /// Host return state of the entry thunk (stack pointer).
     pub host_sp: u64,
+    /// Jump cache; generated code fills it from the code TLB.
+    pub jumps: [JumpEntry; JUMPS],
+    /// Epoch of the entries that count, never 0. Every mode and address space has its own.
+    pub jump_epoch: u32,
+    /// The newest epoch.
+    jump_newest: u32,
+    /// How often all entries were forgotten.
+    jump_era: u64,
     /// Counters for `info jit`: slow memory accesses, helper calls, dispatch misses.
     pub counters: [u64; 4],
     services: Option<ServicesPtr>,
@@ -184,6 +212,10 @@ impl Default for JitEnv {
             engine: 0,
             spill: [0; 128],
             host_sp: 0,
+            jumps: [JumpEntry::EMPTY; JUMPS],
+            jump_epoch: 1,
+            jump_newest: 1,
+            jump_era: 1,
             counters: [0; 4],
             services: None,
         }
@@ -202,6 +234,36 @@ impl JitEnv {
     pub fn set_pc(&mut self, pc: u64) {
         self.page = pc & !0xfff;
         self.offset = pc & 0xfff;
+    }
+
+    fn new_jump_epoch(&mut self) -> u32 {
+        self.jump_newest = match self.jump_newest.checked_add(1) {
+            Some(n) => n,
+            None => {
+                self.jumps = [JumpEntry::EMPTY; JUMPS];
+                self.jump_era += 1;
+                1
+            }
+        };
+        self.jump_newest
+    }
+
+    /// Forgets the jump cache, of all modes and address spaces.
+    pub fn forget_jumps(&mut self) {
+        self.jump_era += 1;
+        self.jump_epoch = self.new_jump_epoch();
+    }
+
+    /// What the jump cache holds now, for [`JitEnv::use_jumps`].
+    #[must_use]
+    pub fn jump_mark(&self) -> (u64, u32) {
+        (self.jump_era, self.jump_epoch)
+    }
+
+    /// Goes to what the jump cache held at a mark, or to nothing if it was forgotten since (or never was:
+    /// the default mark).
+    pub fn use_jumps(&mut self, mark: (u64, u32)) {
+        self.jump_epoch = if mark.0 == self.jump_era { mark.1 } else { self.new_jump_epoch() };
     }
 
     /// Makes generated code return to the run loop when the running helper returns.

@@ -32,6 +32,8 @@ bitflags! {
         const MERGE = 256;
         /// Host back end: blocks that lead to themselves keep guest registers and pages.
         const LOOPS = 512;
+        /// Jump cache.
+        const JUMPS = 1024;
     }
 }
 

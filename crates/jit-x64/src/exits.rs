@@ -175,8 +175,12 @@ impl Emit<'_> {
     }
 
     fn dispatch(&mut self) {
+        if self.pass(Passes::JUMPS) {
+            let miss = self.thunk(id::DISPATCH);
+            return thunks::dispatch_jump(&mut self.asm, miss);
+        }
         let miss = self.thunk(id::LOOKUP_VA);
-        thunks::dispatch_code(&mut self.asm, miss);
+        thunks::dispatch_code(&mut self.asm, miss, false);
     }
 
     fn ring(index: u8, field: usize) -> Mem {

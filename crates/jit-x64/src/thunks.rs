@@ -8,6 +8,7 @@ use std::mem::offset_of;
 
 use jit_ir::StateLayout;
 use jit_ir::backend::{CodeBuf, CodeFull, Runtime, RuntimeCx};
+use jit_ir::env::{JUMPS, JumpEntry};
 use jit_ir::opt::Passes;
 
 use crate::alloc::{CALLER_SAVED, PIN_REGS, SPILL_SLOTS};
@@ -24,7 +25,7 @@ pub(crate) mod id {
     pub(crate) const LOOKUP: usize = 1;
     /// Sets `env`'s PC to rax and looks up.
     pub(crate) const LOOKUP_VA: usize = 2;
-    /// Goes to the code for address rax through the code TLB.
+    /// Goes to the code for address rax through the code TLB, and notes it in the jump cache.
     pub(crate) const DISPATCH: usize = 3;
     /// Calls helper rax that knows nothing of general registers.
     pub(crate) const CALL_PURE: usize = 4;
@@ -121,16 +122,50 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
     thunks[id::POOL] = t.pool;
     let dispatch = t.here();
     thunks[id::DISPATCH] = dispatch;
-    dispatch_code(&mut t.asm, thunks[id::LOOKUP_VA]);
+    dispatch_code(&mut t.asm, thunks[id::LOOKUP_VA], cx.passes.contains(Passes::JUMPS));
     thunks.push(t.pins.len() as u64);
     thunks.extend(slots.iter().take(t.pins.len()).map(|s| u64::from(s.offset)));
     out.put(&t.asm.code)?;
     Ok(Runtime { enter, thunks })
 }
 
-/// Goes to the code for the address in rax; `miss` = address of the LOOKUP_VA thunk. Changes rax,
-/// rcx, rdx.
-pub(crate) fn dispatch_code(asm: &mut Asm, miss: u64) {
+/// rcx = distance of the jump cache's entry for the address in rax: targets within 8 bytes share one.
+fn jump_index(asm: &mut Asm) {
+    let entry = size_of::<JumpEntry>() as i32;
+    asm.lea(false, RCX, Mem::indexed(RAX, RAX, 0));
+    asm.alu_imm(alu::AND, false, RCX, (JUMPS as i32 - 1) * entry);
+}
+
+fn jump_entry(field: usize) -> Mem {
+    Mem::indexed(RBP, RCX, env!(jumps).plus(field as i32).disp)
+}
+
+/// The rest of a dispatch: rcx = offset of the code, rax = address.
+fn go(asm: &mut Asm) {
+    asm.alu_imm(alu::AND, true, RAX, -4096);
+    asm.store(true, env!(page), RAX);
+    asm.alu(alu::ADD, true, RCX, env!(code_base));
+    asm.jmp_reg(RCX);
+}
+
+/// Goes to the code for the address in rax by the jump cache. What is not there goes to `miss`, the
+/// address of the DISPATCH thunk. Changes rax, rcx, rdx.
+pub(crate) fn dispatch_jump(asm: &mut Asm, miss: u64) {
+    asm.alu_imm(alu::CMP, false, env!(request), 0);
+    asm.jcc_to(cc::S, miss);
+    jump_index(asm);
+    asm.load(false, RDX, env!(jump_epoch));
+    asm.alu(alu::CMP, true, RAX, jump_entry(offset_of!(JumpEntry, va)));
+    asm.jcc_to(cc::NE, miss);
+    asm.alu(alu::CMP, false, RDX, jump_entry(offset_of!(JumpEntry, epoch)));
+    asm.jcc_to(cc::NE, miss);
+    asm.load(false, RCX, jump_entry(offset_of!(JumpEntry, code)));
+    go(asm);
+}
+
+/// Goes to the code for the address in rax through the code TLB; `miss` = address of the LOOKUP_VA
+/// thunk. `fill`: puts it into the jump cache. Changes rax, rcx, rdx, and rsi to fill.
+pub(crate) fn dispatch_code(asm: &mut Asm, miss: u64, fill: bool) {
     let entry = size_of::<jit_ir::env::CodeTlbEntry>() as i32;
     let index_mask = (jit_ir::backend::CODE_TLB as i32 - 1) * entry;
     let shift = 12 - entry.trailing_zeros() as u8;
@@ -151,10 +186,16 @@ pub(crate) fn dispatch_code(asm: &mut Asm, miss: u64) {
     asm.load(false, RCX, Mem::indexed(RDX, RCX, 0));
     asm.test(false, RCX, RCX);
     asm.jcc_to(cc::E, miss);
-    asm.alu_imm(alu::AND, true, RAX, -4096);
-    asm.store(true, env!(page), RAX);
-    asm.alu(alu::ADD, true, RCX, env!(code_base));
-    asm.jmp_reg(RCX);
+    if fill {
+        asm.mov(false, RSI, RCX);
+        jump_index(asm);
+        asm.store(true, jump_entry(offset_of!(JumpEntry, va)), RAX);
+        asm.store(false, jump_entry(offset_of!(JumpEntry, code)), RSI);
+        asm.load(false, RDX, env!(jump_epoch));
+        asm.store(false, jump_entry(offset_of!(JumpEntry, epoch)), RDX);
+        asm.mov(false, RCX, RSI);
+    }
+    go(asm);
 }
 
 impl Thunks<'_> {

@@ -16,6 +16,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("sysregs-el1", &["-M", "virt", "-cpu", "cortex-a57"]),
     ("sysregs-el2", &["-M", "virt,virtualization=on", "-cpu", "cortex-a57"]),
     ("sysregs-el3", &["-M", "virt,virtualization=on,secure=on", "-cpu", "cortex-a57"]),
+    ("spaces", &["-M", "virt", "-cpu", "max"]),
     ("tlbi-el1", &["-M", "virt", "-cpu", "max"]),
     ("tlbi-el2", &["-M", "virt,virtualization=on", "-cpu", "max"]),
     ("psci", &["-M", "virt,gic-version=2", "-smp", "2", "-cpu", "cortex-a57"]),

@@ -10,7 +10,7 @@ use jit_ir::{Exit, Opcode, Ty, Val};
 use super::Ctx;
 use crate::decode::base::{ArgB, ArgPac, ArgRrr};
 use crate::helpers::HelperId;
-use crate::pauth::{InlinePac, MIX, TURN};
+use crate::pauth::{InlinePac, TURN};
 use crate::state::sys_slot;
 use crate::sysreg::Reg;
 
@@ -39,11 +39,9 @@ impl Ctx<'_> {
 
     fn pac_in_place(&mut self, pointer: Val, modifier: Val, auth: bool, key: u32) -> Val {
         let (tbi0, tbi1) = (self.key.tbi0(), self.key.tbi1());
-        let bottom = u32::from(self.key.pac_bottom());
         // All ones for pointers of the upper range.
-        let top = self.b.shift_imm(Opcode::Shl, pointer, 8);
-        let upper = self.b.shift_imm(Opcode::Sar, top, 63);
-        let short = RANGE - (1u64 << bottom);
+        let upper = self.b.sbfx(pointer, 55, 1);
+        let short = RANGE - (1u64 << self.key.pac_bottom());
         let mask = match (tbi0, tbi1) {
             (true, true) => self.b.c64(short),
             (false, false) => self.b.c64(short | TAG),
@@ -53,32 +51,37 @@ impl Ctx<'_> {
                 self.b.binary(Opcode::Xor, fixed, tag)
             }
         };
-        let range = self.b.c64(RANGE);
-        let replaced = self.b.binary(Opcode::Or, mask, range);
-        // What the address is extended by. Without a tag bit 63 says it to the adding forms.
-        let sign = if auth || (tbi0 && tbi1) {
+        if auth {
+            let other = self.b.binary(Opcode::Xor, pointer, upper);
+            let there = self.b.binary(Opcode::And, other, mask);
+            let base = self.b.binary(Opcode::Xor, pointer, there);
+            let code = self.pac_mix(base, modifier, key);
+            let code = self.b.binary(Opcode::And, code, mask);
+            let wrong = self.b.binary(Opcode::Xor, code, there);
+            let (helper, offset) = (HelperId::PacFail as u16, self.offset);
+            self.b.exit_if(wrong, false, Exit::Helper { helper, imm: key, offset });
+            return base;
+        }
+        // What the address is extended by: without a tag bit 63 says it.
+        let sign = if tbi0 && tbi1 {
             upper
         } else {
-            let bit63 = self.b.shift_imm(Opcode::Sar, pointer, 63);
+            let bit63 = self.b.sbfx(pointer, 63, 1);
             match (tbi0, tbi1) {
                 (true, _) => self.b.binary(Opcode::And, upper, bit63),
                 (_, true) => self.b.binary(Opcode::Or, upper, bit63),
                 _ => bit63,
             }
         };
+        let range = self.b.c64(RANGE);
+        let replaced = self.b.binary(Opcode::Or, mask, range);
         let other = self.b.binary(Opcode::Xor, pointer, sign);
         let change = self.b.binary(Opcode::And, other, replaced);
         let base = self.b.binary(Opcode::Xor, pointer, change);
         let code = self.pac_mix(base, modifier, key);
         let code = self.b.binary(Opcode::And, code, mask);
-        if auth {
-            let wrong = self.b.binary(Opcode::Xor, code, change);
-            let (helper, offset) = (HelperId::PacFail as u16, self.offset);
-            self.b.exit_if(wrong, false, Exit::Helper { helper, imm: key, offset });
-            return base;
-        }
         // The pointer's own bits with the code, but bit 55 as it was extended.
-        let moved = self.b.and_imm(change, RANGE);
+        let moved = self.b.binary(Opcode::And, change, range);
         let v = self.b.binary(Opcode::Xor, pointer, moved);
         self.b.binary(Opcode::Xor, v, code)
     }
@@ -90,13 +93,8 @@ impl Ctx<'_> {
         };
         let low = self.b.get(sys_slot(low), Ty::I64);
         let high = self.b.get(sys_slot(high), Ty::I64);
-        let mix = MIX.map(|m| self.b.c64(m));
         let a = self.b.binary(Opcode::Xor, data, low);
-        let a = self.b.binary(Opcode::Xor, a, mix[0]);
         let b = self.b.binary(Opcode::Xor, modifier, high);
-        let b = self.b.binary(Opcode::Xor, b, mix[1]);
-        let one = self.b.c64(1);
-        let b = self.b.binary(Opcode::Or, b, one);
         let (lo, hi) = (self.b.binary(Opcode::Mul, a, b), self.b.binary(Opcode::MulHiU, a, b));
         let v = self.b.binary(Opcode::Xor, lo, hi);
         let turned = self.b.shift_imm(Opcode::Ror, modifier, TURN);

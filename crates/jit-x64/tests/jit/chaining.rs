@@ -127,3 +127,49 @@ fn a_return_to_the_mark_of_empty_entries_is_looked_up() {
     code.enter(&mut w, at);
     assert_eq!(w.looked_up, Some((!0xfff, 0xfff, 0)));
 }
+
+#[test]
+fn computed_jumps_are_remembered_until_they_are_forgotten() {
+    for passes in [Passes::all(), Passes::all() - Passes::JUMPS] {
+        let (mut w, mut code) = program(passes, 1);
+        let jump = build(passes, 0, |b| {
+            let to = b.get(r(3), Ty::I64);
+            b.exit(Exit::Indirect(to));
+        });
+        let [first, second] = [1, 100].map(|n| {
+            let block = build(passes, 0x20, |b| {
+                add(b, 2, n);
+                b.exit(Exit::Runtime(4));
+            });
+            code.emit(&block)
+        });
+        let entry = code.emit(&jump);
+        let va = PAGE + 0x5020;
+        let run = |w: &mut World, to: u64| {
+            (w.cpu.r[2], w.cpu.r[3]) = (0, to);
+            w.cpu.env.set_pc(PAGE);
+            code.enter(w, entry);
+            w.cpu.r[2]
+        };
+        w.map_code(va, first);
+        assert_eq!(run(&mut w, va), 1);
+        let mark = w.cpu.env.jump_mark();
+        w.map_code(va, second);
+        let kept = if passes.contains(Passes::JUMPS) { 1 } else { 100 };
+        assert_eq!(run(&mut w, va), kept, "{passes:?}");
+        // Another space, and back.
+        w.cpu.env.use_jumps((0, 0));
+        assert_eq!(run(&mut w, va), 100);
+        w.map_code(va, first);
+        w.cpu.env.forget_jumps();
+        assert_eq!(run(&mut w, va), 1);
+        w.map_code(va, second);
+        w.cpu.env.use_jumps(mark);
+        assert_eq!(run(&mut w, va), 100, "the mark is from before");
+        // Close addresses are others: unaligned ones, and those that share an entry.
+        for other in [va + 1, va + 2, va + 4, va ^ 0x2000, va ^ 1 << 55] {
+            assert_eq!(run(&mut w, other), 0, "{other:x}");
+            assert_eq!(run(&mut w, va), 100);
+        }
+    }
+}

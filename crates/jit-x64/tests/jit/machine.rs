@@ -138,7 +138,7 @@ impl World {
     }
 
     /// Puts translated code into the code TLB.
-    fn map_code(&mut self, va: u64, host: u64) {
+    pub(crate) fn map_code(&mut self, va: u64, host: u64) {
         let (page, base) = (va & !0xfff, self.area.0);
         if base == 0 {
             return;

@@ -88,16 +88,16 @@ fn keys_that_are_off_do_nothing() {
 #[test]
 fn codes_depend_on_everything() {
     let s = Shape { tbi: false, bottom: 48 };
+    let key = (0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344);
+    let (pointer, sp) = (0x1234_5678, 0x7fff_0000);
     let f = |p, m, k| sign(Pac::Impdef, &s, p, m, k) ^ p;
-    let base = f(0x1234_5678, 0x7fff_0000, (5, 6));
+    let base = f(pointer, sp, key);
     for n in 0..48 {
-        assert_ne!(f(0x1234_5678 ^ 1 << n, 0x7fff_0000, (5, 6)), base, "pointer {n}");
+        assert_ne!(f(pointer ^ 1 << n, sp, key), base, "pointer {n}");
     }
     for n in 0..64 {
-        assert_ne!(f(0x1234_5678, 0x7fff_0000 ^ 1 << n, (5, 6)), base, "modifier {n}");
-        assert_ne!(f(0x1234_5678, 0x7fff_0000, (5 ^ 1 << n, 6)), base, "key {n}");
-        if n > 0 {
-            assert_ne!(f(0x1234_5678, 0x7fff_0000, (5, 6 ^ 1 << n)), base, "key {n}");
-        }
+        assert_ne!(f(pointer, sp ^ 1 << n, key), base, "modifier {n}");
+        assert_ne!(f(pointer, sp, (key.0 ^ 1 << n, key.1)), base, "key {n}");
+        assert_ne!(f(pointer, sp, (key.0, key.1 ^ 1 << n)), base, "key {n}");
     }
 }
