@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
+use device::RunControl;
 use guest_ram::Watch;
 use jit_ir::Translator;
 use jit_ir::backend::{HostBackend, Runtime};
@@ -17,6 +18,7 @@ use crate::cache::{Cache, CodePages, RamPage};
 use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
 use crate::icount::Icount;
+use crate::verify::Verify;
 
 /// Options of `-accel tcg`.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,10 @@ pub(crate) struct Engine {
     pub(crate) debug: Debug,
     /// Instructions make the guest's time.
     pub(crate) icount: Option<Arc<Icount>>,
+    /// Blocks are executed twice.
+    pub(crate) verify: Option<Verify>,
+    /// Where the end of the emulator is asked for.
+    pub(crate) run: Arc<dyn RunControl>,
 }
 
 impl Engine {

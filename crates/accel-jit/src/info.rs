@@ -47,5 +47,8 @@ pub(crate) fn text(engine: &Engine) -> String {
     _ = writeln!(t, "\nStatistics:\nTB flush count      {}", s.flushes);
     _ = writeln!(t, "TB evictions        {} generations", s.evictions);
     _ = writeln!(t, "TB invalidate count {}", s.invalidations);
+    if let Some(verify) = &engine.verify {
+        _ = writeln!(t, "verified blocks     {}", verify.done.load(Ordering::Relaxed));
+    }
     t
 }

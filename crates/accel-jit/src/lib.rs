@@ -24,6 +24,7 @@ mod log;
 mod services;
 mod tlb;
 mod vcpu;
+mod verify;
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ use accel::{
     Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Threads, Vcpu, VcpuThreads, VmConfig,
     WatchKind, Watchpoint,
 };
-use jit_ir::JitCpu;
+use jit_ir::{JitCpu, Translator};
 use jit_ir::backend::{HostBackend, RuntimeCx};
 use jit_ir::opt::Passes;
 use parking_lot::Mutex;
@@ -64,6 +65,8 @@ struct Parsed {
     /// `thread`, if given: single.
     single: Option<bool>,
     backend: Option<String>,
+    /// `verify`: one block of so many, 0 = none.
+    verify: u32,
 }
 
 fn bad(name: &str, what: &str) -> qapi::Error {
@@ -76,6 +79,7 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
         tb_mib: DEFAULT_TB_SIZE,
         single: None,
         backend: None,
+        verify: 0,
     };
     for (name, value) in options {
         match (name.as_str(), value.as_str()) {
@@ -94,6 +98,9 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
             ("one-insn-per-tb", "on") => p.options.max_insns = 1,
             ("one-insn-per-tb", "off") | ("split-wx", "on" | "off") => {}
             ("one-insn-per-tb" | "split-wx", _) => return Err(bad(name, "'on' or 'off'")),
+            ("verify", v) => {
+                p.verify = v.parse().map_err(|_| bad(name, "a number of blocks, or 0"))?;
+            }
             ("x-backend", v) => p.backend = Some(v.to_owned()),
             ("x-passes", v) => {
                 let bits = v.parse().map_err(|_| bad(name, "a bit mask"))?;
@@ -105,6 +112,22 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
         }
     }
     Ok(p)
+}
+
+impl Parsed {
+    fn verify(
+        &self,
+        native: bool,
+        counts: bool,
+        translator: &dyn Translator,
+    ) -> qapi::Result<Option<verify::Verify>> {
+        match self.verify {
+            0 => Ok(None),
+            _ if !native => Err(qapi::Error::generic("verify compares generated code; there is none")),
+            2.. if counts => Err(qapi::Error::generic("With icount, verify must be 1")),
+            every => Ok(verify::Verify::new(every, translator)),
+        }
+    }
 }
 
 impl JitAccel {
@@ -169,6 +192,7 @@ impl Accel for JitAccel {
                 Some(Native { backend, runtime, code_base: cache.base() })
             }
         };
+        let verify = parsed.verify(native.is_some(), config.icount.is_some(), &*translator)?;
         let engine = Arc::new(Engine {
             translator,
             memory: config.memory,
@@ -181,6 +205,8 @@ impl Accel for JitAccel {
             world: World::default(),
             debug: debug::Debug::default(),
             icount: config.icount.map(icount::Icount::new),
+            verify,
+            run: Arc::clone(&config.run),
         });
         let how = match (&engine.icount, parsed.single) {
             (Some(icount), _) => {

@@ -27,6 +27,7 @@ use crate::interp::InterpMachine;
 use crate::log;
 use crate::services::OwnedPhys;
 use crate::tlb::{L1, L2};
+use crate::verify::{Log, Verify};
 
 const NO_ENTRY: CodeTlbEntry = CodeTlbEntry { tag: u64::MAX, entries: 0 };
 
@@ -57,7 +58,7 @@ pub(crate) struct Core {
     code_pages: Vec<Option<Arc<PageCode>>>,
     slots: FxHashMap<SlotKey, u64>,
     mode: CodeMode,
-    slot: u64,
+    pub(crate) slot: u64,
     last_key: Option<SlotKey>,
     builder: Builder,
     live: Liveness,
@@ -71,6 +72,10 @@ pub(crate) struct Core {
     pub(crate) index: u16,
     /// Debug events.
     pub(crate) stops: Stops,
+    /// The block that runs is logged.
+    pub(crate) log: Option<Log>,
+    /// Generated code and interpreter differ: the report.
+    pub(crate) wrong: Option<String>,
 }
 
 /// A vCPU.
@@ -114,6 +119,8 @@ impl Core {
             },
             index: 0,
             stops: Stops::default(),
+            log: None,
+            wrong: None,
         }
     }
 
@@ -364,8 +371,10 @@ impl Core {
             None => cache.add_block(block),
             Some(native) => {
                 opt::run(block, layout, helpers, engine.options.passes, &mut self.live);
+                let cost = engine.verify.as_ref().map_or(0, Verify::cost);
                 let cx = BlockCx {
-                    count,
+                    count: if count { block.insns } else { cost },
+                    log: false,
                     block,
                     live: &self.live,
                     layout,
@@ -411,7 +420,8 @@ impl Core {
     pub(crate) fn lookup(&mut self, cpu: &mut dyn JitCpu) -> u64 {
         let site = std::mem::take(&mut cpu.env().patch_site);
         self.peer.count(&self.peer.lookups);
-        if cpu.env().request.load(Ordering::Acquire) < 0 || self.must_leave || self.stops.single {
+        let stay = !self.must_leave && !self.stops.single && self.log.is_none();
+        if cpu.env().request.load(Ordering::Acquire) < 0 || !stay {
             return 0;
         }
         let entry = match self.quick(cpu.env().pc()) {
@@ -491,6 +501,9 @@ impl JitVcpu {
     fn execute(&mut self, native: bool) {
         let pc = self.cpu.env().pc();
         self.cpu.env().set_pc(pc);
+        if native && self.verified(pc) {
+            return;
+        }
         if native && let Some(entry) = self.core.quick(pc) {
             self.core.log_run(&mut *self.cpu, entry);
             self.run_native(entry);
@@ -542,7 +555,7 @@ impl JitVcpu {
         Exit::Debug(accel::DebugStop::Step)
     }
 
-    fn run_native(&mut self, entry: u32) {
+    pub(crate) fn run_native(&mut self, entry: u32) {
         let Some(native) = &self.core.engine.native else { return };
         let code = native.code_base + u64::from(entry);
         let enter = native.runtime.enter;
@@ -638,6 +651,10 @@ impl Vcpu for JitVcpu {
             self.execute(native);
             self.cpu.env().helper_exit = 0;
             engine.world.leave(&self.core.peer);
+            if let Some(report) = self.core.wrong.take() {
+                engine.run.request(device::Request::Exit(1));
+                return Exit::Fatal(report);
+            }
             if let Some(icount) = &engine.icount
                 && icount.settle(self.cpu.env())
             {

@@ -138,6 +138,11 @@ pub static LAYOUT: StateLayout = StateLayout {
     flags: offset_of!(ArmCpu, flags) as u32,
     slots: &SLOTS,
     vectors: (offset_of!(ArmCpu, v) as u32, 32 * 16),
+    // X to SP_EL3, which the order of fields keeps together.
+    plain: (
+        offset_of!(ArmCpu, x) as u32,
+        (offset_of!(ArmCpu, features) - offset_of!(ArmCpu, x)) as u32,
+    ),
     // FPCR: RMode, FZ, the bits of FEAT_AFP. FPSR: IXC.
     fp: Some(FpControl { plain: (FPCR_SLOT, 7 << 22 | 7), inexact: (FPSR_SLOT, 1 << 4) }),
 };

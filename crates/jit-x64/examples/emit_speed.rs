@@ -98,7 +98,8 @@ fn main() {
             opt::run(block, &LAYOUT, HELPERS, passes, &mut live);
             let middle = Instant::now();
             let cx = BlockCx {
-                count: false,
+                count: 0,
+                log: false,
                 block,
                 live: &live,
                 layout: &LAYOUT,

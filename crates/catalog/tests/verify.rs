@@ -1,0 +1,226 @@
+//! `-accel tcg,verify=N` finds wrong emissions, and nothing where there are none.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use accel::{Accel as _, AccelVm, Boot, CpuConfig, FirmwareCalls, GuestArch, VmConfig};
+use accel_jit::JitAccel;
+use cpu_arm::ArmCpu;
+use cpu_arm::sysreg::Reg;
+use device::{Clock, Request, RunControl};
+use guest_ram::{RamBlock, RamOptions};
+use jit_ir::backend::{BlockCx, CodeBuf, CodeFull, HostBackend, Runtime, RuntimeCx};
+use jit_ir::{Block, Opcode};
+use jit_x64::BACKEND;
+use memory::{AddressSpace, Region};
+use parking_lot::Mutex;
+
+struct Run(Mutex<Sender<Request>>);
+impl RunControl for Run {
+    fn request(&self, request: Request) {
+        _ = self.0.lock().send(request);
+    }
+}
+
+/// The host's back end, but blocks are changed by a function before they are emitted.
+struct Broken(fn(&mut Block));
+
+impl HostBackend for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+    fn usable(&self) -> Result<(), String> {
+        BACKEND.usable()
+    }
+    fn emit_runtime(&self, cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, CodeFull> {
+        BACKEND.emit_runtime(cx, out)
+    }
+    fn emit_block(&self, cx: &BlockCx<'_>, out: &mut CodeBuf<'_>) -> Result<(), CodeFull> {
+        let mut block = cx.block.clone();
+        (self.0)(&mut block);
+        BACKEND.emit_block(&BlockCx { block: &block, ..*cx }, out)
+    }
+    fn patch(&self, site: u64, target: u64) -> u32 {
+        BACKEND.patch(site, target)
+    }
+    fn disassemble(&self, code: &[u8], at: u64) -> String {
+        BACKEND.disassemble(code, at)
+    }
+}
+
+fn each(block: &mut Block, from: Opcode, f: impl Fn(&mut jit_ir::Op)) {
+    block.ops.iter_mut().filter(|op| op.code == from).for_each(f);
+}
+
+static RIGHT: Broken = Broken(|_| {});
+static ADDS_WRONG: Broken = Broken(|b| each(b, Opcode::Xor, |op| op.code = Opcode::Or));
+static STORES_WRONG: Broken = Broken(|b| each(b, Opcode::Store, |op| op.imm += 8));
+static LEAVES_WRONG: Broken = Broken(|b| {
+    for exit in &mut b.exits {
+        if let jit_ir::Exit::Page(at) = exit
+            && *at == 0x58
+        {
+            *at = 0x54;
+        }
+    }
+});
+
+const START: u64 = 0x1000;
+const HANDLER: u64 = 0x8200;
+/// A loop with a load, a store, an exclusive pair, an atomic, vectors, flags, a call and, behind it, a load that
+/// faults; the handler steps over it.
+const PROGRAM: [u32; 23] = [
+    0xd280_0000, // 00: mov x0, #0x0
+    0x9100_0400, // 04: add x0, x0, #0x1
+    0xca00_0021, // 08: eor x1, x1, x0
+    0xf900_0061, // 0c: str x1, [x3]
+    0xf940_0062, // 10: ldr x2, [x3]
+    0xc85f_7c64, // 14: ldxr x4, [x3]
+    0xc805_7c60, // 18: stxr w5, x0, [x3]
+    0xf820_0066, // 1c: ldadd x0, x6, [x3]
+    0x4e08_0c00, // 20: dup v0.2d, x0
+    0x4ee0_8420, // 24: add v0.2d, v1.2d, v0.2d
+    0x1e62_0000, // 28: scvtf d0, w0
+    0x1e60_2801, // 2c: fadd d1, d0, d0
+    0xb100_041f, // 30: cmn x0, #0x1
+    0xf940_01c7, // 34: ldr x7, [x14]
+    0x9400_0005, // 38: bl 4c
+    0xf278_001f, // 3c: tst x0, #0x100
+    0x54ff_fe20, // 40: b.eq 4
+    0xd503_201f, // 44: nop
+    0x17ff_ffef, // 48: b 4
+    0xeb00_003f, // 4c: cmp x1, x0
+    0x5400_004b, // 50: b.lt 58
+    0xd503_201f, // 54: nop
+    0xd65f_03c0, // 58: ret
+];
+/// `mrs x15, elr_el1; add x15, x15, #4; msr elr_el1, x15; eret`.
+const SKIP: [u32; 4] = [0xd538_402f, 0x9100_11ef, 0xd518_402f, 0xd69f_03e0];
+
+struct Bench {
+    vm: Arc<dyn AccelVm>,
+    requests: Receiver<Request>,
+}
+
+fn bench(backend: &'static Broken, verify: &str) -> Bench {
+    let ram = RamBlock::new("ram", 0x1_0000, RamOptions::default()).expect("memory");
+    let put = |at: u64, w: u32| ram.store(at, 4, u64::from(w)).expect("inside");
+    (0u64..).zip(PROGRAM).for_each(|(n, w)| put(START + 4 * n, w));
+    (0u64..).zip(SKIP).for_each(|(n, w)| put(HANDLER + 4 * n, w));
+    let memory = AddressSpace::new("cpu", &Region::ram("ram", ram));
+    let (send, requests) = channel();
+    let run: Arc<dyn RunControl> = Arc::new(Run(Mutex::new(send)));
+    let config = CpuConfig {
+        model: "max".into(),
+        props: Vec::new(),
+        ids: vec![0],
+        virtualization: false,
+        secure: false,
+        firmware_calls: FirmwareCalls::None,
+        clock: Clock::manual(),
+        run: Arc::clone(&run),
+    };
+    let set = cpu_arm::arch::ARCH.new_cpus(&config).expect("CPUs");
+    let mut cpus = Vec::new();
+    for unit in set.units {
+        unit.handle.set_boot(Boot { pc: START, ..Boot::default() });
+        let mut cpu = unit.cpu;
+        cpu.reset();
+        cpus.push(cpu);
+    }
+    let backends: &'static [&'static dyn HostBackend] = Box::leak(Box::new([backend as _]));
+    let vm = JitAccel { backends }
+        .new_vm(VmConfig {
+            icount: None,
+            memory,
+            secure_memory: None,
+            options: vec![("verify".into(), verify.into())],
+            cpus,
+            translator: Some(set.translator),
+            run,
+        })
+        .expect("a VM");
+    let b = Bench { vm, requests };
+    b.cpu(|cpu| {
+        cpu.x[3] = 0x3000;
+        cpu.x[14] = 0x10_0000;
+        cpu.set_sys(Reg::CPACR_EL1, 3 << 20);
+        cpu.set_sys(Reg::VBAR_EL1, HANDLER - 0x200);
+    });
+    b
+}
+
+impl Bench {
+    fn cpu<T: Default>(&self, mut f: impl FnMut(&mut ArmCpu) -> T) -> T {
+        let mut result = T::default();
+        let found = self.vm.with_cpu(0, &mut |cpu| {
+            let cpu = cpu.as_any().downcast_mut::<ArmCpu>().expect("an Arm CPU");
+            result = f(cpu);
+        });
+        assert!(found);
+        result
+    }
+
+    /// Whether the end of the emulator is asked for before the program was round 1000 times.
+    fn finds(&self) -> bool {
+        self.vm.resume();
+        loop {
+            match self.requests.recv_timeout(Duration::from_millis(1)) {
+                Ok(request) => {
+                    assert_eq!(request, Request::Exit(1));
+                    return true;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => panic!("the accelerator is gone"),
+            }
+            self.vm.pause();
+            let rounds = self.cpu(|cpu| cpu.x[0]);
+            if rounds > 1000 {
+                return false;
+            }
+            self.vm.resume();
+        }
+    }
+}
+
+fn verified(info: &str) -> u64 {
+    let line = info.lines().find(|l| l.starts_with("verified blocks")).expect("the line");
+    line.split_whitespace().nth(2).and_then(|n| n.parse().ok()).expect("a number")
+}
+
+#[test]
+fn right_code_passes() {
+    for every in ["1", "3", "100"] {
+        let b = bench(&RIGHT, every);
+        assert!(!b.finds(), "every {every}");
+        assert!(verified(&b.vm.info()) > 20, "{}", b.vm.info());
+        b.vm.shutdown();
+    }
+}
+
+#[test]
+fn wrong_values_are_found() {
+    for every in ["1", "7"] {
+        let b = bench(&ADDS_WRONG, every);
+        assert!(b.finds(), "every {every}");
+        b.vm.shutdown();
+    }
+    let b = bench(&ADDS_WRONG, "0");
+    assert!(!b.finds(), "nobody looks");
+    b.vm.shutdown();
+}
+
+#[test]
+fn wrong_stores_are_found() {
+    let b = bench(&STORES_WRONG, "1");
+    assert!(b.finds());
+    b.vm.shutdown();
+}
+
+#[test]
+fn wrong_exits_are_found() {
+    let b = bench(&LEAVES_WRONG, "1");
+    assert!(b.finds());
+    b.vm.shutdown();
+}
