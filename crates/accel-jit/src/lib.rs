@@ -32,9 +32,9 @@ use accel::{
     Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Threads, Vcpu, VcpuThreads, VmConfig,
     WatchKind, Watchpoint,
 };
-use jit_ir::{JitCpu, Translator};
 use jit_ir::backend::{HostBackend, RuntimeCx};
 use jit_ir::opt::Passes;
+use jit_ir::{JitCpu, Translator};
 use parking_lot::Mutex;
 
 use cache::{Cache, CodePages};
@@ -123,7 +123,9 @@ impl Parsed {
     ) -> qapi::Result<Option<verify::Verify>> {
         match self.verify {
             0 => Ok(None),
-            _ if !native => Err(qapi::Error::generic("verify compares generated code; there is none")),
+            _ if !native => {
+                Err(qapi::Error::generic("verify compares generated code; there is none"))
+            }
             2.. if counts => Err(qapi::Error::generic("With icount, verify must be 1")),
             every => Ok(verify::Verify::new(every, translator)),
         }

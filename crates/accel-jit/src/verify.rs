@@ -145,6 +145,9 @@ impl Image {
     /// What differs from `other`, a line each; `self` is generated code's.
     fn differences(&self, other: &Self, layout: &StateLayout) -> Vec<String> {
         let mut lines = Vec::new();
+        if self == other {
+            return lines;
+        }
         let mut seen = vec![false; self.plain.len()];
         let mut line = |name: &str, a: u128, b: u128| {
             if a != b {
@@ -153,17 +156,30 @@ impl Image {
         };
         for slot in layout.slots {
             let len = if slot.class == SlotClass::Vector { 16 } else { 8 };
-            line(slot.name, self.number(layout, slot.offset, len), other.number(layout, slot.offset, len));
+            line(
+                slot.name,
+                self.number(layout, slot.offset, len),
+                other.number(layout, slot.offset, len),
+            );
             let at = slot.offset.wrapping_sub(layout.plain.0) as usize;
             seen.iter_mut().skip(at).take(len).for_each(|s| *s = true);
         }
-        let nzcv = |i: &Self| u128::from(jit_ir::state::image::to_nzcv(i.number(layout, layout.flags, 2) as u16));
+        let nzcv = |i: &Self| {
+            u128::from(jit_ir::state::image::to_nzcv(i.number(layout, layout.flags, 2) as u16))
+        };
         line("nzcv", nzcv(self), nzcv(other));
         let at = layout.flags.wrapping_sub(layout.plain.0) as usize;
         seen.iter_mut().skip(at).take(2).for_each(|s| *s = true);
-        for n in (0..self.plain.len()).filter(|n| !seen[*n]) {
-            let (a, b) = (self.plain[n], other.plain.get(n).copied().unwrap_or(0));
-            line(&format!("byte {:#x} of the state", n + layout.plain.0 as usize), a.into(), b.into());
+        for (n, (a, b)) in self.plain.iter().zip(&other.plain).enumerate() {
+            if seen[n] || a == b {
+                continue;
+            }
+            let (a, b) = (*a, *b);
+            line(
+                &format!("byte {:#x} of the state", n + layout.plain.0 as usize),
+                a.into(),
+                b.into(),
+            );
         }
         line("pc", self.pc.into(), other.pc.into());
         line("exclusive address", self.exclusive[0].into(), other.exclusive[0].into());
@@ -282,7 +298,8 @@ impl Core {
             return true;
         }
         let env = cpu.env();
-        let due = std::mem::take(&mut env.budget_short) != 0 || env.budget.load(Ordering::Relaxed) <= 0;
+        let due =
+            std::mem::take(&mut env.budget_short) != 0 || env.budget.load(Ordering::Relaxed) <= 0;
         if due {
             let rest = i32::try_from(verify.every - 1).unwrap_or(i32::MAX);
             env.budget.store(rest, Ordering::Relaxed);
