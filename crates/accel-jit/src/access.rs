@@ -190,6 +190,7 @@ impl Core {
         };
         if kind != AccessKind::Exec && e.host != 0 && e.flags & flag::WATCHED == 0 {
             self.install(cpu, &e, va, mmu, kind);
+            self.check_fill(cpu);
         }
         Ok(e)
     }
@@ -235,6 +236,7 @@ impl Core {
             code_attr: m.code_attr,
             ..L2Entry::default()
         };
+        self.note_walk(&e, mmu, m.size_log2);
         if !m.volatile {
             let tag = self.tags[usize::from(mmu & 15)];
             self.l2.insert(e, mmu, tag, m.size_log2);

@@ -18,6 +18,7 @@ use crate::cache::{Cache, CodePages, RamPage};
 use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
 use crate::icount::Icount;
+use crate::tlb_check::Checked;
 use crate::verify::Verify;
 
 /// Options of `-accel tcg`.
@@ -27,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) passes: Passes,
     /// Guest instructions per block at most (`one-insn-per-tb`).
     pub(crate) max_insns: u32,
+    /// Fills of the first-level TLB between looks at all of it (`x-check-tlb`), 0 = none.
+    pub(crate) check_tlb: u32,
 }
 
 /// The native back end, set up.
@@ -52,6 +55,8 @@ pub(crate) struct Engine {
     pub(crate) debug: Debug,
     /// Instructions make the guest's time.
     pub(crate) icount: Option<Arc<Icount>>,
+    /// What `x-check-tlb` did.
+    pub(crate) checked: Checked,
     /// Blocks are executed twice.
     pub(crate) verify: Option<Verify>,
     /// Where the end of the emulator is asked for.

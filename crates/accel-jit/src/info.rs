@@ -47,6 +47,11 @@ pub(crate) fn text(engine: &Engine) -> String {
     _ = writeln!(t, "\nStatistics:\nTB flush count      {}", s.flushes);
     _ = writeln!(t, "TB evictions        {} generations", s.evictions);
     _ = writeln!(t, "TB invalidate count {}", s.invalidations);
+    if engine.options.check_tlb != 0 {
+        let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let (entries, skipped) = (count(&engine.checked.entries), count(&engine.checked.skipped));
+        _ = writeln!(t, "checked TLB entries {entries}, {skipped} looks skipped");
+    }
     if let Some(verify) = &engine.verify {
         _ = writeln!(t, "verified blocks     {}", verify.done.load(Ordering::Relaxed));
     }

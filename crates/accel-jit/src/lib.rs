@@ -23,6 +23,7 @@ mod interp;
 mod log;
 mod services;
 mod tlb;
+mod tlb_check;
 mod vcpu;
 mod verify;
 
@@ -75,7 +76,7 @@ fn bad(name: &str, what: &str) -> qapi::Error {
 
 fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
     let mut p = Parsed {
-        options: Options { passes: Passes::all(), max_insns: 64 },
+        options: Options { passes: Passes::all(), max_insns: 64, check_tlb: 0 },
         tb_mib: DEFAULT_TB_SIZE,
         single: None,
         backend: None,
@@ -100,6 +101,10 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
             ("one-insn-per-tb" | "split-wx", _) => return Err(bad(name, "'on' or 'off'")),
             ("verify", v) => {
                 p.verify = v.parse().map_err(|_| bad(name, "a number of blocks, or 0"))?;
+            }
+            ("x-check-tlb", v) => {
+                p.options.check_tlb =
+                    v.parse().map_err(|_| bad(name, "a number of fills, or 0"))?;
             }
             ("x-backend", v) => p.backend = Some(v.to_owned()),
             ("x-passes", v) => {
@@ -207,6 +212,7 @@ impl Accel for JitAccel {
             world: World::default(),
             debug: debug::Debug::default(),
             icount: config.icount.map(icount::Icount::new),
+            checked: tlb_check::Checked::default(),
             verify,
             run: Arc::clone(&config.run),
         });

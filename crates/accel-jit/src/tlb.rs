@@ -119,6 +119,11 @@ impl L1 {
         TlbTable { mask: (t.len() as u64 - 1) * 32, base: t.as_ptr() as u64 }
     }
 
+    /// The table that generated code looks into.
+    pub(crate) fn in_use(&self, mmu: u8) -> &[L1Entry] {
+        &self.tables[usize::from(mmu & 15)]
+    }
+
     pub(crate) fn slot(&self, mmu: u8, va: u64) -> &L1Entry {
         let t = &self.tables[usize::from(mmu & 15)];
         &t[(va >> 12) as usize & (t.len() - 1)]

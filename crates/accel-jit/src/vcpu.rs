@@ -27,6 +27,7 @@ use crate::interp::InterpMachine;
 use crate::log;
 use crate::services::OwnedPhys;
 use crate::tlb::{L1, L2};
+use crate::tlb_check::TlbCheck;
 use crate::verify::{Log, Verify};
 
 const NO_ENTRY: CodeTlbEntry = CodeTlbEntry { tag: u64::MAX, entries: 0 };
@@ -76,6 +77,8 @@ pub(crate) struct Core {
     pub(crate) log: Option<Log>,
     /// Generated code and interpreter differ: the report.
     pub(crate) wrong: Option<String>,
+    /// The TLBs are looked at now and then.
+    pub(crate) check: Option<Box<TlbCheck>>,
 }
 
 /// A vCPU.
@@ -121,6 +124,7 @@ impl Core {
             stops: Stops::default(),
             log: None,
             wrong: None,
+            check: TlbCheck::new(engine.options.check_tlb),
         }
     }
 
@@ -169,6 +173,7 @@ impl Core {
         self.l2.clear();
         self.clear_code_tlb();
         Self::clear_ring(cpu);
+        self.note_flush(&jit_ir::TlbFlush { regimes: u32::MAX, ..Default::default() });
     }
 
     /// Forgets every translation if the memory map changed since the last time.
@@ -424,6 +429,7 @@ impl Core {
         if cpu.env().request.load(Ordering::Acquire) < 0 || !stay {
             return 0;
         }
+        self.check_lookup(cpu);
         let entry = match self.quick(cpu.env().pc()) {
             Some(entry) => {
                 self.peer.count(&self.peer.hits);

@@ -1,4 +1,5 @@
-//! `-accel tcg,verify=N` finds wrong emissions, and nothing where there are none.
+//! `-accel tcg,verify=N` finds wrong emissions, `x-check-tlb=N` stale entries, and both nothing where there are
+//! none.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -98,15 +99,35 @@ const PROGRAM: [u32; 23] = [
 /// `mrs x15, elr_el1; add x15, x15, #4; msr elr_el1, x15; eret`.
 const SKIP: [u32; 4] = [0xd538_402f, 0x9100_11ef, 0xd518_402f, 0xd69f_03e0];
 
+/// Tables of levels 1 and 2 with one entry each, for 39 bits of addresses in pages of 4 KiB.
+const TABLES: [(u64, u32); 2] = [(0x4000, 0x5003), (0x5000, 0x6003)];
+/// The table of level 3: the first 16 pages at their own addresses.
+const PAGES: u64 = 0x6000;
+/// A page: access flag, inner shareable, attributes 0.
+const PAGE: u32 = 0x703;
+
 struct Bench {
     vm: Arc<dyn AccelVm>,
     requests: Receiver<Request>,
 }
 
 fn bench(backend: &'static Broken, verify: &str) -> Bench {
+    let b = machine(backend, ("verify", verify), &PROGRAM);
+    b.cpu(|cpu| {
+        cpu.x[3] = 0x3000;
+        cpu.x[14] = 0x10_0000;
+        cpu.set_sys(Reg::CPACR_EL1, 3 << 20);
+        cpu.set_sys(Reg::VBAR_EL1, HANDLER - 0x200);
+    });
+    b
+}
+
+fn machine(backend: &'static Broken, option: (&str, &str), program: &[u32]) -> Bench {
     let ram = RamBlock::new("ram", 0x1_0000, RamOptions::default()).expect("memory");
     let put = |at: u64, w: u32| ram.store(at, 4, u64::from(w)).expect("inside");
-    (0u64..).zip(PROGRAM).for_each(|(n, w)| put(START + 4 * n, w));
+    (0u64..).zip(program).for_each(|(n, w)| put(START + 4 * n, *w));
+    TABLES.into_iter().for_each(|(at, entry)| put(at, entry));
+    (0..16).for_each(|n| put(PAGES + 8 * n, PAGE | (n as u32) << 12));
     (0u64..).zip(SKIP).for_each(|(n, w)| put(HANDLER + 4 * n, w));
     let memory = AddressSpace::new("cpu", &Region::ram("ram", ram));
     let (send, requests) = channel();
@@ -135,20 +156,13 @@ fn bench(backend: &'static Broken, verify: &str) -> Bench {
             icount: None,
             memory,
             secure_memory: None,
-            options: vec![("verify".into(), verify.into())],
+            options: vec![(option.0.into(), option.1.into())],
             cpus,
             translator: Some(set.translator),
             run,
         })
         .expect("a VM");
-    let b = Bench { vm, requests };
-    b.cpu(|cpu| {
-        cpu.x[3] = 0x3000;
-        cpu.x[14] = 0x10_0000;
-        cpu.set_sys(Reg::CPACR_EL1, 3 << 20);
-        cpu.set_sys(Reg::VBAR_EL1, HANDLER - 0x200);
-    });
-    b
+    Bench { vm, requests }
 }
 
 impl Bench {
@@ -222,5 +236,51 @@ fn wrong_stores_are_found() {
 fn wrong_exits_are_found() {
     let b = bench(&LEAVES_WRONG, "1");
     assert!(b.finds());
+    b.vm.shutdown();
+}
+
+/// `ldr x0, [x1]; str x5, [x6]; dsb sy; …; ldr x0, [x2]; mov x0, #2000; b .`: page X1 is used, its entry X6
+/// becomes X5, another page is used.
+fn remap(middle: [u32; 2]) -> [u32; 8] {
+    let [a, b] = middle;
+    [0xf940_0020, 0xf900_00c5, 0xd503_3f9f, a, b, 0xf940_0040, 0xd280_fa00, 0x1400_0000]
+}
+const NOP: u32 = 0xd503_201f;
+/// `tlbi vmalle1; dsb sy`.
+const MAINTENANCE: [u32; 2] = [0xd508_871f, 0xd503_3f9f];
+
+fn remapping(middle: [u32; 2], every: &str) -> Bench {
+    let b = machine(&RIGHT, ("x-check-tlb", every), &remap(middle));
+    b.cpu(|cpu| {
+        (cpu.x[1], cpu.x[2]) = (0x8000, 0xa000);
+        (cpu.x[5], cpu.x[6]) = (u64::from(PAGE | 0x9000), PAGES + 8 * 8);
+        cpu.set_sys(Reg::MAIR_EL1, 0xff);
+        cpu.set_sys(Reg::TTBR0_EL1, 0x4000);
+        cpu.set_sys(Reg::TCR_EL1, 25 | 1 << 23);
+        let sctlr = cpu.sys(Reg::SCTLR_EL1);
+        cpu.set_sys(Reg::SCTLR_EL1, sctlr | 1);
+        cpu.forget_mode();
+    });
+    b
+}
+
+#[test]
+fn a_stale_entry_is_found() {
+    let b = remapping([NOP, NOP], "1");
+    assert!(b.finds());
+    b.vm.shutdown();
+    let b = remapping([NOP, NOP], "0");
+    assert!(!b.finds(), "nobody looks");
+    b.vm.shutdown();
+}
+
+#[test]
+fn maintenance_makes_it_right() {
+    let b = remapping(MAINTENANCE, "1");
+    assert!(!b.finds());
+    let info = b.vm.info();
+    let line = info.lines().find(|l| l.starts_with("checked TLB entries")).expect("the line");
+    let number = line.split([' ', ',']).nth(3).and_then(|n| n.parse::<u64>().ok());
+    assert!(number.is_some_and(|n| n > 5), "{line}");
     b.vm.shutdown();
 }
