@@ -6,6 +6,7 @@
 //! Not here: anything the product needs at run time.
 
 mod bench;
+mod bench_guest;
 mod bench_network;
 mod bench_storage;
 mod compare;
@@ -53,7 +54,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        about: "boot time against an installed QEMU, paired; bench storage, bench network: the image tool, networks against its",
+        about: "bench [ROUNDS]: kernels, boot and memory against an installed QEMU, paired, into docs/performance.md; bench programs: programs in a Debian guest; bench boot, mmio, storage, network, lookup",
         run: bench::run,
     },
     Task {

@@ -1,5 +1,5 @@
 //! Tasks that drive a whole Debian machine by the scripts in `tests/scripts`: `libvirt`, `savevm`,
-//! `example`, `lifecycle`.
+//! `example`, `lifecycle`, `programs`.
 //!
 //! The disk is that of `cargo xtask guests image arm64`, or the one that `IMAGE` names.
 
@@ -70,4 +70,12 @@ pub(crate) fn example(args: &[String]) -> Result<()> {
         command.env("PEER", peer);
     }
     steps::run("the manual's worked example", &mut command)
+}
+
+/// `cargo xtask bench programs [ROUNDS]`.
+pub(crate) fn programs(args: &[String]) -> Result<()> {
+    let mut command = script("programs.py")?;
+    command.env("ROUNDS", args.first().map_or("2", String::as_str));
+    command.env("CACHE", guests::fetch()?.dir);
+    steps::run("programs in a Debian guest", &mut command)
 }
