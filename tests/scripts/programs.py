@@ -49,10 +49,10 @@ cat >/dev/shm/work.c
 # Name, command; of a rate, what gives it.
 TIMES = [
     ("gzip", f"gzip -6 -c {TEXT}"),
-    ("gunzip", f"zcat {TEXT}.gz"),
+    ("gunzip", f"for n in 1 2 3 4 5 6 7 8; do zcat {TEXT}.gz; done"),
     ("xz", f"xz -3 -c {TEXT}.small"),
-    ("sha256sum", f"sha256sum {TEXT} {TEXT} {TEXT} {TEXT} {TEXT} {TEXT}"),
-    ("sort", f"sort -k2 {TEXT}"),
+    ("sha256sum", f"for n in 1 2 3 4 5 6 7 8; do sha256sum {TEXT} {TEXT} {TEXT} {TEXT} {TEXT} {TEXT}; done"),
+    ("sort", f"for n in 1 2 3 4; do sort -k2 {TEXT}; done"),
     ("mawk", "mawk '{ for (i = 1; i <= NF; i++) c[$i] += i } END { for (k in c) n += c[k]; print n }' " + TEXT),
     ("perl", "perl -ne 'for (split) { $c{$_}++; $n += length if /3.*7$/ } END { print scalar(keys %c), $n }' " + TEXT),
     ("python3", "python3 /dev/shm/work.py"),
@@ -94,13 +94,10 @@ def cost(guest, name, command, rate):
     """User seconds, or time per unit of a rate; None if the program failed."""
     if rate:
         said = guest.ssh(command, timeout=900)
+        # Fields of a line are a number, a name, and rates; where a time is given too, it is below a second.
         rates = [float(r) for line in said.splitlines() if re.match(r"\+F\d*:", line)
-                 for r in re.findall(r":(\d+\.\d+)", line) if float(r)]
-        # Signatures and verifications per operation are times.
-        if not rates:
-            return None
-        mean = math.exp(sum(map(math.log, rates)) / len(rates))
-        return mean if re.search(r"\+F[2-5]:", said) else 1 / mean
+                 for r in re.findall(r":(\d+\.\d+)", line) if float(r) >= 1]
+        return math.exp(-sum(map(math.log, rates)) / len(rates)) if rates else None
     said = guest.ssh(f"LC_ALL=C; export LC_ALL; TIMEFORMAT='USER %U'; time {{ {command}; }} >/dev/null && echo OK", timeout=900)
     time = re.search(r"USER ([0-9.]+)", said)
     return float(time[1]) if time and "OK" in said else None

@@ -46,7 +46,7 @@ unsafe extern "C" fn load(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
-    cpu.env().counters[0] += 1;
+    core.peer.count(&core.peer.slow);
     let r = core.do_load(cpu, va, desc);
     core.log_access(cpu, Access::Load, (va, desc), (0, 0), r);
     match r {
@@ -59,7 +59,7 @@ unsafe extern "C" fn store(engine: *mut JitVcpu, va: u64, desc: u64, value: u64)
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
-    cpu.env().counters[0] += 1;
+    core.peer.count(&core.peer.slow);
     let v = operand(cpu, desc, value);
     let r = core.do_store(cpu, va, v, desc);
     core.log_access(cpu, Access::Store, (va, desc), (v, 0), r.map(|()| 0));

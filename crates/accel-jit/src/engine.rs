@@ -8,9 +8,9 @@ use std::sync::{Arc, Weak};
 
 use device::RunControl;
 use guest_ram::Watch;
-use jit_ir::Translator;
 use jit_ir::backend::{HostBackend, Runtime};
 use jit_ir::opt::Passes;
+use jit_ir::{HelperDesc, Translator};
 use memory::{AddressSpace, FlatRange, FlatView, Listener};
 use parking_lot::Mutex;
 
@@ -18,6 +18,7 @@ use crate::cache::{Cache, CodePages, RamPage};
 use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
 use crate::icount::Icount;
+use crate::perf::Perf;
 use crate::tlb_check::Checked;
 use crate::verify::Verify;
 
@@ -55,6 +56,10 @@ pub(crate) struct Engine {
     pub(crate) debug: Debug,
     /// Instructions make the guest's time.
     pub(crate) icount: Option<Arc<Icount>>,
+    /// Files for `perf`.
+    pub(crate) perf: Option<Perf>,
+    /// The helpers as generated code calls them, if their calls are counted.
+    pub(crate) counted: Option<Vec<HelperDesc>>,
     /// What `x-check-tlb` did.
     pub(crate) checked: Checked,
     /// Blocks are executed twice.

@@ -21,6 +21,7 @@ mod icount;
 mod info;
 mod interp;
 mod log;
+mod perf;
 mod services;
 mod tlb;
 mod tlb_check;
@@ -68,6 +69,9 @@ struct Parsed {
     backend: Option<String>,
     /// `verify`: one block of so many, 0 = none.
     verify: u32,
+    /// `-perfmap`, `-jitdump`.
+    perf: (bool, bool),
+    count_helpers: bool,
 }
 
 fn bad(name: &str, what: &str) -> qapi::Error {
@@ -81,6 +85,8 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
         single: None,
         backend: None,
         verify: 0,
+        perf: (false, false),
+        count_helpers: false,
     };
     for (name, value) in options {
         match (name.as_str(), value.as_str()) {
@@ -101,6 +107,13 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
             ("one-insn-per-tb" | "split-wx", _) => return Err(bad(name, "'on' or 'off'")),
             ("verify", v) => {
                 p.verify = v.parse().map_err(|_| bad(name, "a number of blocks, or 0"))?;
+            }
+            ("x-perfmap", "on") => p.perf.0 = true,
+            ("x-jitdump", "on") => p.perf.1 = true,
+            ("x-count-helpers", "on") => p.count_helpers = true,
+            ("x-perfmap" | "x-jitdump" | "x-count-helpers", "off") => {}
+            ("x-perfmap" | "x-jitdump" | "x-count-helpers", _) => {
+                return Err(bad(name, "'on' or 'off'"));
             }
             ("x-check-tlb", v) => {
                 p.options.check_tlb =
@@ -180,7 +193,8 @@ impl Accel for JitAccel {
         let fail = |e: std::io::Error| {
             qapi::Error::generic(format!("cannot allocate {} MiB for code: {e}", parsed.tb_mib))
         };
-        let mut cache = Cache::new(parsed.tb_mib << 20).map_err(fail)?;
+        let make = if parsed.perf.0 { Cache::nameless } else { Cache::new };
+        let mut cache = make(parsed.tb_mib << 20).map_err(fail)?;
         let native = match backend {
             None => None,
             Some(backend) => {
@@ -200,6 +214,13 @@ impl Accel for JitAccel {
             }
         };
         let verify = parsed.verify(native.is_some(), config.icount.is_some(), &*translator)?;
+        let perf = perf::Perf::open(parsed.perf.0, parsed.perf.1)
+            .map_err(|(file, e)| qapi::Error::generic(format!("cannot write {file}: {e}")))?;
+        if let (Some(perf), Some(native)) = (&perf, &native) {
+            let (at, len) = (native.code_base, cache.usage_of_runtime());
+            perf.note("tcg-prologue-buffer", at, cache.code(0, len));
+        }
+        let counted = if parsed.count_helpers { perf::counted(&*translator) } else { None };
         let engine = Arc::new(Engine {
             translator,
             memory: config.memory,
@@ -213,6 +234,8 @@ impl Accel for JitAccel {
             debug: debug::Debug::default(),
             icount: config.icount.map(icount::Icount::new),
             checked: tlb_check::Checked::default(),
+            perf,
+            counted,
             verify,
             run: Arc::clone(&config.run),
         });

@@ -28,6 +28,7 @@ impl Core {
     pub(crate) fn flush_local(&mut self, cpu: &mut dyn JitCpu, what: &TlbFlush) {
         Self::clear_ring(cpu);
         self.note_flush(what);
+        self.peer.count(&self.peer.flushes);
         if self.l2.flush(what) {
             self.clear_l1(u16::MAX);
             self.clear_code_tlb();

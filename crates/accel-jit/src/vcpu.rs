@@ -383,7 +383,7 @@ impl Core {
                     block,
                     live: &self.live,
                     layout,
-                    helpers,
+                    helpers: engine.counted.as_deref().unwrap_or(helpers),
                     passes: engine.options.passes,
                     runtime: &native.runtime,
                 };
@@ -395,6 +395,9 @@ impl Core {
                     Ok((at, len)) => {
                         size = len;
                         let code = cache.code(at, len);
+                        if let Some(perf) = &engine.perf {
+                            perf.block(pc, native.code_base + u64::from(at), code);
+                        }
                         engine.log_host(
                             pc,
                             block,

@@ -1,7 +1,7 @@
 //! `-accel tcg,verify=N`: one of N blocks is executed twice and the two ends are compared.
 //!
 //! Such a block is emitted in a flavour of its own (cache key [`VERIFY`]): memory is accessed by the functions
-//! in `calls` only, helpers that may leave are called through [`entries`], and both write what they did
+//! in `calls` only, helpers that may leave are called through [`numbered`], and both write what they did
 //! into a [`Log`]. It runs once by generated code; then registers go back, and the interpreter runs the
 //! block's IR as it was before any optimisation, with loads, stores and such helpers answered from the log. So
 //! nothing happens twice that others could see. Addresses, values and order must be those of the log; where
@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 
 use jit_interp::{Machine, Next};
 use jit_ir::backend::BlockCx;
-use jit_ir::helper::{HelperEntry, StateMem};
+use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness, Passes};
 use jit_ir::{
     Block, Builder, Effects, HelperDesc, JitCpu, MemDesc, MemFault, RmwKind, SlotClass,
@@ -249,30 +249,30 @@ unsafe extern "C" fn logged<const N: usize>(at: *mut u8, a: u64, b: u64, c: u64,
     value
 }
 
-macro_rules! sixteen {
-    ($to:ident, $($base:expr)*) => {
+/// A list of entries of a function with a helper's number as constant parameter.
+macro_rules! numbered {
+    ($f:ident) => {{
+        let mut all: Vec<jit_ir::helper::HelperEntry> = Vec::new();
+        $crate::verify::numbered!(@ all, $f, 0 16 32 48 64 80 96 112 128 144 160 176 192 208 224 240);
+        all
+    }};
+    (@ $to:ident, $f:ident, $($base:literal)*) => {
         $($to.extend([
-            logged::<{ $base }> as HelperEntry, logged::<{ $base + 1 }>, logged::<{ $base + 2 }>,
-            logged::<{ $base + 3 }>, logged::<{ $base + 4 }>, logged::<{ $base + 5 }>,
-            logged::<{ $base + 6 }>, logged::<{ $base + 7 }>, logged::<{ $base + 8 }>,
-            logged::<{ $base + 9 }>, logged::<{ $base + 10 }>, logged::<{ $base + 11 }>,
-            logged::<{ $base + 12 }>, logged::<{ $base + 13 }>, logged::<{ $base + 14 }>,
-            logged::<{ $base + 15 }>,
+            $f::<{ $base }> as jit_ir::helper::HelperEntry, $f::<{ $base + 1 }>, $f::<{ $base + 2 }>,
+            $f::<{ $base + 3 }>, $f::<{ $base + 4 }>, $f::<{ $base + 5 }>, $f::<{ $base + 6 }>,
+            $f::<{ $base + 7 }>, $f::<{ $base + 8 }>, $f::<{ $base + 9 }>, $f::<{ $base + 10 }>,
+            $f::<{ $base + 11 }>, $f::<{ $base + 12 }>, $f::<{ $base + 13 }>, $f::<{ $base + 14 }>,
+            $f::<{ $base + 15 }>,
         ]);)*
     };
 }
 
-/// An entry for each number of a helper.
-fn entries() -> Vec<HelperEntry> {
-    let mut all: Vec<HelperEntry> = Vec::new();
-    sixteen!(all, 0 16 32 48 64 80 96 112 128 144 160 176 192 208 224 240);
-    all
-}
+pub(crate) use numbered;
 
 impl Verify {
-    /// For a guest; `None`: its helpers have higher numbers than [`entries`].
+    /// For a guest; `None`: its helpers have higher numbers than [`numbered`].
     pub(crate) fn new(every: u32, translator: &dyn Translator) -> Option<Self> {
-        let entries = entries();
+        let entries = numbered!(logged);
         let logged = |(n, h): (usize, &HelperDesc)| {
             let mut h = *h;
             if h.effects.contains(Effects::MAY_EXIT) {

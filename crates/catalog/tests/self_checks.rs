@@ -123,6 +123,10 @@ fn bench(backend: &'static Broken, verify: &str) -> Bench {
 }
 
 fn machine(backend: &'static Broken, option: (&str, &str), program: &[u32]) -> Bench {
+    machine_with(backend, &[option], program)
+}
+
+fn machine_with(backend: &'static Broken, options: &[(&str, &str)], program: &[u32]) -> Bench {
     let ram = RamBlock::new("ram", 0x1_0000, RamOptions::default()).expect("memory");
     let put = |at: u64, w: u32| ram.store(at, 4, u64::from(w)).expect("inside");
     (0u64..).zip(program).for_each(|(n, w)| put(START + 4 * n, *w));
@@ -156,7 +160,7 @@ fn machine(backend: &'static Broken, option: (&str, &str), program: &[u32]) -> B
             icount: None,
             memory,
             secure_memory: None,
-            options: vec![(option.0.into(), option.1.into())],
+            options: options.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
             cpus,
             translator: Some(set.translator),
             run,
@@ -283,4 +287,36 @@ fn maintenance_makes_it_right() {
     let number = line.split([' ', ',']).nth(3).and_then(|n| n.parse::<u64>().ok());
     assert!(number.is_some_and(|n| n > 5), "{line}");
     b.vm.shutdown();
+}
+
+#[test]
+fn profilers_are_told_of_blocks_and_helpers_are_counted() {
+    let options = [("x-perfmap", "on"), ("x-jitdump", "on"), ("x-count-helpers", "on")];
+    let b = machine_with(&RIGHT, &options, &PROGRAM);
+    b.cpu(|cpu| {
+        (cpu.x[3], cpu.x[14]) = (0x3000, 0x10_0000);
+        cpu.set_sys(Reg::CPACR_EL1, 3 << 20);
+        cpu.set_sys(Reg::VBAR_EL1, HANDLER - 0x200);
+    });
+    assert!(!b.finds());
+    let info = b.vm.info();
+    b.vm.shutdown();
+    let pid = std::process::id();
+    let (map, dump) = (format!("/tmp/perf-{pid}.map"), format!("jit-{pid}.dump"));
+    let text = std::fs::read_to_string(&map).expect("the map");
+    let code = std::fs::read(&dump).expect("the dump");
+    std::fs::remove_file(map).expect("own file");
+    std::fs::remove_file(dump).expect("own file");
+    assert!(text.lines().any(|l| l.ends_with(" guest-0x1000")), "{text}");
+    assert_eq!(&code[..4], b"DTiJ");
+    assert!(code.windows(13).any(|w| w == b"guest-0x1000\0"));
+    let calls = info.lines().find(|l| l.starts_with("Eret")).expect("the helper's line");
+    let calls: u64 =
+        calls.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    assert!(calls >= 1000, "{info}");
+    let number = |name: &str| {
+        let line = info.lines().find(|l| l.starts_with(name)).expect(name);
+        line.split([' ', ',']).find_map(|w| w.parse::<u64>().ok()).expect("a number")
+    };
+    assert!(number("TLB fills") > 0 && number("slow accesses") >= 1000, "{info}");
 }
