@@ -10,12 +10,10 @@ part of a name), CPU (max,pauth-impdef=on).
 import math
 import os
 import re
-import shutil
 import sys
 
-from guest import Guest, need
+from guest import Guest, installed, need
 
-PACKAGES = "xz-utils python3 openssl sqlite3 gcc libc6-dev time"
 TEXT = "/dev/shm/text"
 PREPARE = f"""
 perl -e 'srand 7; for (1..200000) {{ print join(" ", map {{ int rand 100000 }} 1..5), "\\n" }}' >{TEXT}
@@ -64,30 +62,6 @@ RATES = [
     for what, more in [("sha256", "-bytes 8192 -evp sha256"), ("aes-128-gcm", "-bytes 8192 -evp aes-128-gcm"),
                        ("chacha20-poly1305", "-bytes 8192 -evp chacha20-poly1305"), ("rsa2048", "rsa2048"), ("ecdhp256", "ecdhp256")]
 ]
-
-
-def installed(emulator, port):
-    """The image with the packages, made at the first time."""
-    image = need("IMAGE")
-    made = os.path.join(need("CACHE"), "programs-arm64.qcow2")
-    if os.path.exists(made):
-        return made
-    print("installing", PACKAGES, flush=True)
-    guest = Guest(emulator, port)
-    try:
-        guest.start()
-        guest.login()
-        said = guest.ssh("export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -qy "
-                         f"--no-install-recommends {PACKAGES} && apt-get clean && sync && echo DONE", timeout=1200)
-        if "DONE" not in said.splitlines():
-            raise SystemExit("the packages were not installed:\n" + said[-2000:])
-        guest.ssh("poweroff")
-        guest.end()
-        shutil.move(guest.disk, made)
-    finally:
-        guest.clean()
-    print("from", image, "made", made)
-    return made
 
 
 def cost(guest, name, command, rate):

@@ -237,8 +237,12 @@ fn section(rows: &[Row], rounds: usize, load: &str) -> String {
     let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name\t: ")).unwrap_or("?").to_owned();
     let peer = said_by(PEER, &["--version"]);
     let peer = peer.lines().next().unwrap_or("?").to_owned();
+    let build = match std::env::var_os("TINAMOU") {
+        Some(_) => "the build that TINAMOU named",
+        None => "release build",
+    };
     let mut text = format!(
-        "{} by `cargo xtask bench {rounds}`; {cpu}, load {load} before; {peer}.\nRatio = QEMU's by ours: above 1, ours \
+        "{} by `cargo xtask bench {rounds}`, {build}; {cpu}, load {load} before; {peer}.\nRatio = QEMU's by ours: above 1, ours \
          is better.\n\n| what | ours | QEMU | ratio |\n|---|--:|--:|--:|\n",
         said_by("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
     );

@@ -5,6 +5,7 @@
 //!
 //! Not here: anything the product needs at run time.
 
+mod a64rand;
 mod bench;
 mod bench_guest;
 mod bench_network;
@@ -58,6 +59,11 @@ const TASKS: &[Task] = &[
         run: bench::run,
     },
     Task {
+        name: "a64rand",
+        about: "a64rand [SEEDS] [COUNT]: random instructions on ours and on an installed QEMU (4 seeds of 20000)",
+        run: a64rand::run,
+    },
+    Task {
         name: "guests",
         about: "fetch the Debian kernels and initrds that demo and tests boot; guests image arm64: make a bootable Debian disk",
         run: |args| match args {
@@ -98,7 +104,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "stress",
-        about: "stress [MINUTES] [CPUS]: SMP stress in a Linux guest (30 minutes, 4 CPUs)",
+        about: "stress [compile] [MINUTES] [CPUS]: SMP stress in a Linux guest, the emulator checking itself (30 minutes, 4 CPUs)",
         run: stress::run,
     },
     Task {
