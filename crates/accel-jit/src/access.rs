@@ -13,30 +13,38 @@ use jit_ir::env::TAG_INVALID;
 use jit_ir::{AccessKind, JitCpu, MemDesc, MemFault, PhysMem};
 use memory::{FlatView, Size, TxAttrs};
 
+use crate::ram::Ram;
 use crate::tlb::{L2Entry, flag};
 use crate::vcpu::Core;
 
-/// Physical memory for page walks: as all see it, and as the secure world does.
-pub(crate) struct Phys<'a>(pub(crate) &'a FlatView, pub(crate) &'a FlatView);
+/// Physical memory for page walks.
+pub(crate) struct Phys<'a> {
+    /// As all see it.
+    pub(crate) plain: &'a FlatView,
+    /// As the secure world does.
+    pub(crate) secure: &'a FlatView,
+    /// The RAM of both.
+    pub(crate) ram: &'a mut Ram,
+}
 
 impl Phys<'_> {
-    fn view(&self, secure: bool) -> &FlatView {
-        if secure { self.1 } else { self.0 }
+    fn at(&mut self, pa: u64, secure: bool) -> Option<crate::ram::At> {
+        let view = if secure { self.secure } else { self.plain };
+        self.ram.at(view, secure, pa)
     }
 }
 
 impl PhysMem for Phys<'_> {
     fn read(&mut self, pa: u64, bytes: u32, secure: bool) -> Option<u64> {
-        let ram = self.view(secure).ram_at(pa).filter(|r| r.len >= u64::from(bytes))?;
+        let ram = self.at(pa, secure).filter(|r| r.len >= u64::from(bytes))?;
         // SAFETY: `bytes` bytes of RAM at `host`.
-        Some(unsafe { read_ram(ram.host, bytes) as u64 })
+        Some(unsafe { read_ram(ram.host as *const u8, bytes) as u64 })
     }
 
     fn cas64(&mut self, pa: u64, old: u64, new: u64, secure: bool) -> Option<bool> {
-        let ram =
-            self.view(secure).ram_at(pa).filter(|r| r.len >= 8 && !r.readonly && pa & 7 == 0)?;
+        let ram = self.at(pa, secure).filter(|r| r.len >= 8 && !r.readonly && pa & 7 == 0)?;
         // SAFETY: an aligned word of writable RAM.
-        let word = unsafe { &*ram.host.cast::<AtomicU64>() };
+        let word = unsafe { &*(ram.host as *const AtomicU64) };
         Some(word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
     }
 }
@@ -154,19 +162,9 @@ impl Core {
         (Arc::clone(self.view_of(false)), Arc::clone(self.view_of(true)))
     }
 
-    /// The number of a RAM block, for entries of the second level.
-    fn block_number(&mut self, block: &Arc<RamBlock>) -> u16 {
-        let known = self.blocks.iter().position(|b| Arc::ptr_eq(b, block));
-        let n = known.unwrap_or_else(|| {
-            self.blocks.push(Arc::clone(block));
-            self.blocks.len() - 1
-        });
-        n as u16
-    }
-
     /// The block of an entry, and the offset of its page there.
     pub(crate) fn ram_of(&self, e: &L2Entry) -> Option<(&Arc<RamBlock>, u64)> {
-        let block = self.blocks.get(usize::from(e.block))?;
+        let block = self.ram.block(e.block)?;
         Some((block, e.host.wrapping_sub(block.host_ptr() as u64)))
     }
 
@@ -204,9 +202,9 @@ impl Core {
         mmu: u8,
     ) -> Result<L2Entry, MemFault> {
         self.follow_view(cpu);
-        let (view, secure) = self.views();
-        let m = cpu.translate(va, kind, mmu, &mut Phys(&view, &secure))?;
-        let view = if m.secure { secure } else { view };
+        let secure = self.secure_view.as_ref().unwrap_or(&self.view);
+        let mut mem = Phys { plain: &self.view, secure, ram: &mut self.ram };
+        let m = cpu.translate(va, kind, mmu, &mut mem)?;
         let mut flags = 0;
         for (on, bit) in [
             (m.read, flag::READ),
@@ -222,12 +220,11 @@ impl Core {
             flags |= flag::WATCHED;
         }
         let pa = m.pa & !0xfff;
-        let ram = view.ram_at(pa).filter(|r| r.len >= 4096);
-        if ram.as_ref().is_some_and(|r| r.readonly) {
+        let ram = mem.at(pa, m.secure).filter(|r| r.len >= 4096);
+        if ram.is_some_and(|r| r.readonly) {
             flags |= flag::ROM;
         }
-        let host = ram.as_ref().map_or(0, |r| r.host as u64);
-        let block = ram.map_or(0, |r| self.block_number(&r.block));
+        let (host, block) = ram.map_or((0, 0), |r| (r.host, r.block));
         let e = L2Entry {
             page: va & !0xfff,
             pa,
@@ -248,15 +245,17 @@ impl Core {
 
     /// Puts a RAM page into the first level.
     fn install(&mut self, cpu: &mut dyn JitCpu, e: &L2Entry, va: u64, mmu: u8, kind: AccessKind) {
-        if self.l1.before_fill(mmu, va) {
-            cpu.env().tlb[usize::from(mmu & 15)] = self.l1.place(usize::from(mmu & 15));
+        let (n, global) = (usize::from(mmu & 15), e.flags & flag::GLOBAL != 0);
+        if self.l1.before_fill(mmu, va, self.tags[n], global) {
+            cpu.env().tlb[n] = self.l1.place(mmu);
         }
-        self.note_l1_use(mmu);
         let page = va & !0xfff;
         let slot = self.l1.slot(mmu, va);
         let plain = e.flags & flag::STRICT == 0;
         let read = if e.flags & flag::READ != 0 && plain { page } else { TAG_INVALID };
-        let may_write = e.flags & (flag::WRITE | flag::ROM) == flag::WRITE && plain;
+        // Generated code takes a page that may be written for one that may be read.
+        let both = flag::READ | flag::WRITE;
+        let may_write = e.flags & (both | flag::ROM) == both && plain;
         // The order lets `protect` and this agree: it sets the page's bit, then looks for the entry;
         // here the entry is written, then the bit is looked at.
         slot.write.store(TAG_INVALID, Ordering::Relaxed);
@@ -339,7 +338,8 @@ impl Core {
         for n in 0..bytes / step {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
-            let word = view.read(at, size, attrs).map_err(|_| fault(cpu))?;
+            let read = || view.read(at, size, attrs);
+            let word = host::cpu::keep_fp_state(read).map_err(|_| fault(cpu))?;
             v |= u128::from(word) << (64 * n);
         }
         Ok(v)
@@ -363,7 +363,8 @@ impl Core {
             let size = Size::from_bytes(u64::from(step)).ok_or_else(|| fault(cpu))?;
             let at = pa + u64::from(n * step);
             let word = (v >> (64 * n)) as u64 & size.mask();
-            view.write(at, size, word, attrs).map_err(|_| fault(cpu))?;
+            let write = || view.write(at, size, word, attrs);
+            host::cpu::keep_fp_state(write).map_err(|_| fault(cpu))?;
         }
         // The write may have changed the memory map; the next instruction sees the new one.
         self.follow_view(cpu);
@@ -425,8 +426,7 @@ impl Core {
             Self::clear_ring(cpu);
             if empty {
                 // Later writes may be inline again.
-                for mmu in 0..jit_ir::env::MMUS as u8 {
-                    let slot = self.l1.slot(mmu, va);
+                for slot in self.l1.slots(va) {
                     if slot.page.load(Ordering::Relaxed) == e.host {
                         slot.clear();
                     }
@@ -536,6 +536,13 @@ impl Core {
         len: u64,
         mmu: u8,
     ) -> Result<(), MemFault> {
+        let slot = self.l1.slot(mmu, va);
+        if slot.write.load(Ordering::Relaxed) == va & !0xfff && (va & 0xfff) + len <= 4096 {
+            let at = va.wrapping_add(slot.addend.load(Ordering::Relaxed)) as *mut u8;
+            // SAFETY: inside a page that generated code may write to in the same way.
+            unsafe { std::ptr::write_bytes(at, 0, len as usize) };
+            return Ok(());
+        }
         let e = self.fill(cpu, va, AccessKind::Write, mmu)?;
         if e.flags & flag::STRICT != 0 {
             return Err(cpu.alignment_fault(va, AccessKind::Write));
@@ -593,18 +600,17 @@ impl Core {
             None => {
                 let (view, secure) = self.views();
                 let kinds = [AccessKind::Read, AccessKind::Exec];
-                let walk = |k| cpu.translate(va, k, mmu, &mut Phys(&view, &secure)).ok();
+                let mut mem = Phys { plain: &view, secure: &secure, ram: &mut self.ram };
+                let walk = |k| cpu.translate(va, k, mmu, &mut mem).ok();
                 let m = kinds.into_iter().find_map(walk).ok_or(())?;
                 let pa = m.pa & !0xfff;
-                let view = if m.secure { secure.clone() } else { view.clone() };
-                let ram = view.ram_at(pa).filter(|r| r.len >= 4096).ok_or(())?;
+                let ram = mem.at(pa, m.secure).filter(|r| r.len >= 4096).ok_or(())?;
                 let flags = if ram.readonly { flag::ROM } else { 0 };
-                let block = self.block_number(&ram.block);
                 L2Entry {
-                    block,
+                    block: ram.block,
                     page: va & !0xfff,
                     pa,
-                    host: ram.host as u64,
+                    host: ram.host,
                     flags,
                     ..L2Entry::default()
                 }

@@ -79,16 +79,26 @@ impl PageCode {
         }
     }
 
+    /// Whether there are blocks; writes to the page are noticed then.
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.lines.load(Ordering::Relaxed) != 0
+    }
+
     fn touches(&self, offset: u64, len: u64) -> bool {
         let last = (offset + len.max(1) - 1).min(4095) >> 6;
         (offset >> 6..=last).any(|n| self.lines.load(Ordering::Relaxed) >> n & 1 != 0)
     }
 
     fn drop_blocks(&self) {
-        for e in &self.entries {
-            e.store(0, Ordering::Release);
+        // Blocks begin in lines that they were made from, 16 instructions each.
+        let mut lines = self.lines.swap(0, Ordering::Relaxed);
+        while lines != 0 {
+            let n = lines.trailing_zeros() as usize;
+            lines &= lines - 1;
+            for e in self.entries.iter().skip(16 * n).take(16) {
+                e.store(0, Ordering::Release);
+            }
         }
-        self.lines.store(0, Ordering::Relaxed);
     }
 }
 
@@ -344,7 +354,7 @@ impl Cache {
             if first.drops.fetch_add(1, Ordering::Relaxed) >= MIXED {
                 return (true, false);
             }
-        } else if pages.iter().any(|p| p.lines.load(Ordering::Relaxed) != 0)
+        } else if pages.iter().any(|p| p.has_blocks())
             || first.quiet.fetch_add(1, Ordering::Relaxed) < QUIET
         {
             return (false, false);

@@ -128,6 +128,12 @@ unsafe extern "C" fn lookup(engine: *mut JitVcpu) -> u64 {
     core.lookup(cpu)
 }
 
+unsafe extern "C" fn resume(engine: *mut JitVcpu) -> u64 {
+    // SAFETY: see the head of this file.
+    let (cpu, core) = unsafe { parts(engine) };
+    core.resume(cpu)
+}
+
 /// The addresses.
 pub(crate) fn table() -> RuntimeCalls {
     RuntimeCalls {
@@ -138,6 +144,7 @@ pub(crate) fn table() -> RuntimeCalls {
         rmw: rmw as *const () as u64,
         cas: cas as *const () as u64,
         lookup: lookup as *const () as u64,
+        resume: resume as *const () as u64,
     }
 }
 

@@ -69,8 +69,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// From now on writes to this page are noticed, whoever makes them.
-    pub(crate) fn protect_code(self: &Arc<Self>, ram: &RamPage) {
+    /// From now on writes to this page are noticed, whoever makes them. `me` = the vCPU that translates; the
+    /// others leave their loops, which may remember that the page can be written.
+    pub(crate) fn protect_code(self: &Arc<Self>, ram: &RamPage, me: &Arc<Peer>) {
         if let Some(block) = ram.block.upgrade() {
             let me = Arc::downgrade(self);
             let watch: Weak<dyn Watch> = me;
@@ -79,6 +80,9 @@ impl Engine {
         if self.code_pages.add(ram.host) {
             for p in &*self.peers.lock() {
                 p.l1.protect(ram.host);
+                if !Arc::ptr_eq(p, me) {
+                    p.kick();
+                }
             }
         }
     }

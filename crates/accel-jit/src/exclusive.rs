@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use jit_ir::TlbFlush;
 use parking_lot::Mutex;
 
-use crate::tlb::SharedL1;
+use crate::l1::SharedL1;
 
 /// A message to another vCPU.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! `-accel tcg`: runs guests by translation, on every host.
 //!
 //! Blocks of IR come from the guest's translator and go to a host back end, or to the interpreter
-//! where there is none. This crate owns what is between: code by physical page ([`cache`]), the two
-//! TLBs ([`tlb`]), slow memory accesses ([`access`]), the run loop ([`vcpu`]), stopping the world
+//! where there is none. This crate owns what is between: code by physical page ([`cache`]), the TLBs
+//! ([`l1`], [`tlb`], [`codetlb`]), slow memory accesses ([`access`]), the run loop ([`vcpu`]), stopping the world
 //! ([`exclusive`]). Thread per vCPU.
 //!
 //! Debug events are in [`debug`].
@@ -14,14 +14,17 @@
 mod access;
 mod cache;
 mod calls;
+mod codetlb;
 mod debug;
 mod engine;
 mod exclusive;
 mod icount;
 mod info;
 mod interp;
+mod l1;
 mod log;
 mod perf;
+mod ram;
 mod services;
 mod tlb;
 mod tlb_check;

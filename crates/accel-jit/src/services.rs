@@ -9,18 +9,24 @@ use memory::FlatView;
 
 use crate::access::Phys;
 use crate::exclusive::Message;
-use crate::tlb::clear_l1_range;
+use crate::ram::Ram;
 use crate::vcpu::Core;
 
-/// A walker that owns its views.
-pub(crate) struct OwnedPhys(pub(crate) Arc<FlatView>, pub(crate) Arc<FlatView>);
+/// A walker that owns its views: as all see memory, and as the secure world does.
+pub(crate) struct OwnedPhys(pub(crate) Arc<FlatView>, pub(crate) Arc<FlatView>, pub(crate) Ram);
+
+impl OwnedPhys {
+    fn phys(&mut self) -> Phys<'_> {
+        Phys { plain: &self.0, secure: &self.1, ram: &mut self.2 }
+    }
+}
 
 impl PhysMem for OwnedPhys {
     fn read(&mut self, pa: u64, bytes: u32, secure: bool) -> Option<u64> {
-        Phys(&self.0, &self.1).read(pa, bytes, secure)
+        self.phys().read(pa, bytes, secure)
     }
     fn cas64(&mut self, pa: u64, old: u64, new: u64, secure: bool) -> Option<bool> {
-        Phys(&self.0, &self.1).cas64(pa, old, new, secure)
+        self.phys().cas64(pa, old, new, secure)
     }
 }
 
@@ -29,15 +35,9 @@ impl Core {
         Self::clear_ring(cpu);
         self.note_flush(what);
         self.peer.count(&self.peer.flushes);
-        if self.l2.flush(what) {
-            self.clear_l1(u16::MAX);
-            self.clear_code_tlb();
-        } else if let Some((va, len)) = what.va {
-            clear_l1_range(&self.l1, va, len);
-            for n in 0..len.div_ceil(4096) {
-                self.drop_code_va(va.wrapping_add(n * 4096));
-            }
-        }
+        let what = self.l2.flush(what);
+        self.l1.forget(what);
+        self.code_tlbs.forget(what);
     }
 }
 
@@ -68,7 +68,7 @@ impl Services for Core {
     }
     fn phys(&mut self) -> &mut dyn PhysMem {
         let (plain, secure) = self.views();
-        self.walker = OwnedPhys(plain, secure);
+        self.walker = OwnedPhys(plain, secure, Ram::default());
         &mut self.walker
     }
     fn tlb_flush(&mut self, cpu: &mut dyn JitCpu, what: TlbFlush) {
@@ -105,19 +105,18 @@ impl Services for Core {
         }
     }
     fn context_changed(&mut self, cpu: &mut dyn JitCpu, mmu_mask: u16) {
-        let mut changed = 0u16;
-        for mmu in 0..MMUS {
-            if mmu_mask >> mmu & 1 == 0 {
-                continue;
-            }
+        let mut changed = false;
+        for mmu in (0..MMUS).filter(|mmu| mmu_mask >> mmu & 1 != 0) {
             let tag = cpu.tlb_tag(mmu as u8);
             if tag != self.tags[mmu] {
                 self.tags[mmu] = tag;
-                changed |= 1 << mmu;
+                changed = true;
+                if self.l1.switch(mmu as u8, tag) {
+                    cpu.env().tlb[mmu] = self.l1.place(mmu as u8);
+                }
             }
         }
-        if changed != 0 {
-            self.clear_l1(changed);
+        if changed {
             Self::clear_ring(cpu);
         }
     }

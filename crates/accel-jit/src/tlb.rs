@@ -1,193 +1,26 @@
-//! The two software TLBs of a vCPU.
+//! The second level of a vCPU's software TLB; the first is in [`crate::l1`].
 //!
-//! First level: one direct-mapped table per mmu index that generated code probes inline. Tags hold
-//! the VA with its top byte as the guest used it, so tagged pointers need no masking; maintenance
-//! by VA ignores the top byte. Other threads may set the slow flag in write tags (translated pages).
-//! A table is made when its mmu index is first used, and grows while pages push each other out fast.
+//! Set-associative, tagged with regime, ASID and VMID, never flushed by a context switch. Invalidation by
+//! ASID, VMID or regime raises a floor below which entries are stale. It grows while pages push each
+//! other out fast.
 //!
-//! Second level: set-associative, tagged with regime, ASID and VMID, never flushed by a context
-//! switch. Invalidation by ASID, VMID or regime raises a floor below which entries are stale. It grows
-//! likewise.
+//! Entries of blocks larger than a page are pages all the same; the blocks are remembered as ranges, and
+//! maintenance by an address in one of them forgets the regime.
 //!
-//! UNSAFE: none; the tables are atomics whose address generated code reads.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+//! UNSAFE: none.
 
 use jit_ir::TlbFlush;
 use jit_ir::cpu::TlbTag;
-use jit_ir::env::{MMUS, TAG_INVALID, TlbTable};
-use parking_lot::Mutex;
 
-/// Entries of a first-level table, at first and at most.
-const L1_SIZES: (usize, usize) = (256, 16384);
 /// Sets of the second level, at first and at most.
 const L2_SETS: (usize, usize) = (1024, 8192);
 const WAYS: usize = 4;
 /// A table whose entries are pushed out as often as it has entries within this time grows.
-const FAST_NS: u64 = 100_000_000;
+pub(crate) const FAST_NS: u64 = 100_000_000;
+/// Ranges of blocks per regime that are kept apart as far as they are.
+const RANGES: usize = 64;
 /// Bits 12..56 of an address: what maintenance by VA compares.
-const VA_BITS: u64 = 0x00ff_ffff_ffff_f000;
-
-/// A first-level entry, laid out as [`jit_ir::env::TlbEntry`].
-#[repr(C)]
-pub(crate) struct L1Entry {
-    pub(crate) read: AtomicU64,
-    pub(crate) write: AtomicU64,
-    pub(crate) addend: AtomicU64,
-    /// Host address of the page.
-    pub(crate) page: AtomicU64,
-}
-
-impl L1Entry {
-    fn new() -> Self {
-        Self {
-            read: AtomicU64::new(TAG_INVALID),
-            write: AtomicU64::new(TAG_INVALID),
-            addend: AtomicU64::new(0),
-            page: AtomicU64::new(u64::MAX),
-        }
-    }
-
-    pub(crate) fn clear(&self) {
-        self.read.store(TAG_INVALID, Ordering::Relaxed);
-        self.write.store(TAG_INVALID, Ordering::Relaxed);
-        self.page.store(u64::MAX, Ordering::Relaxed);
-    }
-}
-
-type Table = Arc<[L1Entry]>;
-
-fn table(entries: usize) -> Table {
-    (0..entries).map(|_| L1Entry::new()).collect()
-}
-
-/// What other threads see of a vCPU's first level.
-pub(crate) struct SharedL1(Mutex<Vec<Table>>);
-
-impl SharedL1 {
-    /// Makes writes to a page, by host address, take the slow path (any thread).
-    pub(crate) fn protect(&self, page: u64) {
-        for e in self.0.lock().iter().flat_map(|t| t.iter()) {
-            if e.page.load(Ordering::Relaxed) == page {
-                e.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
-            }
-        }
-    }
-
-    /// Makes all writes take the slow path (any thread).
-    pub(crate) fn protect_all(&self) {
-        for e in self.0.lock().iter().flat_map(|t| t.iter()) {
-            e.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
-        }
-    }
-}
-
-#[derive(Clone, Copy, Default)]
-struct Use {
-    /// Entries filled since the table was last cleared.
-    fills: usize,
-    /// Entries of other pages pushed out since `since`.
-    pushed: usize,
-    since: u64,
-    /// How often in a row it was cleared nearly empty.
-    idle: u8,
-}
-
-/// The first level of a vCPU.
-pub(crate) struct L1 {
-    tables: Vec<Table>,
-    uses: [Use; MMUS],
-    shared: Arc<SharedL1>,
-}
-
-impl L1 {
-    pub(crate) fn new() -> Self {
-        let none = table(1);
-        let tables = vec![none; MMUS];
-        let shared = Arc::new(SharedL1(Mutex::new(tables.clone())));
-        Self { tables, uses: [Use::default(); MMUS], shared }
-    }
-
-    pub(crate) fn shared(&self) -> Arc<SharedL1> {
-        Arc::clone(&self.shared)
-    }
-
-    /// Where a table is, for generated code.
-    pub(crate) fn place(&self, mmu: usize) -> TlbTable {
-        let t = &self.tables[mmu % MMUS];
-        TlbTable { mask: (t.len() as u64 - 1) * 32, base: t.as_ptr() as u64 }
-    }
-
-    /// The table that generated code looks into.
-    pub(crate) fn in_use(&self, mmu: u8) -> &[L1Entry] {
-        &self.tables[usize::from(mmu & 15)]
-    }
-
-    pub(crate) fn slot(&self, mmu: u8, va: u64) -> &L1Entry {
-        let t = &self.tables[usize::from(mmu & 15)];
-        &t[(va >> 12) as usize & (t.len() - 1)]
-    }
-
-    /// A page is about to be put in: whether the table was made, grew or shrank, so that generated code
-    /// must be told its place.
-    pub(crate) fn before_fill(&mut self, mmu: u8, va: u64) -> bool {
-        let n = usize::from(mmu & 15);
-        let len = self.tables[n].len();
-        if len == 1 {
-            self.resize(n, L1_SIZES.0);
-            return true;
-        }
-        let old = self.slot(mmu, va);
-        let other = |tag: u64| tag & 0xfff == 0 && tag != va & !0xfff;
-        let pushes = other(old.read.load(Ordering::Relaxed));
-        let u = &mut self.uses[n];
-        u.fills += 1;
-        if u.idle >= 8 {
-            u.idle = 0;
-            self.resize(n, len / 2);
-            return true;
-        }
-        if !pushes {
-            return false;
-        }
-        u.pushed += 1;
-        if u.pushed < len || len >= L1_SIZES.1 {
-            return false;
-        }
-        let now = host::monotonic_ns();
-        let fast = now.wrapping_sub(u.since) < FAST_NS;
-        (u.since, u.pushed) = (now, 0);
-        if fast {
-            self.resize(n, len * 2);
-        }
-        fast
-    }
-
-    fn resize(&mut self, mmu: usize, entries: usize) {
-        let new = table(entries);
-        self.shared.0.lock()[mmu] = Arc::clone(&new);
-        self.tables[mmu] = new;
-        self.uses[mmu] = Use { since: host::monotonic_ns(), ..Use::default() };
-    }
-
-    pub(crate) fn clear_table(&mut self, mmu: usize) {
-        let t = &self.tables[mmu];
-        t.iter().for_each(L1Entry::clear);
-        let u = &mut self.uses[mmu];
-        let empty = t.len() > L1_SIZES.0 && u.fills < t.len() / 8;
-        u.idle = if empty { u.idle + 1 } else { 0 };
-        u.fills = 0;
-    }
-
-    fn clear_va(&self, mmu: u8, va: u64) {
-        let e = self.slot(mmu, va);
-        let hit = |t: &AtomicU64| (t.load(Ordering::Relaxed) ^ va) & VA_BITS == 0;
-        if hit(&e.read) || hit(&e.write) {
-            e.clear();
-        }
-    }
-}
+pub(crate) const VA_BITS: u64 = 0x00ff_ffff_ffff_f000;
 
 /// Permissions and properties of a second-level entry.
 pub(crate) mod flag {
@@ -222,6 +55,30 @@ pub(crate) struct L2Entry {
     pub(crate) code_attr: u8,
     /// Index of the RAM block among the vCPU's.
     pub(crate) block: u16,
+}
+
+/// What is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forget {
+    /// Pages of a VA range (start, length), in every address space.
+    Pages(u64, u64),
+    /// Everything of these regimes (bit mask), but with `asid` only what is bound to it, and with `vmid`
+    /// only what is of it.
+    Spaces { regimes: u32, asid: Option<u16>, vmid: Option<u16> },
+}
+
+impl Forget {
+    /// Everything.
+    pub(crate) const ALL: Self = Self::Spaces { regimes: u32::MAX, asid: None, vmid: None };
+
+    /// Whether it takes in an address space, and how much of that: all, since its entries are either
+    /// bound to `tag`'s ASID (`bound`) or, if not, global.
+    pub(crate) fn takes(self, tag: TlbTag, bound: bool) -> bool {
+        let Self::Spaces { regimes, asid, vmid } = self else { return false };
+        regimes >> (tag.regime & 3) & 1 != 0
+            && asid.is_none_or(|a| bound && a == tag.asid)
+            && vmid.is_none_or(|v| v == tag.vmid)
+    }
 }
 
 /// The second level.
@@ -337,15 +194,16 @@ impl L2 {
         if list.iter().any(|(s, n)| start >= *s && start + len <= s + n) {
             return;
         }
+        // Neighbours become one range; when there are many, those that are near each other.
+        let gap = if list.len() < RANGES { 0 } else { 1 << 32 };
         if let Some((s, n)) = list.iter_mut().find(|(s, n)| {
-            let gap = 1 << 32;
             start <= s.saturating_add(*n).saturating_add(gap)
                 && *s <= start.saturating_add(len + gap)
         }) {
             let end = (*s + *n).max(start + len);
             *s = (*s).min(start);
             *n = end - *s;
-        } else if list.len() < 16 {
+        } else if list.len() < RANGES {
             list.push((start, len));
         } else {
             *list = vec![(0, VA_BITS + 0x1000)];
@@ -384,6 +242,7 @@ impl L2 {
                 for r in 0..32usize {
                     if what.regimes >> (r & 3) & 1 != 0 {
                         self.floor_regime[r] = epoch;
+                        self.large[r & 3].clear();
                     }
                 }
             }
@@ -394,8 +253,8 @@ impl L2 {
         }
     }
 
-    /// Forgets; returns true if whole first-level tables must go too, false if only the VA pages.
-    pub(crate) fn flush(&mut self, what: &TlbFlush) -> bool {
+    /// Forgets; gives what of it the first level and code TLBs must forget.
+    pub(crate) fn flush(&mut self, what: &TlbFlush) -> Forget {
         if let Some((va, len)) = what.va
             && len <= 64 * 4096
             && !self.in_large(what.regimes, va, len)
@@ -403,25 +262,18 @@ impl L2 {
             for n in 0..len.div_ceil(4096) {
                 self.drop_page(va.wrapping_add(n * 4096));
             }
-            return false;
+            return Forget::Pages(va, len);
         }
-        let everything = TlbFlush { asid: None, ..*what };
-        self.raise_floors(if what.va.is_some() { &everything } else { what });
-        true
+        // By an address in a block: any part of it may be there, under whichever ASID.
+        let by_asid = what.va.is_none() && !what.globals;
+        let what = TlbFlush { asid: what.asid.filter(|_| by_asid), globals: false, ..*what };
+        self.raise_floors(&what);
+        Forget::Spaces { regimes: what.regimes, asid: what.asid, vmid: what.vmid }
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         *self = Self::with_sets(self.entries.len());
-    }
-}
-
-/// Forgets a small VA range in the first level.
-pub(crate) fn clear_l1_range(l1: &L1, va: u64, len: u64) {
-    for n in 0..len.div_ceil(4096) {
-        for mmu in 0..MMUS as u8 {
-            l1.clear_va(mmu, va.wrapping_add(n * 4096));
-        }
     }
 }
 
@@ -437,26 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_grow_under_pressure_and_shrink_when_idle() {
-        let mut l1 = L1::new();
-        let fill = |l1: &mut L1, va: u64| {
-            let moved = l1.before_fill(0, va);
-            l1.slot(0, va).read.store(va, Ordering::Relaxed);
-            moved
-        };
-        assert!(fill(&mut l1, 0x1000));
-        for round in 0..8u64 {
-            (0..1024).for_each(|n| _ = fill(&mut l1, n << 12 | round << 40));
-        }
-        let grown = l1.tables[0].len();
-        assert!(grown >= 1024, "{grown}");
-        let _ = l1.shared().0.lock()[0].len();
-        // The first may still find it in use.
-        for _ in 0..9 {
-            l1.clear_table(0);
-        }
-        assert!(fill(&mut l1, 0));
-        assert_eq!(l1.tables[0].len(), grown / 2);
+    fn it_grows_under_pressure() {
         let mut l2 = L2::new();
         for n in 0..40_000 {
             l2.insert(entry(n << 12, flag::READ), 0, tag(1), 12);
@@ -466,13 +299,39 @@ mod tests {
     }
 
     #[test]
+    fn only_addresses_in_blocks_forget_the_regime() {
+        let mut l2 = L2::new();
+        let page = |va| TlbFlush { regimes: 1, va: Some((va, 4096)), ..TlbFlush::default() };
+        let all = Forget::Spaces { regimes: 1, asid: None, vmid: None };
+        l2.insert(entry(0x40_0000, flag::READ), 0, tag(1), 21);
+        l2.insert(entry(0x60_0000, flag::READ), 0, tag(1), 21);
+        l2.insert(entry(0x100_0000, flag::READ), 0, tag(1), 12);
+        assert_eq!(l2.flush(&page(0x80_0000)), Forget::Pages(0x80_0000, 4096), "behind them");
+        assert_eq!(l2.flush(&page(0x3f_f000)), Forget::Pages(0x3f_f000, 4096), "before them");
+        assert!(l2.probe(0x60_0000, 0, tag(1)).is_some());
+        assert_eq!(l2.flush(&page(0x7f_f000)), all);
+        assert!(l2.probe(0x40_0000, 0, tag(1)).is_none());
+        assert!(l2.probe(0x100_0000, 0, tag(1)).is_none());
+        // With the entries the blocks are gone.
+        assert_eq!(l2.flush(&page(0x7f_f000)), Forget::Pages(0x7f_f000, 4096));
+        // Scattered ones stay apart up to a number, and are still found beyond it.
+        for n in 0..200u64 {
+            l2.insert(entry(n << 34, flag::READ), 0, tag(1), 21);
+        }
+        assert!(l2.large[0].len() <= RANGES);
+        assert_eq!(l2.flush(&page(199 << 34 | 0x1000)), all);
+        assert!(l2.probe(199 << 34, 0, tag(1)).is_none());
+    }
+
+    #[test]
     fn an_asid_flush_spares_globals_and_other_asids() {
         let mut l2 = L2::new();
         l2.insert(entry(0x1000, flag::READ), 0, tag(1), 12);
         l2.insert(entry(0x2000, flag::READ), 0, tag(2), 12);
         l2.insert(entry(0x3000, flag::READ | flag::GLOBAL), 0, tag(1), 12);
         let all = l2.flush(&TlbFlush { regimes: 1, asid: Some(1), ..TlbFlush::default() });
-        assert!(all);
+        assert_eq!(all, Forget::Spaces { regimes: 1, asid: Some(1), vmid: None });
+        assert!(all.takes(tag(1), true) && !all.takes(tag(2), true) && !all.takes(tag(1), false));
         assert!(l2.probe(0x1000, 0, tag(1)).is_none());
         assert!(l2.probe(0x2000, 0, tag(2)).is_some());
         assert!(l2.probe(0x3000, 0, tag(7)).is_some());
@@ -485,9 +344,10 @@ mod tests {
         l2.insert(entry(tagged, flag::READ), 0, tag(1), 12);
         l2.insert(entry(0x40_0000, flag::READ), 0, tag(1), 21);
         let what = |va| TlbFlush { regimes: 1, va: Some((va, 4096)), ..TlbFlush::default() };
-        assert!(!l2.flush(&what(0x1000)));
+        assert_eq!(l2.flush(&what(0x1000)), Forget::Pages(0x1000, 4096));
         assert!(l2.probe(tagged, 0, tag(1)).is_none());
-        assert!(l2.flush(&what(0x5f_f000)), "inside the 2 MiB block");
+        let inside = l2.flush(&what(0x5f_f000));
+        assert!(inside.takes(tag(1), true) && inside.takes(tag(9), false), "the 2 MiB block");
         assert!(l2.probe(0x40_0000, 0, tag(1)).is_none());
     }
 }

@@ -23,7 +23,9 @@ use jit_ir::{AccessKind, JitCpu, PhysMem, TlbFlush};
 use rustc_hash::FxHashMap;
 
 use crate::access::Phys;
-use crate::tlb::{L1Entry, L2Entry, flag};
+use crate::l1::L1Entry;
+use crate::ram::Ram;
+use crate::tlb::{L2Entry, flag};
 use crate::vcpu::Core;
 
 /// Bits of an address that maintenance compares.
@@ -230,7 +232,8 @@ impl Core {
         mmu: u8,
     ) -> Option<u64> {
         let (view, secure) = self.views();
-        let mut memory = ReadOnly(Phys(&view, &secure));
+        let mut ram = Ram::default();
+        let mut memory = ReadOnly(Phys { plain: &view, secure: &secure, ram: &mut ram });
         let m = cpu.translate(va, kind, mmu, &mut memory).ok()?;
         let ram = if m.secure { secure.ram_at(m.pa & !0xfff) } else { view.ram_at(m.pa & !0xfff) };
         Some(ram?.host as u64)
@@ -263,10 +266,11 @@ impl Core {
 
     /// Why writes to the page must not go past the engine.
     fn unnoticed_write(&self, page: u64, mmu: u8, host: u64) -> Option<&'static str> {
-        let block = self.blocks.iter().find(|b| {
+        let holds = |b: &&std::sync::Arc<guest_ram::RamBlock>| {
             let start = b.host_ptr() as u64;
             host >= start && host - start < b.len()
-        })?;
+        };
+        let block = (0..).map_while(|n| self.ram.block(n)).find(holds)?;
         let clean = !block.dirty().is_dirty((host - block.host_ptr() as u64) >> 12);
         if !clean && !self.engine.code_pages.contains(host) {
             return None;

@@ -8,37 +8,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use accel::{Exit, Kicker, Vcpu};
-use guest_ram::RamBlock;
-use jit_ir::backend::{BlockCx, CODE_TLB};
+use jit_ir::backend::BlockCx;
 use jit_ir::cpu::TlbTag;
-use jit_ir::env::{CodeTlbEntry, MERGED, MMUS, RING, RingEntry};
+use jit_ir::env::{LoopPage, MERGED, MMUS, PAGES, RING, RingEntry};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness};
-use jit_ir::{AccessKind, Builder, CodeMode, JitCpu, MemFault, Services, TranslateCx, Wake};
+use jit_ir::{AccessKind, Builder, JitCpu, MemFault, Services, TranslateCx, Wake};
 use memory::{AddressSpace, FlatView};
-use rustc_hash::FxHashMap;
 
 use crate::cache::{PageCode, RamPage};
+use crate::codetlb::{CodeSpace, CodeTlbs};
 use crate::debug::Stops;
 use crate::engine::Engine;
 use crate::exclusive::{Message, Peer};
 use crate::icount;
 use crate::interp::InterpMachine;
+use crate::l1::L1;
 use crate::log;
+use crate::ram::Ram;
 use crate::services::OwnedPhys;
-use crate::tlb::{L1, L2};
+use crate::tlb::{Forget, L2, flag};
 use crate::tlb_check::TlbCheck;
 use crate::verify::{Log, Verify};
-
-const NO_ENTRY: CodeTlbEntry = CodeTlbEntry { tag: u64::MAX, entries: 0 };
-
-/// What a code slot id stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct SlotKey {
-    mode: u64,
-    mmu: u8,
-    tag: (u8, u16, u16),
-}
 
 /// The engine's side of a vCPU.
 pub(crate) struct Core {
@@ -47,22 +38,19 @@ pub(crate) struct Core {
     pub(crate) l1: L1,
     pub(crate) l2: L2,
     /// The view that the translations were made with; it holds the RAM that the TLBs point to.
-    view: Arc<FlatView>,
+    pub(crate) view: Arc<FlatView>,
     /// The secure world's, where that differs.
-    secure_view: Option<Arc<FlatView>>,
-    /// RAM blocks that entries of the second level name.
-    pub(crate) blocks: Vec<Arc<RamBlock>>,
+    pub(crate) secure_view: Option<Arc<FlatView>>,
+    /// The views' RAM, whose blocks entries of the second level name.
+    pub(crate) ram: Ram,
     pub(crate) tags: [TlbTag; MMUS],
-    l1_used: u16,
-    code_tlb: Box<[CodeTlbEntry]>,
-    /// The page objects behind `code_tlb`, same index.
-    code_pages: Vec<Option<Arc<PageCode>>>,
-    slots: FxHashMap<SlotKey, u64>,
-    mode: CodeMode,
-    pub(crate) slot: u64,
-    last_key: Option<SlotKey>,
+    pub(crate) code_tlbs: CodeTlbs,
+    /// What the code TLB in use is for.
+    space: CodeSpace,
     builder: Builder,
     live: Liveness,
+    /// Copy of the page being translated, from the block's start on.
+    page_bytes: Box<[u8; 4096]>,
     pub(crate) vals: Vec<u128>,
     /// Translations are void (other threads' messages, memory map): look-ups leave first.
     pub(crate) must_leave: bool,
@@ -97,20 +85,16 @@ impl Core {
             ),
             view: engine.memory.view(),
             secure_view: engine.secure_memory.as_ref().map(AddressSpace::view),
-            blocks: Vec::new(),
+            ram: Ram::default(),
             engine: Arc::clone(engine),
             peer,
             l1,
             l2: L2::new(),
             tags: [TlbTag::default(); MMUS],
-            l1_used: 0,
-            code_tlb: vec![NO_ENTRY; CODE_TLB].into_boxed_slice(),
-            code_pages: vec![None; CODE_TLB],
-            slots: FxHashMap::default(),
-            mode: CodeMode { key: 0, mmu: 0 },
-            slot: 0,
-            last_key: None,
+            code_tlbs: CodeTlbs::new(),
+            space: CodeSpace::default(),
             live: Liveness::default(),
+            page_bytes: Box::new([0; 4096]),
             vals: Vec::new(),
             must_leave: false,
             unsynced: false,
@@ -118,7 +102,7 @@ impl Core {
                 let plain = engine.memory.view();
                 let secure =
                     engine.secure_memory.as_ref().map_or_else(|| plain.clone(), AddressSpace::view);
-                OwnedPhys(plain, secure)
+                OwnedPhys(plain, secure, Ram::default())
             },
             index: 0,
             stops: Stops::default(),
@@ -137,39 +121,20 @@ impl Core {
         }
     }
 
-    pub(crate) fn note_l1_use(&mut self, mmu: u8) {
-        self.l1_used |= 1 << (mmu & 15);
-    }
-
-    pub(crate) fn clear_l1(&mut self, mask: u16) {
-        for mmu in 0..MMUS {
-            if self.l1_used & mask & 1 << mmu != 0 {
-                self.l1.clear_table(mmu);
-            }
-        }
-        self.l1_used &= !mask;
-    }
-
     /// Forgets what generated code remembers of pages beside its TLBs.
     pub(crate) fn clear_ring(cpu: &mut dyn JitCpu) {
         cpu.env().merged = [0; MERGED];
+        cpu.env().pages = [LoopPage::EMPTY; PAGES];
         cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
     }
 
     pub(crate) fn clear_code_tlb(&mut self) {
-        self.code_tlb.fill(NO_ENTRY);
-        self.code_pages.fill(None);
-    }
-
-    pub(crate) fn drop_code_va(&mut self, va: u64) {
-        let n = (va >> 12) as usize & (CODE_TLB - 1);
-        self.code_tlb[n] = NO_ENTRY;
-        self.code_pages[n] = None;
+        self.code_tlbs.forget(Forget::ALL);
     }
 
     /// Forgets every translation.
     pub(crate) fn flush_all(&mut self, cpu: &mut dyn JitCpu) {
-        self.clear_l1(u16::MAX);
+        self.l1.forget(Forget::ALL);
         self.l2.clear();
         self.clear_code_tlb();
         Self::clear_ring(cpu);
@@ -192,7 +157,7 @@ impl Core {
         }
         // The old views go last: they hold what the TLBs point to.
         self.flush_all(cpu);
-        self.blocks.clear();
+        self.ram = Ram::default();
         if let Some(view) = plain {
             self.view = view;
         }
@@ -200,7 +165,7 @@ impl Core {
             self.secure_view = secure;
         }
         let (plain, secure) = self.views();
-        self.walker = OwnedPhys(plain, secure);
+        self.walker = OwnedPhys(plain, secure, Ram::default());
     }
 
     pub(crate) fn handle_messages(&mut self, cpu: &mut dyn JitCpu) {
@@ -226,7 +191,7 @@ impl Core {
         self.peer.waiting.store(inbox.len(), Ordering::SeqCst);
     }
 
-    /// Brings the code slot in line with the CPU's mode.
+    /// Brings the code TLB in line with the CPU's mode.
     #[inline(always)] // twice in the code, one of them hot
     pub(crate) fn update_mode(&mut self, cpu: &mut dyn JitCpu) {
         let mode = cpu.code_mode(0);
@@ -235,31 +200,19 @@ impl Core {
             // A reset changes the registers behind the tags without a helper's notice.
             self.context_changed(cpu, u16::MAX);
         }
-        let key = SlotKey { mode: mode.key, mmu: mode.mmu, tag: (tag.regime, tag.asid, tag.vmid) };
-        if self.last_key == Some(key) {
+        self.enter_space(cpu, CodeSpace { mode: mode.key, mmu: mode.mmu, tag });
+    }
+
+    #[inline]
+    fn enter_space(&mut self, cpu: &mut dyn JitCpu, space: CodeSpace) {
+        if self.space == space {
             return;
         }
-        self.last_key = Some(key);
-        let next = (self.slots.len() as u64 + 1) << 2;
-        let slot = match self.slots.get(&key) {
-            Some(s) => *s,
-            None if next < 1 << 12 => {
-                self.slots.insert(key, next);
-                next
-            }
-            None => {
-                self.slots.clear();
-                self.clear_code_tlb();
-                self.slots.insert(key, 4);
-                4
-            }
-        };
-        self.mode = mode;
-        if self.slot != slot {
-            self.slot = slot;
-            cpu.env().code_slot = slot;
-            Self::clear_ring(cpu);
-        }
+        self.space = space;
+        self.code_tlbs.switch(&space);
+        let env = cpu.env();
+        (env.code_tlb, env.code_slot) = self.code_tlbs.place();
+        Self::clear_ring(cpu);
     }
 
     /// The page object of the page that holds `pc`.
@@ -269,18 +222,14 @@ impl Core {
         cpu: &mut dyn JitCpu,
         pc: u64,
     ) -> Result<Arc<PageCode>, MemFault> {
-        let n = (pc >> 12) as usize & (CODE_TLB - 1);
-        let tag = pc & !0xfff | self.slot;
-        if self.code_tlb[n].tag == tag
-            && let Some(page) = &self.code_pages[n]
-        {
+        if let Some(page) = self.code_tlbs.page(pc) {
             return Ok(Arc::clone(page));
         }
-        let e = self.fill(cpu, pc, AccessKind::Exec, self.mode.mmu)?;
+        let e = self.fill(cpu, pc, AccessKind::Exec, self.space.mmu)?;
         if e.host == 0 {
             return Err(cpu.bus_fault(pc, e.pa, AccessKind::Exec));
         }
-        let key = if e.code_attr == 0 { self.mode.key } else { cpu.code_mode(e.code_attr).key };
+        let key = if e.code_attr == 0 { self.space.mode } else { cpu.code_mode(e.code_attr).key };
         let key = key | self.stops.of_page(pc).0;
         let engine = Arc::clone(&self.engine);
         let (block, offset) =
@@ -288,19 +237,16 @@ impl Core {
         let ram = RamPage { host: e.host, block: Arc::downgrade(block), offset };
         let page = engine.cache.lock().page(&ram, key);
         if !log::wants_every_block() {
-            self.code_tlb[n] = CodeTlbEntry { tag, entries: page.entries.as_ptr() as u64 };
-            self.code_pages[n] = Some(Arc::clone(&page));
+            let global = e.flags & flag::GLOBAL != 0;
+            self.code_tlbs.put(pc, &page, &self.space, global);
         }
         Ok(page)
     }
 
     /// The entry for the PC if code TLB and page table have it.
     fn quick(&self, pc: u64) -> Option<u32> {
-        let n = (pc >> 12) as usize & (CODE_TLB - 1);
-        let page = self.code_pages.get(n)?.as_ref()?;
-        let hit = self.code_tlb[n].tag == pc & !0xfff | self.slot && pc & 3 == 0;
-        let entry = page.entry(pc & 0xfff).load(Ordering::Acquire);
-        (hit && entry != 0).then_some(entry)
+        let entry = self.code_tlbs.page(pc)?.entry(pc & 0xfff).load(Ordering::Acquire);
+        (entry != 0 && pc & 3 == 0).then_some(entry)
     }
 
     /// The entry for the PC in `env` (offset from the code base, or interpreter block + 1), translating
@@ -355,13 +301,18 @@ impl Core {
             self.must_leave = true;
             return None;
         }
-        engine.protect_code(&page.ram);
-        let mut bytes = [0u8; 4096];
-        page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
+        if !page.has_blocks() {
+            engine.protect_code(&page.ram, &self.peer);
+        }
+        // Blocks never go back.
+        let rest = self.page_bytes.get_mut(start as usize & !7..)?;
+        page.ram.block.upgrade()?.read(page.ram.offset + u64::from(start & !7), rest).ok()?;
+        let bytes = &*self.page_bytes;
         self.builder.begin(start);
         let b = &mut self.builder;
         let count = engine.icount.is_some();
-        let mut cx = TranslateCx { b, key: page.key, page: &bytes, start, max_insns, count, stops };
+        let loops = !count && stops.is_empty() && max_insns > 1 && !log::wants_every_block();
+        let mut cx = TranslateCx { b, key: page.key, page: bytes, start, max_insns, count, stops };
         engine.translator.translate(&mut cx);
         let layout = engine.translator.layout();
         let helpers = engine.translator.helpers();
@@ -369,7 +320,7 @@ impl Core {
         if let Err(e) = jit_ir::verify::verify(self.builder.block(), layout, helpers) {
             panic!("{e}\n{}", jit_ir::text::print(self.builder.block()));
         }
-        engine.log_guest(&bytes, pc, self.builder.block());
+        engine.log_guest(bytes, pc, self.builder.block());
         let block = self.builder.block();
         let mut size = 0;
         let entry = match &engine.native {
@@ -380,6 +331,7 @@ impl Core {
                 let cx = BlockCx {
                     count: if count { block.insns } else { cost },
                     log: false,
+                    loops,
                     block,
                     live: &self.live,
                     layout,
@@ -421,7 +373,7 @@ impl Core {
 
     /// The mode key of the code in use.
     pub(crate) fn mode_key(&self) -> u64 {
-        self.mode.key
+        self.space.mode
     }
 
     /// Host address for generated code to go on at, 0 = leave. Patches the exit that asked.
@@ -461,17 +413,47 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Host address to go on at after a helper took an exception, returned from one or changed the mode;
+    /// 0 = the run loop has something to do. Instruction counting is settled there.
+    pub(crate) fn resume(&mut self, cpu: &mut dyn JitCpu) -> u64 {
+        let env = cpu.env();
+        env.helper_exit = 0;
+        if env.request.load(Ordering::Acquire) < 0
+            || self.must_leave
+            || self.stops.single
+            || self.log.is_some()
+            || self.stops.pending
+            || self.engine.icount.is_some()
+            || !cpu.goes_on()
+        {
+            return 0;
+        }
+        self.update_mode(cpu);
+        let pc = cpu.env().pc();
+        cpu.env().set_pc(pc);
+        let entry = match self.quick(pc) {
+            Some(entry) => entry,
+            None => match self.find(cpu) {
+                Some((_, entry)) => entry,
+                None => return 0,
+            },
+        };
+        self.log_run(cpu, entry);
+        self.engine.native.as_ref().map_or(0, |n| n.code_base + u64::from(entry))
+    }
+}
+
 impl JitVcpu {
     pub(crate) fn new(engine: &Arc<Engine>, mut cpu: Box<dyn JitCpu>) -> Self {
         let l1 = L1::new();
         let peer = Peer::new(l1.shared());
         let mut core = Box::new(Core::new(engine, l1, Arc::clone(&peer)));
-        core.clear_code_tlb();
         let env = cpu.env();
         for mmu in 0..MMUS {
-            env.tlb[mmu] = core.l1.place(mmu);
+            env.tlb[mmu] = core.l1.place(mmu as u8);
         }
-        env.code_tlb = core.code_tlb.as_ptr() as u64;
+        (env.code_tlb, env.code_slot) = core.code_tlbs.place();
         env.code_base = engine.native.as_ref().map_or(0, |n| n.code_base);
         peer.set_request(&raw mut env.request);
         let mut peers = engine.peers.lock();

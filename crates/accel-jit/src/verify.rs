@@ -350,7 +350,7 @@ impl Core {
             self.must_leave = true;
             return None;
         }
-        engine.protect_code(&page.ram);
+        engine.protect_code(&page.ram, &self.peer);
         let mut bytes = [0u8; 4096];
         page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
         let (layout, helpers) = (engine.translator.layout(), engine.translator.helpers());
@@ -381,6 +381,7 @@ impl Core {
         let cx = BlockCx {
             count: if engine.icount.is_some() { block.insns } else { 0 },
             log: true,
+            loops: false,
             block,
             live: &live,
             layout,
@@ -559,7 +560,7 @@ impl JitVcpu {
         RUNNING.set(self);
         self.run_native(entry);
         RUNNING.set(std::ptr::null_mut());
-        self.cpu.env().code_slot = self.core.slot;
+        self.cpu.env().code_slot = self.core.code_tlbs.place().1;
         let log = self.core.log.take().unwrap_or_default();
         if engine.icount.is_some() && self.cpu.env().budget_short != 0 {
             return;

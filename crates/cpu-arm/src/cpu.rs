@@ -8,7 +8,7 @@ use jit_ir::cpu::TlbTag;
 use jit_ir::{AccessKind, CodeMode, DebugPoints, JitCpu, JitEnv, MemFault, PageMap, PhysMem, Wake};
 
 use crate::features::{Features, Impdef};
-use crate::state::{ArmCpu, ModeKey, Pstate};
+use crate::state::{ArmCpu, FPCR_SPECIAL, ModeKey, Pstate};
 use crate::sysreg::{REGS, Reg};
 use crate::system::{Kick, Power, System};
 
@@ -170,6 +170,7 @@ impl ArmCpu {
         let at_el0 = el == 0;
         let hcr = self.hcr();
         let el1_traps = hcr & (1 << 26 | 1 << 30) != 0;
+        let (pac, pac_bottom) = self.inline_pac();
         ModeKey::default()
             .with_el(el)
             .with_fp_trap(self.fp_trap_target())
@@ -183,6 +184,9 @@ impl ArmCpu {
             .with_e2h(self.e2h())
             .with_el1_traps(el1_traps)
             .with_keys(self.features.pauth() > 0 && self.key_trap().is_none())
+            .with_pac_a(pac[0] as u8)
+            .with_pac_b(pac[1] as u8)
+            .with_pac_bottom(pac_bottom)
     }
 
     /// The mode key for a page with this code attribute.
@@ -203,6 +207,7 @@ impl ArmCpu {
             .with_illegal(self.pstate.il)
             .with_step(self.steps())
             .with_sp_sel(self.pstate.sp_sel)
+            .with_fp_plain(self.fpcr & FPCR_SPECIAL == 0)
     }
 
     /// Reset, power and PSCI requests of other threads; false = the CPU is off.
@@ -301,6 +306,12 @@ impl JitCpu for ArmCpu {
             self.take_sync(target, class, 0x22);
         }
         Wake::Run
+    }
+
+    fn goes_on(&mut self) -> bool {
+        let shared = &self.system.shared;
+        let quiet = !shared.attention.load(Ordering::Acquire) && !self.system.waiting;
+        quiet && !self.interrupt_ready() && !self.steps() && self.env.pc() & 3 == 0
     }
 
     fn set_kick(&mut self, kick: Kick) {

@@ -3,6 +3,9 @@
 //! Algorithms: QARMA5, QARMA3 ([`crate::qarma`]) and our own implementation-defined one, a keyed
 //! 64-bit mix that is a checksum against guest bugs, not cryptography. The property `pauth-*` chooses.
 //! Built are levels PAuth2 with FPAC and FPACCOMBINE: a code is XORed in, a wrong one faults.
+//!
+//! With the implementation-defined one translated code computes the codes of instruction keys itself
+//! (`crate::translate`, of the same formulas); the mode key says when ([`ArmCpu::inline_pac`]).
 
 use jit_ir::HelperCx;
 
@@ -22,14 +25,14 @@ const KEYS: [(Reg, Reg); 5] = [
 /// SCTLR_ELx.EnIA, EnIB, EnDA, EnDB.
 const ENABLE: [u32; 4] = [31, 30, 27, 13];
 
+/// Added to pointer and modifier: small ones spread over the product too.
+pub(crate) const MIX: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
+/// How far the modifier is rotated into the code: its lowest bits come to where codes are.
+pub(crate) const TURN: u32 = 16;
+
 fn mix(data: u64, modifier: u64, key: (u64, u64)) -> u64 {
-    let fold = |a: u64, b: u64| {
-        let p = u128::from(a) * u128::from(b);
-        p as u64 ^ (p >> 64) as u64
-    };
-    let a = fold(data ^ key.0 ^ 0x9e37_79b9_7f4a_7c15, key.1 ^ modifier | 1);
-    let b = fold(modifier ^ key.1 ^ a.rotate_left(29), key.0 ^ 0xd1b5_4a32_d192_ed03 | 1);
-    a ^ b.rotate_left(17) ^ data.rotate_left(41)
+    let p = u128::from(data ^ key.0 ^ MIX[0]) * u128::from(modifier ^ key.1 ^ MIX[1] | 1);
+    p as u64 ^ (p >> 64) as u64 ^ modifier.rotate_right(TURN)
 }
 
 fn code(pac: Pac, data: u64, modifier: u64, key: (u64, u64)) -> u64 {
@@ -40,10 +43,23 @@ fn code(pac: Pac, data: u64, modifier: u64, key: (u64, u64)) -> u64 {
     }
 }
 
+/// What translated code does for an instruction key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum InlinePac {
+    /// Calls the helper.
+    Ask,
+    /// Computes.
+    Compute,
+    /// Nothing: the key is not enabled (SCTLR_ELx.EnIA, EnIB).
+    Off,
+}
+
 /// Where the code goes in a pointer.
-struct Shape {
-    tbi: bool,
-    bottom: u32,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) tbi: bool,
+    pub(crate) bottom: u32,
 }
 
 impl Shape {
@@ -52,6 +68,33 @@ impl Shape {
         let low = (1u64 << 55) - (1u64 << self.bottom);
         if self.tbi { low } else { low | 0xff << 56 }
     }
+
+    /// The pointer without code: its address bits extended by bit 55.
+    fn canonical(&self, ptr: u64) -> u64 {
+        let ext = if ptr >> 55 & 1 != 0 { u64::MAX } else { 0 };
+        let keep = !self.mask() & !(1 << 55);
+        ptr & keep | ext & (self.mask() | 1 << 55)
+    }
+}
+
+/// AddPAC.
+pub(crate) fn sign(pac: Pac, s: &Shape, ptr: u64, modifier: u64, key: (u64, u64)) -> u64 {
+    let base = s.canonical(if s.tbi { ptr } else { fix_select(ptr) });
+    let pac = code(pac, base, modifier, key) & s.mask();
+    (ptr & !(1 << 55)) ^ pac | base & 1 << 55
+}
+
+/// Auth: the pointer without code; `Err` when the code is wrong.
+pub(crate) fn check(
+    pac: Pac,
+    s: &Shape,
+    ptr: u64,
+    modifier: u64,
+    key: (u64, u64),
+) -> Result<u64, u64> {
+    let base = s.canonical(ptr);
+    let result = ptr ^ code(pac, base, modifier, key) & s.mask();
+    if result == base { Ok(result) } else { Err(result) }
 }
 
 impl ArmCpu {
@@ -65,26 +108,36 @@ impl ArmCpu {
         (self.sys(lo), self.sys(hi))
     }
 
-    /// The pointer without code: its address bits extended by bit 55.
-    fn canonical(ptr: u64, s: &Shape) -> u64 {
-        let ext = if ptr >> 55 & 1 != 0 { u64::MAX } else { 0 };
-        let keep = !s.mask() & !(1 << 55);
-        ptr & keep | ext & (s.mask() | 1 << 55)
+    /// Where pointer authentication instructions trap, if they do: HCR_EL2.API, SCR_EL3.API.
+    fn pac_trap(&self) -> Option<u8> {
+        let el = self.pstate.el;
+        let below = el < 2 && !(el == 0 && self.e2h_tge());
+        if below && self.el2_enabled() && self.hcr() >> 41 & 1 == 0 {
+            return Some(2);
+        }
+        (self.features.el3 && el < 3 && self.sys(Reg::SCR_EL3) >> 17 & 1 == 0).then_some(3)
     }
 
     /// Traps of pointer authentication instructions; true if one was taken.
     fn pac_trapped(&mut self) -> bool {
-        let el = self.pstate.el;
-        let below = el < 2 && !(el == 0 && self.e2h_tge());
-        let target = if below && self.el2_enabled() && self.hcr() >> 41 & 1 == 0 {
-            2
-        } else if self.features.el3 && el < 3 && self.sys(Reg::SCR_EL3) >> 17 & 1 == 0 {
-            3
-        } else {
-            return false;
-        };
-        self.take_sync(target, ec::PAUTH_TRAP, 0);
-        true
+        let target = self.pac_trap();
+        if let Some(target) = target {
+            self.take_sync(target, ec::PAUTH_TRAP, 0);
+        }
+        target.is_some()
+    }
+
+    /// What translated code may do about the instruction keys IA and IB itself, and the lowest bit of
+    /// their codes (0 = both ranges differ in that, so helpers do it).
+    #[must_use]
+    pub fn inline_pac(&self) -> ([InlinePac; 2], u8) {
+        let pac = [0, 1].map(|key| match (self.pac_enabled(key), self.pac_trap()) {
+            (false, _) => InlinePac::Off,
+            (true, None) if self.features.pac == Pac::Impdef => InlinePac::Compute,
+            _ => InlinePac::Ask,
+        });
+        let [low, high] = [0, 1 << 55].map(|p| self.pac_shape(p, false).bottom);
+        if low == high { (pac, low as u8) } else { (pac, 0) }
     }
 
     fn pac_enabled(&self, key: usize) -> bool {
@@ -93,18 +146,13 @@ impl ArmCpu {
 
     fn pac_add(&self, ptr: u64, modifier: u64, key: usize) -> u64 {
         let s = self.pac_shape(ptr, key >= 2);
-        let base = Self::canonical(if s.tbi { ptr } else { fix_select(ptr) }, &s);
-        let pac = code(self.features.pac, base, modifier, self.key(key)) & s.mask();
-        (ptr & !(1 << 55)) ^ pac | base & 1 << 55
+        sign(self.features.pac, &s, ptr, modifier, self.key(key))
     }
 
     /// `Err` when the code is wrong.
     fn pac_check(&self, ptr: u64, modifier: u64, key: usize) -> Result<u64, u64> {
         let s = self.pac_shape(ptr, key >= 2);
-        let base = Self::canonical(ptr, &s);
-        let pac = code(self.features.pac, base, modifier, self.key(key)) & s.mask();
-        let result = ptr ^ pac;
-        if result == base { Ok(result) } else { Err(result) }
+        check(self.features.pac, &s, ptr, modifier, self.key(key))
     }
 
     fn pac_fail(&mut self, key: usize) {
@@ -158,10 +206,16 @@ pub fn auth(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     }
 }
 
+/// A code that translated code found wrong; the immediate is the key.
+pub fn fail(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
+    cx.cpu.pac_fail(args[3] as usize & 3);
+    0
+}
+
 /// XPACI (0), XPACD (1).
 pub fn strip(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     let s = cx.cpu.pac_shape(args[0], args[3] & 1 != 0);
-    ArmCpu::canonical(args[0], &s)
+    s.canonical(args[0])
 }
 
 /// PACGA: a = value, b = modifier.

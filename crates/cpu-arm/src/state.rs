@@ -94,6 +94,9 @@ pub const FPCR_SLOT: u32 = offset_of!(ArmCpu, fpcr) as u32;
 /// Byte offset of FPSR (I32).
 pub const FPSR_SLOT: u32 = offset_of!(ArmCpu, fpsr) as u32;
 
+/// FPCR: DN, FZ, RMode, and NEP, AH, FIZ of FEAT_AFP.
+pub const FPCR_SPECIAL: u32 = 1 << 25 | 1 << 24 | 3 << 22 | 7;
+
 const X_NAMES: [&str; 32] = [
     "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14",
     "x15", "x16", "x17", "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27",
@@ -143,8 +146,7 @@ pub static LAYOUT: StateLayout = StateLayout {
         offset_of!(ArmCpu, x) as u32,
         (offset_of!(ArmCpu, features) - offset_of!(ArmCpu, x)) as u32,
     ),
-    // FPCR: RMode, FZ, the bits of FEAT_AFP. FPSR: IXC.
-    fp: Some(FpControl { plain: (FPCR_SLOT, 7 << 22 | 7), inexact: (FPSR_SLOT, 1 << 4) }),
+    fp: Some(FpControl { flags: FPSR_SLOT }),
 };
 
 /// Translation regimes as mmu indices.
@@ -230,4 +232,12 @@ key_fields! {
     sp_sel with_sp_sel: bool = 25, 1;
     /// Pointer authentication keys are there and trap nowhere (HCR_EL2.APK, SCR_EL3.APK).
     keys with_keys: bool = 26, 1;
+    /// [`crate::pauth::InlinePac`] of key IA.
+    pac_a with_pac_a: u8 = 27, 2;
+    /// [`crate::pauth::InlinePac`] of key IB.
+    pac_b with_pac_b: u8 = 29, 2;
+    /// Lowest bit of codes in pointers to instructions; 0 = helpers find out.
+    pac_bottom with_pac_bottom: u8 = 31, 6;
+    /// FPCR asks for nothing that single and double precision would notice ([`FPCR_SPECIAL`]).
+    fp_plain with_fp_plain: bool = 37, 1;
 }

@@ -8,7 +8,7 @@
 
 use jit_ir::helper::StateMem;
 use jit_ir::state::image;
-use jit_ir::{Block, Exit, MemDesc, Op, Opcode, RmwKind, StateLayout, Ty, Val, eval};
+use jit_ir::{Block, Exit, MemDesc, Op, Opcode, RmwKind, StateLayout, Ty, Val, eval, fp};
 
 /// What blocks need besides state. `None` and `false`: a fault was taken, leave the block.
 pub trait Machine {
@@ -223,6 +223,18 @@ impl<M: Machine> Run<'_, M> {
         })
     }
 
+    fn fp(&self, op: &Op) -> u128 {
+        let (r, flags) = fp::compute(op.fp(), [op.a, op.b, op.c()].map(|v| self.wide(v)));
+        if let Some(control) = self.layout.fp
+            && flags != 0
+        {
+            let at = control.flags as usize;
+            let old = u32::from_le_bytes(self.state.read(at));
+            self.state.write(at, (old | flags).to_le_bytes());
+        }
+        r
+    }
+
     fn pure(&self, op: &Op) -> u128 {
         let (a, b) = (self.v(op.a), self.v(op.b));
         match op.code {
@@ -261,7 +273,8 @@ impl<M: Machine> Run<'_, M> {
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
                 DONE
             }
-            Opcode::PushReturn => DONE,
+            Opcode::PushReturn | Opcode::FpSync => DONE,
+            c if c.is_fp() => Flow::Value(self.fp(op)),
             Opcode::Call => self.call(op),
             c if c.is_exit() => self.control(op),
             c if c.may_fault() => self.memory(op),

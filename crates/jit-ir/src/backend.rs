@@ -110,6 +110,9 @@ pub struct RuntimeCalls {
     /// fn(engine) -> host address to continue at for the PC in `env`, 0 = leave. Patches
     /// `env.patch_site` when that is allowed.
     pub lookup: u64,
+    /// fn(engine) -> host address to continue at after a helper changed PC or mode, 0 = leave. State and
+    /// PC are exact. No address (0): always leave.
+    pub resume: u64,
 }
 
 /// What a back end needs to emit its thunks.
@@ -151,6 +154,8 @@ pub struct BlockCx<'a> {
     pub count: u32,
     /// Every memory access is made by the functions of [`RuntimeCalls`], which can then log it.
     pub log: bool,
+    /// The block may jump to itself without a look-up.
+    pub loops: bool,
 }
 
 /// Emits code for one kind of host.

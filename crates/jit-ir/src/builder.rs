@@ -6,6 +6,7 @@
 
 use crate::block::{Block, Exit};
 use crate::eval;
+use crate::fp::{FpDesc, FpOp, FpRounding, FpShape};
 use crate::helper::{Effects, HelperDesc};
 use crate::op::{Cond, Lane, MemDesc, Op, Opcode, RmwKind, Ty, Val};
 use crate::opt::Passes;
@@ -492,6 +493,17 @@ impl Builder {
     pub fn vector(&mut self, code: Opcode, lane: Lane, a: Val, b: Val) -> Val {
         let mut op = Op::new(code, Ty::V128);
         (op.a, op.b) = (a, b);
+        if self.passes.contains(Passes::FOLD) {
+            let def = *self.block.def(a);
+            let whole = match (code, def.code) {
+                (Opcode::VAesMix, Opcode::VAesEnc) => Some(Opcode::VAesRound),
+                (Opcode::VAesUnmix, Opcode::VAesDec) => Some(Opcode::VAesUnround),
+                _ => None,
+            };
+            if let Some(whole) = whole {
+                return self.vector(whole, lane, def.a, Val::NONE);
+            }
+        }
         if code.uses_aux() {
             op.aux = lane as u16;
         }
@@ -508,6 +520,56 @@ impl Builder {
         let mut op = Op::new(Opcode::VClMul, Ty::V128);
         (op.a, op.b, op.aux) = (a, b, n as u16 & 1);
         self.push(op)
+    }
+    /// Lane `n`, zero-extended.
+    pub fn v_lane(&mut self, lane: Lane, n: u32, a: Val) -> Val {
+        let mut op = Op::new(Opcode::VLane, Ty::I64);
+        (op.a, op.aux) = (a, lane as u16 | (n as u16 & 15) << 8);
+        self.push(op)
+    }
+    /// `a` with lane `n` replaced by the low bits of `x`.
+    pub fn v_set_lane(&mut self, lane: Lane, n: u32, a: Val, x: Val) -> Val {
+        let mut op = Op::new(Opcode::VSetLane, Ty::V128);
+        (op.a, op.b, op.aux) = (a, x, lane as u16 | (n as u16 & 15) << 8);
+        self.push(op)
+    }
+    /// A floating-point op on one to three vectors (the last may be [`Val::NONE`]); also compares.
+    pub fn fp(&mut self, d: FpDesc, a: Val, b: Val, c: Val) -> Val {
+        let code = match d.op() {
+            FpOp::Compare | FpOp::CompareSignalling => Opcode::FpCmp,
+            _ if c != Val::NONE => Opcode::Fp3,
+            _ if b != Val::NONE => Opcode::Fp2,
+            _ => Opcode::Fp1,
+        };
+        let ty = if code == Opcode::FpCmp { Ty::Cc } else { Ty::V128 };
+        let mut op = Op::new(code, ty);
+        (op.a, op.b, op.aux) = (a, b, d.0);
+        if code == Opcode::Fp3 {
+            op.imm = i64::from(c.0);
+        }
+        self.push(op)
+    }
+    /// The lowest lane as an integer of type `ty`.
+    pub fn fp_to_int(&mut self, op: FpOp, double: bool, mode: FpRounding, ty: Ty, a: Val) -> Val {
+        let d = FpDesc::new(op, double, FpShape::General).rounded(mode);
+        let mut op = Op::new(Opcode::FpToInt, ty);
+        (op.a, op.aux) = (a, d.with_wide(ty == Ty::I64).0);
+        self.push(op)
+    }
+    /// An I32 or I64 in the lowest lane.
+    pub fn fp_from_int(&mut self, op: FpOp, double: bool, a: Val) -> Val {
+        let wide = self.ty(a) == Ty::I64;
+        let d = FpDesc::new(op, double, FpShape::General).with_wide(wide);
+        let mut op = Op::new(Opcode::FpFromInt, Ty::V128);
+        (op.a, op.aux) = (a, d.0);
+        self.push(op)
+    }
+    /// The guest's floating-point flags are about to be read or written.
+    pub fn fp_sync(&mut self) {
+        self.push(Op::new(Opcode::FpSync, Ty::None));
+        if let Some(control) = self.layout.fp {
+            self.forget_overlap(control.flags, 4);
+        }
     }
     /// 16 bytes from byte `n` of `a` followed by `b`.
     pub fn v_ext(&mut self, a: Val, b: Val, n: u32) -> Val {

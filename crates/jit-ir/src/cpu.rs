@@ -135,6 +135,11 @@ pub trait JitCpu: Send {
     fn raise(&mut self, fault: MemFault);
     /// Takes a pending interrupt if one is enabled; says whether to run.
     fn poll(&mut self) -> Wake;
+    /// Whether [`JitCpu::poll`] would do nothing but say [`Wake::Run`]: generated code may go on at the
+    /// PC after an exception or a change of mode.
+    fn goes_on(&mut self) -> bool {
+        false
+    }
     /// Registers the thread's kick so that interrupt inputs can wake the vCPU.
     fn set_kick(&mut self, kick: std::sync::Arc<dyn Fn() + Send + Sync>);
     /// The reset state.

@@ -12,6 +12,8 @@ use crate::helper::Services;
 pub const MMUS: usize = 16;
 /// Slots of merged access checks.
 pub const MERGED: usize = 8;
+/// Pages that accesses of a loop remember.
+pub const PAGES: usize = 8;
 /// Entries of the return ring (a power of two).
 pub const RING: usize = 16;
 
@@ -69,6 +71,25 @@ pub struct RingEntry {
     pub host: u64,
 }
 
+/// A page that an access in a loop went to last: an access at `va` goes there again if
+/// `va - tag < limit` (unsigned).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct LoopPage {
+    /// VA of the page.
+    pub tag: u64,
+    /// First offset in the page at which the access, with all that it stands for, does not fit; 0 =
+    /// nothing is remembered.
+    pub limit: u64,
+    /// Host address minus VA.
+    pub addend: u64,
+}
+
+impl LoopPage {
+    /// Remembers nothing.
+    pub const EMPTY: Self = Self { tag: 0, limit: 0, addend: 0 };
+}
+
 /// Engine state inside the CPU state.
 #[repr(C)]
 #[derive(Debug)]
@@ -96,11 +117,14 @@ pub struct JitEnv {
     /// Host back end: host address minus VA for accesses that share a TLB check, 0 = none. Zeroed by
     /// the engine when it forgets TLB entries.
     pub merged: [u64; MERGED],
+    /// Host back end: pages of a loop's accesses; a loop empties those it uses when it is entered, the
+    /// engine when it forgets TLB entries.
+    pub pages: [LoopPage; PAGES],
     /// Inline TLBs.
     pub tlb: [TlbTable; MMUS],
     /// Return ring.
     pub ring: [RingEntry; RING],
-    /// Index of the newest ring entry.
+    /// The newest ring entry: its distance from the first in bytes.
     pub ring_top: u64,
     /// Exclusive monitor: VA, `u64::MAX` = clear.
     pub excl_addr: u64,
@@ -110,6 +134,12 @@ pub struct JitEnv {
     pub patch_site: u64,
     /// Argument and result area of memory slow paths (16-byte values).
     pub wide: [u64; 4],
+    /// Operands and result of floating-point ops that generated code calls for.
+    pub fp: crate::fp::FpArea,
+    /// Host back end: an op's [`crate::fp::FpDesc`] on its way to [`crate::fp::slow`].
+    pub fp_desc: u64,
+    /// Host back end: image of the host's floating-point control and flags.
+    pub host_fp: u64,
     /// Host address of the running vCPU's engine object.
     pub engine: u64,
     /// Scratch of the host backend (spills).
@@ -140,6 +170,7 @@ impl Default for JitEnv {
             code_tlb: 0,
             code_base: 0,
             merged: [0; MERGED],
+            pages: [LoopPage::EMPTY; PAGES],
             tlb: [TlbTable { mask: 0, base: 0 }; MMUS],
             ring: [RingEntry { va: u64::MAX, host: 0 }; RING],
             ring_top: 0,
@@ -147,6 +178,9 @@ impl Default for JitEnv {
             excl_value: [0; 2],
             patch_site: 0,
             wide: [0; 4],
+            fp: [0; 6],
+            fp_desc: 0,
+            host_fp: 0,
             engine: 0,
             spill: [0; 128],
             host_sp: 0,

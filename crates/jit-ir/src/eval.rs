@@ -228,6 +228,8 @@ pub fn vector(op: &Op, a: u128, b: u128) -> Option<u128> {
         Opcode::VAesDec => aes::decrypt(a),
         Opcode::VAesMix => aes::mix(a),
         Opcode::VAesUnmix => aes::unmix(a),
+        Opcode::VAesRound => aes::mix(aes::encrypt(a)),
+        Opcode::VAesUnround => aes::unmix(aes::decrypt(a)),
         Opcode::VClMul => {
             let by = 64 * (op.aux & 1);
             aes::carryless((a >> by) as u64, (b >> by) as u64)
@@ -295,6 +297,11 @@ fn moved(op: &Op, a: u128, b: u128) -> Option<u128> {
         Opcode::VOdd => build(bits, &|i| split(i, 1)),
         Opcode::VSxt => build(wide, &|i| signed(lane, get(a, i)) as u64),
         Opcode::VUxt => build(wide, &|i| get(a, i)),
+        Opcode::VLane => u128::from(get(a, op.vector_imm())),
+        Opcode::VSetLane => {
+            let at = bits * (op.vector_imm() % (2 * half));
+            a & !(u128::from(low_mask(bits)) << at) | (b & u128::from(low_mask(bits))) << at
+        }
         Opcode::VDupLane => build(bits, &|_| get(a, op.vector_imm())),
         _ => return None,
     })

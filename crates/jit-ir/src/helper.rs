@@ -23,8 +23,11 @@ bitflags! {
         /// May leave the block (exception, mode change): PC and all state are exact before it,
         /// and `JitEnv::helper_exit` is tested after it.
         const MAY_EXIT = 16;
-        /// Everything.
+        /// Everything but the use of the host's floating point.
         const ALL = 31;
+        /// Computes with the host's floating point, whose flags may be the guest's: they are saved
+        /// around it. Not together with `MAY_EXIT`.
+        const HOST_FP = 32;
         /// Computes from its arguments alone.
         const PURE = 0;
     }
@@ -123,68 +126,12 @@ impl<S: JitCpu> HelperCx<'_, S> {
     }
 }
 
-/// What a floating-point helper computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FpKind {
-    /// n + m.
-    Add,
-    /// n - m.
-    Sub,
-    /// n * m.
-    Mul,
-    /// n / m.
-    Div,
-    /// Square root of n.
-    Sqrt,
-    /// (neg_n ? -n : n) * m + (neg_a ? -a : a), rounded once.
-    Fused {
-        /// The product is negated.
-        neg_n: bool,
-        /// The addend is negated.
-        neg_a: bool,
-    },
-    /// Order of n and m (0 if `zero`) in bits 31..28 of the helper's value: less 8, equal 6, greater 2.
-    Compare {
-        /// m is 0.
-        zero: bool,
-    },
-}
-
-/// A helper whose work the host's unit can do when that is exact: operands and result are the lowest lanes
-/// of vector slots, the rest of the result is zeros. A back end may compute in place if
-/// * the bits of [`crate::state::FpControl::plain`] are clear, and
-/// * but for comparisons: those of [`crate::state::FpControl::inexact`] are set, and the result is finite
-///   and larger in magnitude than the smallest normal number;
-/// * for comparisons: neither operand is a NaN.
-///
-/// Else it calls the helper, which has the same effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FastFp {
-    /// The operation.
-    pub kind: FpKind,
-    /// 64 bits, else 32.
-    pub double: bool,
-    /// State offsets of result, operands and addend.
-    pub d: u32,
-    /// First operand.
-    pub n: u32,
-    /// Second operand.
-    pub m: u32,
-    /// Addend.
-    pub a: u32,
-}
-
-/// Tells from a helper's immediate what it computes.
-pub type FastFpOf = fn(u32) -> Option<FastFp>;
-
 /// A helper over guest CPU type `S`. `args` are operands a, b, c of the call and its immediate.
 pub trait Helper<S>: 'static {
     /// Name in text form and counters.
     const NAME: &'static str;
     /// What it may do.
     const EFFECTS: Effects;
-    /// Floating point that back ends may do in place.
-    const FAST: Option<FastFpOf> = None;
     /// The function.
     fn call(cx: &mut HelperCx<'_, S>, args: [u64; 4]) -> u64;
 }
@@ -201,8 +148,6 @@ pub struct HelperDesc {
     pub effects: Effects,
     /// Entry for generated code.
     pub entry: HelperEntry,
-    /// Floating point that back ends may do in place.
-    pub fast: Option<FastFpOf>,
 }
 
 impl std::fmt::Debug for HelperDesc {
@@ -215,7 +160,7 @@ impl HelperDesc {
     /// Erases a helper.
     #[must_use]
     pub const fn of<S: JitCpu + 'static, H: Helper<S>>() -> Self {
-        Self { name: H::NAME, effects: H::EFFECTS, entry: trampoline::<S, H>, fast: H::FAST }
+        Self { name: H::NAME, effects: H::EFFECTS, entry: trampoline::<S, H> }
     }
 
     /// Calls the helper as generated code would.
@@ -260,7 +205,7 @@ unsafe extern "C" fn trampoline<S: JitCpu + 'static, H: Helper<S>>(
 #[macro_export]
 macro_rules! helpers {
     ($state:ty; $(#[$m:meta])* $v:vis enum $ids:ident, $tv:vis static $table:ident;
-     $($(#[$d:meta])* $id:ident: $effects:expr => $path:path $(, $fast:path)?;)*) => {
+     $($(#[$d:meta])* $id:ident: $effects:expr => $path:path;)*) => {
         $(#[$m])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u16)]
@@ -272,7 +217,6 @@ macro_rules! helpers {
             impl $crate::Helper<$state> for T {
                 const NAME: &'static str = stringify!($id);
                 const EFFECTS: $crate::Effects = $effects;
-                $(const FAST: Option<$crate::helper::FastFpOf> = Some($fast);)?
                 fn call(cx: &mut $crate::HelperCx<'_, $state>, args: [u64; 4]) -> u64 {
                     $path(cx, args)
                 }

@@ -16,6 +16,7 @@ pub mod builder;
 pub mod cpu;
 pub mod env;
 pub mod eval;
+pub mod fp;
 pub mod helper;
 pub mod op;
 pub mod opt;

@@ -555,8 +555,31 @@ opcodes! {
     VAesMix "vaesmix" [V128] (V128 No No) "";
     /// AES InvMixColumns.
     VAesUnmix "vaesunmix" [V128] (V128 No No) "";
+    /// `VAesMix` of `VAesEnc`.
+    VAesRound "vaesround" [V128] (V128 No No) "";
+    /// `VAesUnmix` of `VAesDec`.
+    VAesUnround "vaesunround" [V128] (V128 No No) "";
     /// Polynomial product of 64-bit lane aux (0, 1) of both.
     VClMul "vclmul" [V128] (V128 V128 No) "u";
+    /// Lane n of a, zero-extended (aux = Lane | n << 8).
+    VLane "vlane" [I64] (V128 No No) "u";
+    /// a with lane n replaced by the low bits of b (aux = Lane | n << 8).
+    VSetLane "vsetlane" [V128] (V128 I64 No) "u";
+    /// Floating point on one vector; aux of this and the next five = [`crate::fp::FpDesc`]. They raise
+    /// exception flags and are not pure.
+    Fp1 "fp1" [V128] (V128 No No) "su";
+    /// Floating point on two vectors.
+    Fp2 "fp2" [V128] (V128 V128 No) "su";
+    /// Fused multiply-add: a and b are the factors, c is the addend.
+    Fp3 "fp3" [V128] (V128 V128 V128) "su";
+    /// Flags of a compare of the lowest lanes.
+    FpCmp "fpcmp" [Cc] (V128 V128 No) "su";
+    /// The lowest lane as an integer.
+    FpToInt "fptoint" [Same] (V128 No No) "su";
+    /// An integer in the lowest lane.
+    FpFromInt "fpfromint" [V128] (Int No No) "su";
+    /// The guest's floating-point flags are in its state from here on.
+    FpSync "fpsync" [No] (No No No) "s";
 }
 
 impl Opcode {
@@ -588,7 +611,13 @@ impl Opcode {
     #[must_use]
     #[inline]
     pub fn is_vector(self) -> bool {
-        self as u8 >= Self::VFrom64 as u8
+        self as u8 >= Self::VFrom64 as u8 && !self.is_fp()
+    }
+    /// Floating point, with [`Op::fp`].
+    #[must_use]
+    #[inline]
+    pub fn is_fp(self) -> bool {
+        self as u8 >= Self::Fp1 as u8
     }
     /// `aux` carries meaning.
     #[must_use]
@@ -656,6 +685,11 @@ impl Op {
     #[must_use]
     pub fn vector_imm(&self) -> u32 {
         u32::from(self.aux >> 8)
+    }
+    /// What an op with [`Opcode::is_fp`] does.
+    #[must_use]
+    pub fn fp(&self) -> crate::fp::FpDesc {
+        crate::fp::FpDesc(self.aux)
     }
     /// The read-modify-write kind in `imm`.
     #[must_use]

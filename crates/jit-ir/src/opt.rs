@@ -30,6 +30,8 @@ bitflags! {
         const RING = 128;
         /// Host back end: one TLB check for accesses near each other.
         const MERGE = 256;
+        /// Host back end: blocks that lead to themselves keep guest registers and pages.
+        const LOOPS = 512;
     }
 }
 
@@ -47,6 +49,8 @@ pub struct Liveness {
     pub last_use: Vec<u16>,
     /// False for removed ops.
     pub keep: Vec<bool>,
+    /// Scratch: values that later ops use.
+    used: Vec<bool>,
 }
 
 /// Slots whose present content will certainly be overwritten before anyone looks.
@@ -82,7 +86,9 @@ pub fn run(
     out.last_use.extend((0..n).map(|i| i as u16));
     out.keep.clear();
     out.keep.resize(n, true);
-    let mut used = vec![false; n];
+    out.used.clear();
+    out.used.resize(n, false);
+    let used = &mut out.used;
     let mut dead = Dead::default();
     for i in (0..n).rev() {
         let op = &block.ops[i];
@@ -95,7 +101,7 @@ pub fn run(
             out.keep[i] = false;
             continue;
         }
-        mark_uses(block, op, i, &mut used, &mut out.last_use);
+        mark_uses(block, op, i, used, &mut out.last_use);
     }
 }
 

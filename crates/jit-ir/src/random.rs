@@ -2,6 +2,7 @@
 
 use crate::block::Exit;
 use crate::builder::Builder;
+use crate::fp::{FpDesc, FpOp, FpShape};
 use crate::op::{Cond, Lane, MemDesc, Opcode, RmwKind, Ty, Val};
 use crate::state::SlotClass;
 
@@ -40,6 +41,40 @@ impl Rng {
             6 => u64::from(r as u32),
             _ => r,
         }
+    }
+    /// A double or single that likes corners.
+    pub fn float(&mut self, double: bool) -> u64 {
+        let r = self.next();
+        let (bits, frac) = if double { (64, 52) } else { (32, 23) };
+        let (sign, low) = (1u64 << (bits - 1), (1u64 << frac) - 1);
+        let infinity = (sign - 1) & !low;
+        let one = infinity >> 1 & !low;
+        let small = r >> 8 & 3;
+        let v = match self.below(16) {
+            0 => 0,
+            1 => infinity,
+            2 => infinity | 1 << (frac - 1) | r & 0xff,
+            3 => infinity | (r & 0xff) + 1,
+            4 => r & 0xfff,
+            5 => (1 << frac) + small,
+            6 => (1 << frac) - 1 - small,
+            7 => infinity - 1 - small,
+            8 | 9 => one + small,
+            10 => one - 1 - small,
+            11 => one + (small << frac) + (r >> 12 & 3) * (1 << (frac - 2)),
+            12 => (one + (1 << frac) * (28 + r % 40)) & (sign - 1) | r & low,
+            13 => one / 2 + (r & low),
+            14 => (1 << frac) * (r % 60) + (r >> 20 & low),
+            _ => r & (sign - 1),
+        };
+        let v = v | if self.below(2) == 0 { sign } else { 0 };
+        v & if double { u64::MAX } else { 0xffff_ffff }
+    }
+    /// A vector of doubles or singles.
+    pub fn floats(&mut self, double: bool) -> [u64; 2] {
+        [(); 2].map(|()| {
+            if double { self.float(true) } else { self.float(false) | self.float(false) << 32 }
+        })
     }
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
@@ -125,6 +160,11 @@ impl Gen<'_> {
             Ty::I32 => {
                 let v = self.rng.value() as u32;
                 self.b.c32(v)
+            }
+            Ty::V128 if self.rng.below(2) == 0 => {
+                let double = self.rng.below(2) == 0;
+                let [lo, hi] = self.rng.floats(double).map(|v| self.b.c64(v));
+                self.b.v_from64(lo, hi)
             }
             Ty::V128 => {
                 let (lo, hi) = (self.any(Ty::I64), self.any(Ty::I64));
@@ -262,6 +302,14 @@ impl Gen<'_> {
                     self.rng.pick(&[Opcode::VMinU, Opcode::VMaxU, Opcode::VMinS, Opcode::VMaxS]);
                 self.b.vector(code, lane, a, c)
             }
+            3 if self.rng.below(2) == 0 => {
+                let n = self.rng.below(128 / lane.bits() as usize) as u32;
+                if self.rng.below(2) == 0 {
+                    return self.b.v_lane(lane, n, a);
+                }
+                let x = self.any(Ty::I64);
+                self.b.v_set_lane(lane, n, a, x)
+            }
             3 => self.b.vector(Opcode::VLow64, lane, a, Val::NONE),
             _ => {
                 let code = self.rng.pick(VEC2);
@@ -300,6 +348,46 @@ impl Gen<'_> {
                 let code = self.rng.pick(&[VZipLo, VZipHi, VEven, VOdd, VCmpGt]);
                 self.b.vector(code, lane, a, c)
             }
+        }
+    }
+    fn fp(&mut self) -> Val {
+        let d = FpDesc(self.rng.next() as u16 & 0x1ff | (self.rng.below(5) as u16) << 9);
+        let op = d.op();
+        let double = match op {
+            FpOp::Widen => false,
+            FpOp::Narrow => true,
+            _ => d.double(),
+        };
+        let (a, c) = (self.any(Ty::V128), self.any(Ty::V128));
+        if self.rng.below(4) == 0 {
+            let ty = self.int_ty();
+            match op {
+                FpOp::ToS | FpOp::ToU => {
+                    return self.b.fp_to_int(op, double, d.rounding(), ty, a);
+                }
+                FpOp::FromS | FpOp::FromU => {
+                    let x = self.any(ty);
+                    return self.b.fp_from_int(op, double, x);
+                }
+                _ => {}
+            }
+        }
+        let resized = matches!(op, FpOp::Widen | FpOp::Narrow);
+        let compare = matches!(op, FpOp::Compare | FpOp::CompareSignalling);
+        let shape = match d.shape() {
+            _ if compare => FpShape::Scalar,
+            FpShape::General => FpShape::Full,
+            FpShape::Half if double || resized => FpShape::Full,
+            shape => shape,
+        };
+        let d = FpDesc::new(op, double, shape).rounded(d.rounding());
+        match op {
+            FpOp::MulAdd | FpOp::NegMulAdd | FpOp::MulSub | FpOp::NegMulSub => {
+                let x = self.any(Ty::V128);
+                self.b.fp(d, a, c, x)
+            }
+            _ if compare || (op as u8) < FpOp::Sqrt as u8 => self.b.fp(d, a, c, Val::NONE),
+            _ => self.b.fp(d, a, Val::NONE, Val::NONE),
         }
     }
     fn state(&mut self) {
@@ -347,6 +435,8 @@ impl Gen<'_> {
             3 => Ty::I64,
             _ => self.int_ty(),
         };
+        let scalar = matches!(log2, 2 | 3) && self.rng.below(3) == 0;
+        let plain = if scalar { Ty::V128 } else { ty };
         let mut desc = MemDesc::new(log2, self.shape.mmu);
         let offset = self.rng.below(64) as i32 - 32;
         match self.rng.below(8) {
@@ -368,14 +458,14 @@ impl Gen<'_> {
                 self.keep(s);
             }
             3 | 4 => {
-                let v = self.any(ty);
+                let v = self.any(plain);
                 self.b.store(addr, offset, v, desc);
             }
             _ => {
-                if log2 < 3 && self.rng.below(2) == 0 {
+                if log2 < 3 && !scalar && self.rng.below(2) == 0 {
                     desc = desc.signed();
                 }
-                let v = self.b.load(ty, addr, offset, desc);
+                let v = self.b.load(plain, addr, offset, desc);
                 self.keep(v);
             }
         }
@@ -402,7 +492,12 @@ impl Gen<'_> {
         }
     }
     fn step(&mut self) {
-        match self.rng.below(24) {
+        match self.rng.below(28) {
+            24..=26 => {
+                let v = self.fp();
+                self.keep(v);
+            }
+            27 if self.b.layout().fp.is_some() && self.rng.below(4) == 0 => self.b.fp_sync(),
             0..=8 => {
                 let v = self.integer();
                 self.keep(v);

@@ -29,14 +29,12 @@ pub struct Slot {
     pub pin: Option<u8>,
 }
 
-/// Where the guest's floating-point control and flags are, for [`crate::helper::FastFp`]: state offsets of
-/// 32-bit words, and bits of them.
+/// Where the guest's floating-point state is, for the ops of [`crate::fp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FpControl {
-    /// Clear: rounding to nearest, no flushing.
-    pub plain: (u32, u32),
-    /// Set: further inexact results change nothing. Bits of the lowest byte.
-    pub inexact: (u32, u8),
+    /// State offset of the 32-bit word of cumulative exception flags: bits 0 to 4 are invalid, division
+    /// by zero, overflow, underflow, inexact ([`softfloat::flag`]).
+    pub flags: u32,
 }
 
 /// The guest's state struct (`#[repr(C)]`).
@@ -56,7 +54,7 @@ pub struct StateLayout {
     /// Byte range (offset, length) of registers that are plain data: all slots, the flags and what else
     /// the guest keeps there. The engine may copy it as bytes.
     pub plain: (u32, u32),
-    /// Floating-point control, if helpers have fast forms.
+    /// Floating-point state, if the translator emits floating-point ops.
     pub fp: Option<FpControl>,
 }
 
@@ -90,7 +88,11 @@ impl StateLayout {
     /// The general-class slot at this offset.
     #[must_use]
     pub fn general_at(&self, offset: u32) -> Option<&'static Slot> {
-        self.slots.iter().find(|s| s.offset == offset && s.class == SlotClass::General)
+        let fits = |s: &&Slot| s.offset == offset && s.class == SlotClass::General;
+        // Registers mostly lie one after the other.
+        let guess = offset.wrapping_sub(self.slots.first()?.offset) / 8;
+        let near = self.slots.get(guess as usize).filter(fits);
+        near.or_else(|| self.slots.iter().find(fits))
     }
 
     /// The slot of this name.

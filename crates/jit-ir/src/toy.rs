@@ -9,7 +9,7 @@ use crate::cpu::{AccessKind, CodeMode, JitCpu, MemFault, PageMap, PhysMem, TlbTa
 use crate::env::JitEnv;
 use crate::helper::{Effects, HelperCx};
 use crate::op::Ty;
-use crate::state::{Slot, SlotClass, StateLayout};
+use crate::state::{FpControl, Slot, SlotClass, StateLayout};
 
 /// The toy guest's state.
 #[repr(C)]
@@ -23,6 +23,8 @@ pub struct ToyCpu {
     pub v: [u128; 8],
     /// Flags image.
     pub flags: u16,
+    /// Floating-point flags.
+    pub fpsr: u32,
     /// Faults taken.
     pub faults: u64,
 }
@@ -54,7 +56,7 @@ pub static LAYOUT: StateLayout = StateLayout {
     slots: &SLOTS,
     vectors: (offset_of!(ToyCpu, v) as u32, 8 * 16),
     plain: (offset_of!(ToyCpu, r) as u32, (size_of::<ToyCpu>() - offset_of!(ToyCpu, r)) as u32),
-    fp: None,
+    fp: Some(FpControl { flags: offset_of!(ToyCpu, fpsr) as u32 }),
 };
 
 fn mix(_: &mut HelperCx<'_, ToyCpu>, a: [u64; 4]) -> u64 {
@@ -80,6 +82,10 @@ fn leave_if_odd(cx: &mut HelperCx<'_, ToyCpu>, a: [u64; 4]) -> u64 {
     a[0] >> 1
 }
 
+fn third(_: &mut HelperCx<'_, ToyCpu>, a: [u64; 4]) -> u64 {
+    (std::hint::black_box(a[0] as f64) / std::hint::black_box(3.0)).to_bits()
+}
+
 crate::helpers! {
     ToyCpu;
     /// Helpers of the toy guest.
@@ -88,6 +94,7 @@ crate::helpers! {
     Bump: Effects::READS_GENERAL.union(Effects::WRITES_GENERAL) => bump;
     RotateVectors: Effects::READS_VECTOR.union(Effects::WRITES_VECTOR) => rotate_vectors;
     LeaveIfOdd: Effects::MAY_EXIT => leave_if_odd;
+    Third: Effects::HOST_FP => third;
 }
 
 impl JitCpu for ToyCpu {

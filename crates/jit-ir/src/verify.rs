@@ -2,6 +2,7 @@
 
 use crate::block::{Block, Exit};
 use crate::builder::size_of;
+use crate::fp::{FpOp, FpShape};
 use crate::helper::HelperDesc;
 use crate::op::{Arg, Op, Opcode, Ty, Val};
 use crate::state::StateLayout;
@@ -69,6 +70,7 @@ fn check(
                 return Err(format!("flags of {}", def.text()));
             }
         }
+        c if c.is_fp() => fp(op)?,
         Opcode::Call if usize::from(op.aux) >= helpers.len() => {
             return Err(format!("helper {} does not exist", op.aux));
         }
@@ -89,4 +91,33 @@ fn check(
         (Arg::Same | Arg::Int, Ty::None) if op.code != Opcode::Call => Err("no type".into()),
         _ => Ok(()),
     }
+}
+
+/// Whether the encoding of a floating-point op is one that exists, and fits the opcode.
+fn fp(op: &Op) -> Result<(), String> {
+    if op.code == Opcode::FpSync {
+        return Ok(());
+    }
+    let d = op.fp();
+    let general = matches!(op.code, Opcode::FpToInt | Opcode::FpFromInt);
+    let code = match d.op() {
+        FpOp::Compare | FpOp::CompareSignalling => Opcode::FpCmp,
+        FpOp::ToS | FpOp::ToU if general => Opcode::FpToInt,
+        FpOp::FromS | FpOp::FromU if general => Opcode::FpFromInt,
+        FpOp::MulAdd | FpOp::NegMulAdd | FpOp::MulSub | FpOp::NegMulSub => Opcode::Fp3,
+        o if (o as u8) < FpOp::Sqrt as u8 => Opcode::Fp2,
+        _ => Opcode::Fp1,
+    };
+    let shape = d.shape();
+    let format = match d.op() {
+        FpOp::Widen => !d.double() && shape != FpShape::Half,
+        FpOp::Narrow => d.double() && shape != FpShape::Half,
+        _ => !(d.double() && shape == FpShape::Half),
+    };
+    let scalar = op.code != Opcode::FpCmp || shape == FpShape::Scalar;
+    let known = usize::from(op.aux & 31) < FpOp::ALL.len() && op.aux >> 12 == 0;
+    if code == op.code && general == (shape == FpShape::General) && format && scalar && known {
+        return Ok(());
+    }
+    Err(format!("{d:?} is not an op of this kind"))
 }

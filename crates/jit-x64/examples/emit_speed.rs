@@ -100,6 +100,7 @@ fn main() {
             let cx = BlockCx {
                 count: 0,
                 log: false,
+                loops: true,
                 block,
                 live: &live,
                 layout: &LAYOUT,

@@ -64,14 +64,19 @@ fn bit(reg: u8) -> u32 {
 }
 
 impl Alloc {
+    /// The first `pins` registers that can be pinned.
+    pub(crate) fn pinned_mask(pins: usize) -> u32 {
+        PIN_REGS[..pins].iter().fold(0, |m, r| m | bit(*r))
+    }
+
     /// Prepares for a block with these pinned registers.
-    pub(crate) fn start(&mut self, block: &Block, live: &Liveness, pins: usize) {
+    pub(crate) fn start(&mut self, block: &Block, live: &Liveness, pinned: u32) {
         self.own.clear();
         self.own.resize(32, NONE);
-        self.pinned = PIN_REGS[..pins].iter().fold(0, |m, r| m | bit(*r));
+        self.pinned = pinned;
         self.order.clear();
         self.order.extend_from_slice(&LOCAL);
-        self.order.extend(PIN_REGS[pins..].iter().rev());
+        self.order.extend(PIN_REGS.iter().rev().filter(|r| pinned & bit(**r) == 0));
         self.spills.clear();
         self.overflow = false;
         self.locked = 0;
@@ -338,7 +343,8 @@ impl Alloc {
     }
 
     fn free_xmm(&self) -> Option<u8> {
-        (XMM..32).find(|r| self.locked & bit(*r) == 0 && self.is_free(*r))
+        let busy = self.locked | self.pinned;
+        (XMM..32).find(|r| busy & bit(*r) == 0 && self.is_free(*r))
     }
 
     /// Takes some XMM register (0..16) for the current op.
@@ -349,7 +355,8 @@ impl Alloc {
                 r
             }
             None => {
-                let r = self.victim(block, XMM..32);
+                let pinned = self.pinned;
+                let r = self.victim(block, (XMM..32).filter(|r| pinned & bit(*r) == 0));
                 debug_assert!(r.is_some(), "all vector registers are locked");
                 let r = r.unwrap_or(XMM);
                 self.drop_reg(asm, block, r);
@@ -382,7 +389,7 @@ impl Alloc {
             let root = self.root(v);
             if let Some(r) = self.reg(root)
                 && r >= XMM
-                && avoid & bit(r) == 0
+                && (avoid | self.pinned) & bit(r) == 0
                 && !self.lives(root)
             {
                 self.disown(r);

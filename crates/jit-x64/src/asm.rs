@@ -1,6 +1,9 @@
 //! The x86-64 encoder: one method per instruction form that the back end emits.
 //!
 //! General registers and XMM registers are plain numbers 0..=15. `w` chooses 64-bit operands.
+//! Vector instructions are in [`simd`].
+
+mod simd;
 
 /// rax.
 pub const RAX: u8 = 0;
@@ -153,6 +156,8 @@ pub enum Rm {
     R(u8),
     /// Memory.
     M(Mem),
+    /// A constant at an address near the code; `.1` bytes of immediate operands follow.
+    Pool(u64, u8),
 }
 
 impl From<Mem> for Rm {
@@ -174,45 +179,51 @@ pub struct Enc(pub u8, pub u8, pub u8);
 /// One instruction being put together; appended to the code in one go.
 #[derive(Default)]
 struct Insn {
-    bytes: [u8; 16],
-    len: usize,
+    /// Everything before the displacement, first byte lowest. In a register: bytes that are stored one by
+    /// one and read back together stall the host.
+    head: u64,
+    /// Its length in bits.
+    bits: u32,
+    disp: i32,
+    /// Length of the displacement in bytes: 0, 1 or 4.
+    disp_len: usize,
+    /// The displacement is that from the next instruction to this address, which so many bytes of the
+    /// instruction precede.
+    pool: Option<(u64, u8)>,
 }
 
 impl Insn {
     #[inline]
     fn b(&mut self, byte: u8) {
-        self.bytes[self.len & 15] = byte;
-        self.len += 1;
-    }
-    #[inline]
-    fn i32(&mut self, v: i32) {
-        for byte in v.to_le_bytes() {
-            self.b(byte);
-        }
+        self.head |= u64::from(byte) << (self.bits & 63);
+        self.bits += 8;
     }
 
+    #[inline]
     fn modrm(&mut self, reg: u8, rm: Rm) {
         let reg = (reg & 7) << 3;
         let m = match rm {
             Rm::R(r) => return self.b(0xc0 | reg | r & 7),
+            Rm::Pool(to, more) => {
+                self.b(reg | RBP);
+                self.disp_len = 4;
+                self.pool = Some((to, more));
+                return;
+            }
             Rm::M(m) => m,
         };
         let sib = m.index != NO_INDEX || m.base & 7 == RSP;
-        let (mode, wide) = match m.disp {
-            0 if m.base & 7 != RBP => (0x00, None),
-            d if i8::try_from(d).is_ok() => (0x40, Some(false)),
-            _ => (0x80, Some(true)),
+        let (mode, len) = match m.disp {
+            0 if m.base & 7 != RBP => (0x00, 0),
+            d if i8::try_from(d).is_ok() => (0x40, 1),
+            _ => (0x80, 4),
         };
         self.b(mode | reg | if sib { RSP } else { m.base & 7 });
         if sib {
             let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
             self.b(m.scale << 6 | index << 3 | m.base & 7);
         }
-        match wide {
-            None => {}
-            Some(false) => self.b(m.disp as u8),
-            Some(true) => self.i32(m.disp),
-        }
+        (self.disp, self.disp_len) = (m.disp, len);
     }
 }
 
@@ -251,6 +262,7 @@ impl Asm {
     fn high_bits(reg: u8, rm: Rm) -> (u8, u8, u8) {
         match rm {
             Rm::R(r) => (reg >> 3, 0, r >> 3),
+            Rm::Pool(..) => (reg >> 3, 0, 0),
             Rm::M(m) => (reg >> 3, if m.index == NO_INDEX { 0 } else { m.index >> 3 }, m.base >> 3),
         }
     }
@@ -281,9 +293,19 @@ impl Asm {
         self.append(&c);
     }
 
+    #[inline]
     fn append(&mut self, c: &Insn) {
-        let end = self.code.len() + c.len;
-        self.code.extend_from_slice(&c.bytes);
+        let at = self.code.len();
+        let end = at + (c.bits >> 3) as usize + c.disp_len;
+        self.code.extend_from_slice(&c.head.to_le_bytes());
+        if c.disp_len != 0 {
+            let next = self.base.wrapping_add(end as u64);
+            let disp = c.pool.map_or(c.disp, |(to, more)| {
+                to.wrapping_sub(next).wrapping_sub(u64::from(more)) as i32
+            });
+            self.code.truncate(end - c.disp_len);
+            self.code.extend_from_slice(&disp.to_le_bytes());
+        }
         self.code.truncate(end);
     }
 
@@ -291,9 +313,14 @@ impl Asm {
     fn vex(&mut self, (map, pp, opcode): (u8, u8, u8), w: bool, v: u8, reg: u8, rm: Rm) {
         let (r, x, b) = Self::high_bits(reg, rm);
         let mut c = Insn::default();
-        c.b(0xc4);
-        c.b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
-        c.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp);
+        if x == 0 && b == 0 && map == 1 && !w {
+            c.b(0xc5);
+            c.b((r ^ 1) << 7 | (v ^ 15) << 3 | pp);
+        } else {
+            c.b(0xc4);
+            c.b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
+            c.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp);
+        }
         c.b(opcode);
         c.modrm(reg, rm);
         self.append(&c);
@@ -511,16 +538,6 @@ impl Asm {
     pub fn andn(&mut self, w: bool, d: u8, a: u8, b: u8) {
         self.vex((2, 0, 0xf2), w, a, d, Rm::R(b));
     }
-    /// vfmadd231, vfmsub231, vfnmadd231 or vfnmsub231 d, n, m (scalar): d = ±(n * m) ± d.
-    pub fn fused(&mut self, double: bool, neg_n: bool, neg_a: bool, d: u8, n: u8, m: u8) {
-        let opcode = match (neg_n, neg_a) {
-            (false, false) => 0xb9,
-            (false, true) => 0xbb,
-            (true, false) => 0xbd,
-            (true, true) => 0xbf,
-        };
-        self.vex((2, 1, opcode), double, n, d, Rm::R(m));
-    }
     /// shlx, shrx or sarx d, a, count (op = a [`shift`] number)
     pub fn shift_x(&mut self, op: u8, w: bool, d: u8, a: u8, count: u8) {
         let pp = match op {
@@ -649,6 +666,25 @@ impl Asm {
             _ => &[0x0f, 0x1f, 0x00],
         });
     }
+    /// Fills up to a multiple of 16 bytes with instructions that do nothing.
+    pub fn align_code(&mut self) {
+        let mut n = self.here().wrapping_neg() as usize & 15;
+        while n > 0 {
+            const NOPS: [&[u8]; 8] = [
+                &[0x90],
+                &[0x66, 0x90],
+                &[0x0f, 0x1f, 0x00],
+                &[0x0f, 0x1f, 0x40, 0],
+                &[0x0f, 0x1f, 0x44, 0, 0],
+                &[0x66, 0x0f, 0x1f, 0x44, 0, 0],
+                &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
+                &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+            ];
+            let nop = NOPS[n.min(8) - 1];
+            self.code.extend_from_slice(nop);
+            n -= nop.len();
+        }
+    }
     /// lock or dword [rsp], 0: a full barrier.
     pub fn barrier(&mut self) {
         self.b(0xf0);
@@ -678,44 +714,5 @@ impl Asm {
     pub fn lock_cmpxchg16b(&mut self, m: Mem) {
         self.b(0xf0);
         self.put(Enc(0, 1, 0xc7), true, false, 1, m.into());
-    }
-    /// An SSE instruction `d, s`.
-    pub fn sse(&mut self, e: Enc, d: u8, s: impl Into<Rm>) {
-        self.put(e, false, false, d, s.into());
-    }
-    /// An SSE instruction `d, s, constant`.
-    pub fn sse_imm(&mut self, e: Enc, d: u8, s: impl Into<Rm>, v: u8) {
-        self.put(e, false, false, d, s.into());
-        self.b(v);
-    }
-    /// movdqa d, s
-    pub fn movdqa(&mut self, d: u8, s: u8) {
-        self.sse(Enc(0x66, 1, 0x6f), d, s);
-    }
-    /// movups d, [m]
-    pub fn load128(&mut self, d: u8, m: Mem) {
-        self.sse(Enc(0, 1, 0x10), d, m);
-    }
-    /// movups [m], s
-    pub fn store128(&mut self, m: Mem, s: u8) {
-        self.sse(Enc(0, 1, 0x11), s, m);
-    }
-    /// movd / movq xmm, general
-    pub fn movq_to_xmm(&mut self, w: bool, d: u8, s: impl Into<Rm>) {
-        self.put(Enc(0x66, 1, 0x6e), w, false, d, s.into());
-    }
-    /// movd / movq general, xmm
-    pub fn movq_from_xmm(&mut self, w: bool, d: impl Into<Rm>, s: u8) {
-        self.put(Enc(0x66, 1, 0x7e), w, false, s, d.into());
-    }
-    /// pinsrq d, s, lane
-    pub fn pinsrq(&mut self, d: u8, s: u8, lane: u8) {
-        self.put(Enc(0x66, 3, 0x22), true, false, d, Rm::R(s));
-        self.b(lane);
-    }
-    /// pextrq d, s, lane
-    pub fn pextrq(&mut self, d: u8, s: u8, lane: u8) {
-        self.put(Enc(0x66, 3, 0x16), true, false, s, Rm::R(d));
-        self.b(lane);
     }
 }

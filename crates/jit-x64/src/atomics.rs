@@ -21,7 +21,7 @@ impl Emit<'_> {
             value,
             new: Source::None,
             target: Target::None,
-            keep_xmm: self.al.xmm_live(),
+            keep_xmm: self.vectors_live(),
         }
     }
 

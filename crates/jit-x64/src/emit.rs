@@ -12,6 +12,7 @@ use crate::alloc::{Alloc, CALLER_SAVED, NONE, PIN_REGS, SPILL_SLOTS, XMM};
 use crate::asm::{Asm, Mem, RAX, RBP, RCX, RDI, RDX, RSI, alu, cc};
 use crate::exits::Stub;
 use crate::flags::Flags;
+use crate::loops::Loop;
 use crate::merge::Groups;
 use crate::thunks::{self, env, id};
 
@@ -22,6 +23,7 @@ pub(crate) struct Scratch {
     pub(crate) al: Alloc,
     pub(crate) stubs: Vec<Stub>,
     pub(crate) groups: Groups,
+    pub(crate) lp: Loop,
 }
 
 /// Emission of one block.
@@ -33,6 +35,8 @@ pub(crate) struct Emit<'a> {
     pub(crate) stubs: Vec<Stub>,
     /// Accesses that share TLB checks.
     pub(crate) groups: Groups,
+    /// Where a loop keeps guest registers.
+    pub(crate) lp: Loop,
     pub(crate) features: CpuFeatures,
     pub(crate) flags: Flags,
     /// Page offset of the current guest instruction.
@@ -40,7 +44,7 @@ pub(crate) struct Emit<'a> {
     /// rbp minus the state pointer.
     bias: i32,
     /// State offsets of pinned registers.
-    pins: &'a [u64],
+    pub(crate) pins: &'a [u64],
 }
 
 impl<'a> Emit<'a> {
@@ -50,10 +54,9 @@ impl<'a> Emit<'a> {
         scratch: &mut Scratch,
         base: u64,
     ) -> Self {
-        let Scratch { mut asm, mut al, mut stubs, mut groups } = std::mem::take(scratch);
+        let Scratch { mut asm, al, mut stubs, mut groups, lp } = std::mem::take(scratch);
         let pins = cx.runtime.thunks.get(id::PINS + 1..).unwrap_or(&[]);
         asm.restart(base);
-        al.start(cx.block, cx.live, pins.len());
         stubs.clear();
         if cx.passes.contains(Passes::MERGE) {
             groups.find(cx.block, &cx.live.keep);
@@ -63,7 +66,12 @@ impl<'a> Emit<'a> {
         let bias = thunks::bias(cx.layout);
         let (block, flags) = (cx.block, Flags::default());
         let offset = block.start;
-        Self { cx, block, asm, al, stubs, groups, features, flags, offset, bias, pins }
+        let mut e =
+            Self { cx, block, asm, al, stubs, groups, lp, features, flags, offset, bias, pins };
+        e.find_loop();
+        let pinned = if e.lp.active { e.lp.mask() } else { Alloc::pinned_mask(pins.len()) };
+        e.al.start(cx.block, cx.live, pinned);
+        e
     }
 
     pub(crate) fn thunk(&self, id: usize) -> u64 {
@@ -80,6 +88,7 @@ impl<'a> Emit<'a> {
         if self.cx.count != 0 {
             self.take_budget();
         }
+        self.enter_loop();
         for i in 0..n {
             if !self.cx.live.keep[i] {
                 continue;
@@ -141,6 +150,7 @@ impl<'a> Emit<'a> {
             }
             Opcode::Call => self.call(i, op),
             Opcode::PushReturn => self.push_return(op),
+            c if c.is_fp() => self.fp_op(i, op),
             c if c.is_vector() => self.vector_op(i, op),
             c if c.is_exit() => self.exit_op(op),
             _ => self.int_op(i, op),
@@ -173,6 +183,14 @@ impl<'a> Emit<'a> {
     }
     pub(crate) fn dst_xmm(&mut self, avoid: Option<u8>) -> u8 {
         let avoid = avoid.map_or(0, |x| 1 << (x + XMM));
+        if self.lp.active
+            && let Some(p) = self.destined().filter(|p| *p >= XMM)
+            && avoid >> p & 1 == 0
+        {
+            self.al.vacate(&mut self.asm, self.block, p);
+            self.al.locked |= 1 << p;
+            return p - XMM;
+        }
         self.al.dst_xmm(&mut self.asm, self.block, avoid)
     }
     pub(crate) fn temp_xmm(&mut self) -> u8 {
@@ -181,7 +199,7 @@ impl<'a> Emit<'a> {
     /// A register for the result of the current op: the pinned one that it will be moved to, that of
     /// a dying operand, or a free one; none of `avoid`. Operands must have been fetched.
     pub(crate) fn dst(&mut self, avoid: u32) -> u8 {
-        if let Some(p) = self.destined()
+        if let Some(p) = self.destined().filter(|p| *p < XMM)
             && avoid >> p & 1 == 0
         {
             self.al.vacate(&mut self.asm, self.block, p);
@@ -222,6 +240,9 @@ impl<'a> Emit<'a> {
     }
 
     fn pin_of(&self, offset: i64) -> Option<u8> {
+        if self.lp.active {
+            return self.lp.pins.iter().find(|p| p.offset == offset).map(|p| p.reg);
+        }
         let n = self.pins.iter().position(|o| *o as i64 == offset)?;
         PIN_REGS.get(n).copied()
     }
@@ -278,6 +299,15 @@ impl<'a> Emit<'a> {
             self.al.vacate(&mut self.asm, self.block, p);
             return self.asm.mov_imm(p, c);
         }
+        if p >= XMM {
+            let s = self.xmm(op.a);
+            self.al.vacate(&mut self.asm, self.block, p);
+            self.asm.movdqa(p - XMM, s);
+            if self.al.pinned >> (s + XMM) & 1 == 0 {
+                self.al.set_owner(p, root);
+            }
+            return;
+        }
         let s = self.gpr(op.a);
         self.al.vacate(&mut self.asm, self.block, p);
         self.asm.mov(true, p, s);
@@ -311,13 +341,6 @@ impl<'a> Emit<'a> {
         let general = Effects::READS_GENERAL | Effects::WRITES_GENERAL | Effects::MAY_EXIT;
         let full = fx.intersects(general);
         self.clobber_flags();
-        let fast = helper.and_then(|h| h.fast).and_then(|f| f(op.call_imm()));
-        if let (Some(fast), Some(control)) = (fast, self.cx.layout.fp)
-            && !full
-            && self.fp_in_place(i, op, fast, control, entry)
-        {
-            return;
-        }
         if fx.contains(Effects::WRITES_GENERAL) {
             self.rescue_flags_slot(NONE);
         }
@@ -331,8 +354,15 @@ impl<'a> Emit<'a> {
         if full {
             self.asm.store_imm(3, env!(offset), self.offset as i32);
         }
+        let host_fp = fx.contains(Effects::HOST_FP);
+        if host_fp {
+            self.asm.stmxcsr(env!(host_fp));
+        }
         self.asm.mov_imm(RAX, entry);
         self.asm.call_to(self.thunk(if full { id::CALL_FULL } else { id::CALL_PURE }));
+        if host_fp {
+            self.asm.ldmxcsr(env!(host_fp));
+        }
         self.al.forget(saved);
         if fx.intersects(Effects::WRITES_GENERAL) {
             self.al.forget(self.al.pinned);

@@ -6,9 +6,9 @@ use jit_ir::env::{RING, RingEntry};
 use jit_ir::opt::Passes;
 use jit_ir::{Exit, Op, Opcode, Ty, Val};
 
-use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc, shift};
+use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc};
 use crate::emit::Emit;
-use crate::memory::Slow;
+use crate::memory::{NewPage, Slow, Source, Target};
 use crate::thunks::{self, env, id};
 
 /// Code to be emitted behind the block.
@@ -23,15 +23,25 @@ pub(crate) enum Stub {
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
     Request { jump: usize, to: u32 },
-    /// Floating point that the helper must do.
-    Fp { jumps: [usize; 3], back: usize, entry: u64, imm: u32, keep_xmm: bool },
+    /// Floating point that the host does not do as the guest would.
+    Fp { jump: usize, back: usize, desc: u16, from: [Source; 3], to: Target },
+    /// A constant that the instruction with its displacement at `field` loads.
+    Literal { field: usize, value: u128 },
     /// No budget for the block: undoes and leaves.
     Budget { jump: usize },
+    /// A request at the head of a loop.
+    LeaveLoop { jump: usize },
+    /// An access in a loop that went to another page than before; `hit` and `clear` as above.
+    NewPage { jump: usize, hit: usize, back: usize, slow: Slow, new: NewPage, clear: Option<u8> },
     /// An exit that a conditional jump leads to.
     Leave { jump: usize, exit: Exit },
     /// Where a return that the ring predicted goes on; `field` is that of a `lea`.
     Return { field: usize, to: u32 },
 }
+
+/// `env.ring_top` counts bytes.
+const RING_STEP: i32 = size_of::<RingEntry>() as i32;
+const RING_MASK: i32 = (RING as i32 - 1) * RING_STEP;
 
 /// First page offset that is not in the page.
 const PAGE: u32 = 4096;
@@ -60,7 +70,12 @@ impl Emit<'_> {
             _ => return self.leave(exit),
         };
         match exit {
-            Exit::Page(to) if to < PAGE && to > self.block.start => {
+            Exit::Page(to) if self.lp.active && to == self.block.start => {
+                let skip = self.asm.jcc_short(taken ^ 1);
+                self.jump_back();
+                self.asm.bind_short(skip);
+            }
+            Exit::Page(to) if !self.lp.active && to < PAGE && to > self.block.start => {
                 self.asm.align_field(2);
                 let field = self.asm.jcc(taken);
                 self.stubs.push(Stub::Unpatched { field, to });
@@ -78,7 +93,7 @@ impl Emit<'_> {
         }
     }
 
-    fn store_offset(&mut self, offset: u32) {
+    pub(crate) fn store_offset(&mut self, offset: u32) {
         self.asm.store_imm(3, env!(offset), offset as i32);
     }
 
@@ -92,6 +107,13 @@ impl Emit<'_> {
 
     /// Emits the code of an exit. Nothing is allocated after it on this path.
     fn leave(&mut self, exit: Exit) {
+        if let Exit::Indirect(v) | Exit::Return(v) = exit {
+            self.target_to_rax(v);
+        }
+        if self.lp.active && exit == Exit::Page(self.block.start) {
+            return self.jump_back();
+        }
+        self.undo_loop();
         match exit {
             Exit::Page(to) if to < PAGE => self.leave_to(to),
             Exit::Page(to) => self.leave(Exit::Rel(i64::from(to))),
@@ -105,12 +127,8 @@ impl Emit<'_> {
                 }
                 self.dispatch();
             }
-            Exit::Indirect(v) => {
-                self.target_to_rax(v);
-                self.dispatch();
-            }
-            Exit::Return(v) => {
-                self.target_to_rax(v);
+            Exit::Indirect(_) => self.dispatch(),
+            Exit::Return(_) => {
                 if self.pass(Passes::RING) {
                     self.pop_return();
                 }
@@ -159,52 +177,72 @@ impl Emit<'_> {
         Mem::indexed(RBP, index, env!(ring).plus(field as i32).disp)
     }
 
+    /// The register that holds page + `imm` already: the guest's link register was just set to it.
+    fn link_value(&self, imm: i64) -> Option<u8> {
+        let at = usize::from(self.al.at);
+        let near = (at.saturating_sub(4)..at).rev().filter(|n| self.cx.live.keep[*n]);
+        let is_link = |n: &usize| {
+            let op = &self.block.ops[*n];
+            op.code == Opcode::Pc && op.imm == imm
+        };
+        let v = near.into_iter().find(is_link)?;
+        self.al.reg(self.al.root(Val(v as u16)))
+    }
+
     /// Records a return address.
     pub(crate) fn push_return(&mut self, op: &Op) {
         if !self.pass(Passes::RING) {
             return;
         }
         self.clobber_flags();
-        let (n, v) = (self.temp(), self.temp());
+        let va = match self.link_value(op.imm) {
+            Some(r) => {
+                self.al.locked |= 1 << r;
+                r
+            }
+            None => {
+                let v = self.temp();
+                self.asm.load(true, v, env!(page));
+                self.add_far(v, op.imm);
+                v
+            }
+        };
+        let (n, host) = (self.temp(), self.temp());
         self.asm.load(false, n, env!(ring_top));
-        self.asm.alu_imm(alu::ADD, false, n, 1);
-        self.asm.alu_imm(alu::AND, false, n, RING as i32 - 1);
+        self.asm.alu_imm(alu::ADD, false, n, RING_STEP);
+        self.asm.alu_imm(alu::AND, false, n, RING_MASK);
         self.asm.store(true, env!(ring_top), n);
-        self.asm.shift(shift::SHL, false, n, size_of::<RingEntry>().trailing_zeros() as u8);
-        self.asm.load(true, v, env!(page));
-        self.add_far(v, op.imm);
-        self.asm.store(true, Self::ring(n, offset_of!(RingEntry, va)), v);
-        let field = self.asm.lea_rip(v);
-        self.asm.store(true, Self::ring(n, offset_of!(RingEntry, host)), v);
+        self.asm.store(true, Self::ring(n, offset_of!(RingEntry, va)), va);
+        let field = self.asm.lea_rip(host);
+        self.asm.store(true, Self::ring(n, offset_of!(RingEntry, host)), host);
         self.stubs.push(Stub::Return { field, to: op.imm as u32 });
     }
 
     /// Goes to the ring's newest entry if that is for the address in rax; else falls through. An empty
-    /// entry has a VA that a guest may return to all the same, but no host address.
+    /// entry has a VA that a guest may return to all the same, but no host address. Requests wait for
+    /// the loop that the guest may be in: it has another way back than returns to where calls were.
     fn pop_return(&mut self) {
         self.asm.load(false, RCX, env!(ring_top));
-        self.asm.mov(false, RDX, RCX);
-        self.asm.shift(shift::SHL, false, RDX, size_of::<RingEntry>().trailing_zeros() as u8);
-        self.asm.alu(alu::CMP, true, RAX, Self::ring(RDX, offset_of!(RingEntry, va)));
+        self.asm.alu(alu::CMP, true, RAX, Self::ring(RCX, offset_of!(RingEntry, va)));
         let other = self.asm.jcc_short(cc::NE);
-        self.asm.load(true, RDX, Self::ring(RDX, offset_of!(RingEntry, host)));
+        self.asm.load(true, RDX, Self::ring(RCX, offset_of!(RingEntry, host)));
         self.asm.test(true, RDX, RDX);
         let empty = self.asm.jcc_short(cc::E);
-        self.asm.alu_imm(alu::CMP, false, env!(request), 0);
-        let request = self.asm.jcc_short(cc::S);
-        self.asm.alu_imm(alu::SUB, false, RCX, 1);
-        self.asm.alu_imm(alu::AND, false, RCX, RING as i32 - 1);
+        self.asm.alu_imm(alu::SUB, false, RCX, RING_STEP);
+        self.asm.alu_imm(alu::AND, false, RCX, RING_MASK);
         self.asm.store(true, env!(ring_top), RCX);
         self.asm.alu_imm(alu::AND, true, RAX, -4096);
         self.asm.store(true, env!(page), RAX);
         self.asm.jmp_reg(RDX);
-        for at in [other, empty, request] {
+        for at in [other, empty] {
             self.asm.bind_short(at);
         }
     }
 
     /// Emits what the block refers to.
     pub(crate) fn emit_stubs(&mut self) {
+        // The last ones: they change what the others rely on.
+        self.stubs.sort_by_key(|s| matches!(s, Stub::Return { .. }));
         let mut n = 0;
         while let Some(stub) = self.stubs.get(n).copied() {
             n += 1;
@@ -219,6 +257,18 @@ impl Emit<'_> {
                     self.single(hit, &slow, clear);
                     self.asm.jmp_to(self.asm.base + back as u64);
                 }
+                Stub::LeaveLoop { jump } => {
+                    self.asm.bind(jump);
+                    self.leave_loop();
+                }
+                Stub::NewPage { jump, hit, back, slow, new, clear } => {
+                    self.new_page(jump, &slow, new);
+                    match clear {
+                        Some(_) => self.single(hit, &slow, clear),
+                        None => self.slow(&slow),
+                    }
+                    self.asm.jmp_to(self.asm.base + back as u64);
+                }
                 Stub::Unpatched { field, to } => {
                     self.asm.bind(field);
                     self.unpatched(field, to);
@@ -229,14 +279,14 @@ impl Emit<'_> {
                     self.asm.mov_imm(RAX, 0);
                     self.asm.jmp_to(self.thunk(id::LOOKUP));
                 }
-                Stub::Fp { jumps, back, entry, imm, keep_xmm } => {
-                    for jump in jumps.into_iter().filter(|j| *j != 0) {
-                        self.asm.bind(jump);
-                    }
-                    self.asm.push_imm(imm as i32);
-                    self.asm.mov_imm(RAX, entry);
-                    self.asm.call_to(self.thunk(id::CALL_KEEP + usize::from(keep_xmm)));
+                Stub::Fp { jump, back, desc, from, to } => {
+                    self.asm.bind(jump);
+                    self.fp_call(desc, from, to);
                     self.asm.jmp_to(self.asm.base + back as u64);
+                }
+                Stub::Literal { field, value } => {
+                    self.asm.bind(field);
+                    self.asm.code.extend_from_slice(&value.to_le_bytes());
                 }
                 Stub::Budget { jump } => {
                     self.asm.bind(jump);
@@ -251,6 +301,8 @@ impl Emit<'_> {
                 }
                 Stub::Return { field, to } => {
                     self.asm.bind(field);
+                    // The set-up of a loop is long undone.
+                    self.lp.active = false;
                     if to < PAGE {
                         self.leave_to(to);
                     } else {

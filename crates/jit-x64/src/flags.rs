@@ -18,13 +18,15 @@ pub(crate) struct Flags {
     live: u16,
     /// The host's carry is the opposite of C.
     inverted: bool,
+    /// The host flags are those of a floating-point compare; with the operands exchanged.
+    compared: Option<bool>,
     /// Root whose image the guest's flags slot is, or `NONE`.
     in_slot: u16,
 }
 
 impl Default for Flags {
     fn default() -> Self {
-        Self { live: NONE, inverted: false, in_slot: NONE }
+        Self { live: NONE, inverted: false, compared: None, in_slot: NONE }
     }
 }
 
@@ -69,7 +71,16 @@ impl Emit<'_> {
 
     /// Declares that the host flags are those of root `i`.
     pub(crate) fn flags_are(&mut self, i: u16, inverted: bool) {
-        (self.flags.live, self.flags.inverted) = (i, inverted);
+        self.flags = Flags { live: i, inverted, compared: None, ..self.flags };
+        if !self.pass(Passes::FLAGS) {
+            self.save_image();
+            self.flags.live = NONE;
+        }
+    }
+
+    /// Declares that the host flags are those of ucomis or comis for root `i`.
+    pub(crate) fn compared(&mut self, i: u16, swapped: bool) {
+        self.flags = Flags { live: i, inverted: false, compared: Some(swapped), ..self.flags };
         if !self.pass(Passes::FLAGS) {
             self.save_image();
             self.flags.live = NONE;
@@ -110,8 +121,33 @@ impl Emit<'_> {
     /// Takes rax for the image of the host flags.
     fn image_to_ax(&mut self) {
         self.take(RAX);
+        if let Some(swapped) = self.flags.compared {
+            return self.compare_image(swapped);
+        }
         self.straighten();
         self.asm.flags_to_ax();
+    }
+
+    /// ax = the image of a floating-point compare's flags; leaves the host flags alone.
+    fn compare_image(&mut self, swapped: bool) {
+        let t = self.temp();
+        let (above, below) = if swapped { (image::N, image::C) } else { (image::C, image::N) };
+        self.asm.mov_imm(RAX, u64::from(above));
+        let cases = [(cc::B, below), (cc::E, image::Z | image::C), (cc::P, image::C | image::V)];
+        for (code, v) in cases {
+            self.asm.mov_imm(t, u64::from(v));
+            self.asm.cmov(code, false, RAX, t);
+        }
+        self.unlock(t);
+    }
+
+    /// Gives up host flags that are not those of an integer op, for an image of them.
+    fn leave_compare(&mut self) {
+        let r = self.flags.live;
+        if self.al.slot(r).spill == NONE {
+            self.save_image();
+        }
+        self.flags.live = NONE;
     }
 
     /// Makes the host's carry equal to C.
@@ -177,6 +213,14 @@ impl Emit<'_> {
     /// they are those of `v` already; to be called before operands are fetched.
     pub(crate) fn cond(&mut self, v: Val, cond: Cond) -> u8 {
         let r = self.al.root(v);
+        if self.flags.live == r
+            && let Some(swapped) = self.flags.compared
+        {
+            match compared_cond(cond, swapped) {
+                Some(code) => return code,
+                None => self.leave_compare(),
+            }
+        }
         if self.flags.live != r {
             self.clobber_flags();
             let m = self.image(r);
@@ -195,7 +239,7 @@ impl Emit<'_> {
             self.asm.movzx(1, RAX, m);
             self.asm.ax_to_flags(false);
             self.unlock(RAX);
-            (self.flags.live, self.flags.inverted) = (r, false);
+            self.flags = Flags { live: r, inverted: false, compared: None, ..self.flags };
         }
         if matches!(cond, Cond::Hi | Cond::Ls) && !self.flags.inverted {
             self.asm.cmc();
@@ -211,6 +255,9 @@ impl Emit<'_> {
     /// Puts C of a value into the host's carry; other host flags change.
     fn carry(&mut self, v: Val) {
         let r = self.al.root(v);
+        if self.flags.live == r && self.flags.compared.is_some() {
+            self.leave_compare();
+        }
         if self.flags.live == r {
             self.keep_flags();
             self.straighten();
@@ -456,4 +503,17 @@ pub(crate) fn host_cond(cond: Cond, inverted: bool) -> u8 {
         Cond::Gt => cc::G,
         Cond::Le => cc::LE,
     }
+}
+
+/// The host condition for a guest condition after ucomis or comis, if one will do.
+fn compared_cond(cond: Cond, swapped: bool) -> Option<u8> {
+    Some(match (cond, swapped) {
+        (Cond::Vs, _) => cc::P,
+        (Cond::Vc, _) => cc::P ^ 1,
+        (Cond::Gt, false) | (Cond::Mi | Cond::Lo, true) => cc::A,
+        (Cond::Le, false) | (Cond::Pl | Cond::Hs, true) => cc::BE,
+        (Cond::Ge, false) | (Cond::Ls, true) => cc::AE,
+        (Cond::Lt, false) | (Cond::Hi, true) => cc::B,
+        _ => return None,
+    })
 }

@@ -16,8 +16,10 @@ mod exits;
 mod flags;
 mod fp;
 mod int;
+mod loops;
 mod memory;
 mod merge;
+mod pool;
 mod thunks;
 mod vector;
 
@@ -40,8 +42,10 @@ pub struct CpuFeatures {
     pub lzcnt: bool,
     /// CMPXCHG16B.
     pub cmpxchg16b: bool,
-    /// Fused multiply-add.
+    /// Fused multiply-add; with `avx` only.
     pub fma: bool,
+    /// VEX forms (AVX2).
+    pub avx: bool,
 }
 
 impl CpuFeatures {
@@ -49,7 +53,14 @@ impl CpuFeatures {
     #[must_use]
     pub fn probe() -> Self {
         let f = host::cpu::Features::probe();
-        Self { bmi1: f.bmi1, bmi2: f.bmi2, lzcnt: f.lzcnt, cmpxchg16b: f.cmpxchg16b, fma: f.fma }
+        Self {
+            bmi1: f.bmi1,
+            bmi2: f.bmi2,
+            lzcnt: f.lzcnt,
+            cmpxchg16b: f.cmpxchg16b,
+            fma: f.fma && f.avx2,
+            avx: f.avx2,
+        }
     }
 }
 
@@ -104,7 +115,7 @@ impl HostBackend for X64 {
             let mut e = Emit::new(*cx, self.features(), scratch, out.here());
             e.run();
             let r = if e.al.overflow { Err(CodeFull) } else { out.put(&e.asm.code) };
-            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs, groups: e.groups };
+            *scratch = Scratch { asm: e.asm, al: e.al, stubs: e.stubs, groups: e.groups, lp: e.lp };
             r
         })
     }

@@ -7,12 +7,13 @@
 
 use std::mem::offset_of;
 
-use jit_ir::env::{TlbEntry, TlbTable};
+use jit_ir::env::{LoopPage, TlbEntry, TlbTable};
 use jit_ir::{MemDesc, Op, Opcode, Ty};
 
 use crate::asm::{Enc, Mem, RDI, RSI, alu, cc, shift};
 use crate::emit::Emit;
 use crate::exits::Stub;
+use crate::loops::page_slot;
 use crate::merge::Role;
 use crate::thunks::{arg, env, id};
 
@@ -66,6 +67,17 @@ struct Check {
     role: Role,
     /// Where the access itself begins.
     hit: usize,
+    /// What it remembers of pages, in a loop.
+    page: Option<NewPage>,
+}
+
+/// A remembered page: slot, where its check goes on, what bytes it covers, for writing too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewPage {
+    slot: u8,
+    hit: usize,
+    span: (i32, i32),
+    write: bool,
 }
 
 fn merged(slot: u8) -> Mem {
@@ -180,33 +192,71 @@ impl Emit<'_> {
     fn check_shared(&mut self, i: u16, slow: &Slow, desc: MemDesc, write: bool) -> Check {
         let (base, imm) = (slow.base, slow.imm);
         let role = self.groups.role(i);
-        match role {
-            Role::First { slot, low, high } => {
-                let jump = self.check((base, imm + low), high - low, 0, desc.mmu(), write);
-                self.asm.store(true, merged(slot), RSI);
-                Check { jump, role, hit: self.asm.pos() }
-            }
+        let slot = if self.lp.active { self.groups.page(i) } else { None };
+        let (span, write) = match role {
+            Role::First { low, high, write, .. } => ((low, high), write),
             Role::Later { slot } => {
                 self.asm.load(true, RSI, merged(slot));
                 self.asm.test(true, RSI, RSI);
                 let jump = self.asm.jcc(cc::E);
-                Check { jump, role, hit: self.asm.pos() }
+                return Check { jump, role, hit: self.asm.pos(), page: None };
             }
-            Role::Alone => {
-                let jump = self.probe(base, imm, desc, write, Self::exact(desc));
-                Check { jump, role: Role::Alone, hit: self.asm.pos() }
+            Role::Alone => ((0, desc.bytes() as i32 - 1), write),
+        };
+        let (low, high) = span;
+        let (jump, page) = match (slot, role) {
+            (Some(slot), _) => {
+                let jump = self.remembered(slot, base, imm + low);
+                (jump, Some(NewPage { slot, hit: self.asm.pos(), span, write }))
             }
+            (None, Role::Alone) => (self.probe(base, imm, desc, write, Self::exact(desc)), None),
+            (None, _) => (self.check((base, imm + low), high - low, 0, desc.mmu(), write), None),
+        };
+        if let Role::First { slot, .. } = role {
+            self.asm.store(true, merged(slot), RSI);
         }
+        Check { jump, role, hit: self.asm.pos(), page }
+    }
+
+    /// Tests for the page that a loop's access went to before; gives the place of the jump that another
+    /// page takes.
+    fn remembered(&mut self, slot: u8, base: u8, imm: i32) -> usize {
+        if imm == 0 {
+            self.asm.mov(true, RDI, base);
+        } else {
+            self.asm.lea(true, RDI, Mem::new(base, imm));
+        }
+        self.asm.alu(alu::SUB, true, RDI, page_slot(slot, offset_of!(LoopPage, tag)));
+        self.asm.load(true, RSI, page_slot(slot, offset_of!(LoopPage, addend)));
+        self.asm.alu(alu::CMP, true, RDI, page_slot(slot, offset_of!(LoopPage, limit)));
+        self.asm.jcc(cc::AE)
+    }
+
+    /// The code of an access to another page than before: looks it up and remembers it.
+    pub(crate) fn new_page(&mut self, jump: usize, slow: &Slow, new: NewPage) {
+        self.asm.bind(jump);
+        let (low, high) = new.span;
+        let desc = MemDesc(slow.arg as u16 & ((1 << arg::DESC_BITS) - 1));
+        let miss = self.check((slow.base, slow.imm + low), high - low, 0, desc.mmu(), new.write);
+        self.asm.store(true, page_slot(new.slot, offset_of!(LoopPage, addend)), RSI);
+        self.asm.lea(true, RDI, Mem::new(slow.base, slow.imm + low));
+        self.asm.alu_imm(alu::AND, true, RDI, -4096);
+        self.asm.store(true, page_slot(new.slot, offset_of!(LoopPage, tag)), RDI);
+        let limit = 4096 - (high - low);
+        self.asm.store_imm(3, page_slot(new.slot, offset_of!(LoopPage, limit)), limit);
+        self.asm.jmp_to(self.asm.base + new.hit as u64);
+        self.asm.bind(miss);
     }
 
     /// Notes the code behind the block for an access.
     fn behind(&mut self, check: Check, slow: Slow) {
         let back = self.asm.pos();
-        let Check { jump, role, hit } = check;
-        self.stubs.push(match role {
-            Role::Alone => Stub::Memory { jump, back, slow },
-            Role::First { slot, .. } => Stub::Single { jump, hit, back, slow, clear: Some(slot) },
-            Role::Later { .. } => Stub::Single { jump, hit, back, slow, clear: None },
+        let Check { jump, role, hit, page } = check;
+        let clear = if let Role::First { slot, .. } = role { Some(slot) } else { None };
+        self.stubs.push(match (page, role) {
+            (Some(new), _) => Stub::NewPage { jump, hit, back, slow, new, clear },
+            (None, Role::Alone) => Stub::Memory { jump, back, slow },
+            (None, _) => Stub::Single { jump, hit, back, slow, clear },
         });
     }
 
@@ -243,7 +293,7 @@ impl Emit<'_> {
             value: Source::None,
             new: Source::None,
             target,
-            keep_xmm: self.al.xmm_live(),
+            keep_xmm: self.vectors_live(),
         };
         let check = self.check_shared(i, &slow, desc, false);
         let m = Mem::indexed(base, RSI, imm);
@@ -290,7 +340,7 @@ impl Emit<'_> {
             value,
             new: Source::None,
             target: Target::None,
-            keep_xmm: self.al.xmm_live(),
+            keep_xmm: self.vectors_live(),
         };
         let check = self.check_shared(i, &slow, desc, true);
         let m = Mem::indexed(base, RSI, imm);
@@ -334,7 +384,7 @@ impl Emit<'_> {
             value,
             new,
             target,
-            keep_xmm: self.al.xmm_live(),
+            keep_xmm: self.vectors_live(),
         };
         self.slow(&slow);
         match target {
@@ -344,8 +394,14 @@ impl Emit<'_> {
         }
     }
 
+    /// Whether vector registers hold something that is needed after the current op.
+    pub(crate) fn vectors_live(&self) -> bool {
+        self.al.xmm_live() || self.lp.active && self.lp.has_vectors()
+    }
+
     /// Calls the runtime.
     pub(crate) fn slow(&mut self, s: &Slow) {
+        self.sync_loop();
         if s.imm == 0 {
             self.asm.mov(true, RSI, s.base);
         } else {
@@ -365,7 +421,8 @@ impl Emit<'_> {
             Source::Xmm(x) => self.asm.movq_from_xmm(true, RDI, x),
         }
         self.asm.push_imm(s.arg as i32);
-        let thunk = id::MEMORY + 2 * s.function as usize + usize::from(s.keep_xmm);
+        let first = if self.lp.active { id::LOOP_MEMORY } else { id::MEMORY };
+        let thunk = first + 2 * s.function as usize + usize::from(s.keep_xmm);
         self.asm.call_to(self.thunk(thunk));
         match s.target {
             Target::None => {}

@@ -1,8 +1,8 @@
 //! Access merging: accesses at constant distances from one base share one TLB check.
 //!
 //! Before a block is emitted, its plain loads and stores are sorted into groups: same base value (seen
-//! through additions of constants), same translation regime, same direction, all within [`REACH`]
-//! bytes. The first access of a group checks the whole range of the group and leaves host address
+//! through additions of constants), same translation regime, all within [`REACH`] bytes. One with a store
+//! asks for pages that may be written, which the engine lets through only if they may be read too. The first access of a group checks the whole range of the group and leaves host address
 //! minus VA in `env.merged[slot]`, or 0 if the range crosses a page or is not plain RAM. The others
 //! take it from there; for a 0 they make their own check behind the block.
 //!
@@ -11,8 +11,8 @@
 //! forbid meanwhile (writes to pages that were just translated) is noticed at the latest by the next
 //! block, which is before the guest's own instruction-cache maintenance.
 
-use jit_ir::env::MERGED;
-use jit_ir::{Block, MemDesc, Op, Opcode, Ty};
+use jit_ir::env::{MERGED, PAGES};
+use jit_ir::{Block, MemDesc, Op, Opcode, Ty, Val};
 
 /// Largest range of a group in bytes. Long ranges cross pages more often.
 const REACH: i64 = 256;
@@ -25,8 +25,9 @@ const FAR: u64 = 1 << 24;
 pub(crate) enum Role {
     /// Checks by itself.
     Alone,
-    /// Checks from `low` bytes after (before if negative) its own address to `high`, for `slot`.
-    First { slot: u8, low: i32, high: i32 },
+    /// Checks from `low` bytes after (before if negative) its own address to `high`, for `slot`; also for
+    /// writing if `write`.
+    First { slot: u8, low: i32, high: i32, write: bool },
     /// Relies on `slot`.
     Later { slot: u8 },
 }
@@ -41,6 +42,7 @@ struct Group {
     first: u16,
     last: u16,
     slot: u8,
+    page: u8,
 }
 
 struct Access {
@@ -77,9 +79,8 @@ fn root(block: &Block, op: &Op) -> Option<(u16, i64)> {
             return None;
         }
         let def = block.ops.get(v.index())?;
-        let constant = |c: jit_ir::Val| {
-            block.ops.get(c.index()).filter(|o| o.code == Opcode::Const).map(|o| o.imm)
-        };
+        let constant =
+            |c: Val| block.ops.get(c.index()).filter(|o| o.code == Opcode::Const).map(|o| o.imm);
         let step = match def.code {
             Opcode::Add => constant(def.b),
             Opcode::Sub => constant(def.b).map(i64::wrapping_neg),
@@ -115,10 +116,29 @@ impl Groups {
         self.share_slots();
     }
 
+    /// Gives the groups whose root `steady` likes a slot each for the page that they remember; how many
+    /// slots that took.
+    pub(crate) fn remember_pages(&mut self, steady: impl Fn(Val) -> bool) -> usize {
+        let mut used = 0;
+        for g in &mut self.groups {
+            if used < PAGES && steady(Val(g.root)) {
+                g.page = used as u8;
+                used += 1;
+            }
+        }
+        used
+    }
+
+    /// The slot for the page of the access that op `i` is; to be asked after [`Self::role`].
+    pub(crate) fn page(&self, i: u16) -> Option<u8> {
+        let a = self.accesses.get(self.next).filter(|a| a.op == i)?;
+        Some(self.groups[usize::from(a.group)].page).filter(|p| *p != NO_SLOT)
+    }
+
     fn add(&mut self, op: u16, access: &Op, root: u16, at: i64) {
         let (desc, write) = (access.mem().mmu(), access.code == Opcode::Store);
         let end = at + i64::from(access.mem().bytes()) - 1;
-        let same = |g: &Group| g.root == root && g.desc == desc && g.write == write;
+        let same = |g: &Group| g.root == root && g.desc == desc;
         let found = self.groups.iter().rposition(same).filter(|n| {
             let g = &self.groups[*n];
             g.high.max(end) - g.low.min(at) < REACH
@@ -127,6 +147,7 @@ impl Groups {
             Some(n) => {
                 let g = &mut self.groups[n];
                 (g.low, g.high, g.last) = (g.low.min(at), g.high.max(end), op);
+                g.write |= write;
                 n
             }
             None => {
@@ -140,6 +161,7 @@ impl Groups {
                     first,
                     last,
                     slot: NO_SLOT,
+                    page: NO_SLOT,
                 });
                 self.groups.len() - 1
             }
@@ -171,7 +193,8 @@ impl Groups {
         match g.slot {
             NO_SLOT => Role::Alone,
             slot if g.first == i => {
-                Role::First { slot, low: (g.low - a.at) as i32, high: (g.high - a.at) as i32 }
+                let (low, high) = ((g.low - a.at) as i32, (g.high - a.at) as i32);
+                Role::First { slot, low, high, write: g.write }
             }
             slot => Role::Later { slot },
         }
@@ -181,7 +204,6 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jit_ir::Val;
 
     fn op(code: Opcode, ty: Ty, a: u16, b: u16, imm: i64, aux: u16) -> Op {
         Op { a: Val(a), b: Val(b), imm, aux, ..Op::new(code, ty) }
@@ -207,9 +229,9 @@ mod tests {
         let store = Op { code: Opcode::Store, b: Val(0), ..load(0, 0) };
         let far = load(0, 4096);
         let r = roles(vec![get, sixteen, load(0, 8), moved, load(3, 8), store, far, load(0, -8)]);
-        assert_eq!(r[2], Role::First { slot: 0, low: 0, high: 23 });
+        assert_eq!(r[2], Role::First { slot: 0, low: 0, high: 23, write: true });
         assert_eq!(r[4], Role::Later { slot: 0 });
-        assert_eq!(r[5], Role::Alone, "a store needs its own permission");
+        assert_eq!(r[5], Role::Later { slot: 0 }, "the first asks for its permission too");
         assert_eq!(r[6], Role::Alone);
         // The far one closed the group.
         assert_eq!(r[7], Role::Alone);

@@ -12,12 +12,13 @@ use jit_ir::opt::Passes;
 
 use crate::alloc::{CALLER_SAVED, PIN_REGS, SPILL_SLOTS};
 use crate::asm::{
-    Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, alu, cc, shift,
+    Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Rm, alu, cc, shift,
 };
+use crate::pool::{self, Pool};
 
 /// Indices into [`Runtime::thunks`].
 pub(crate) mod id {
-    /// Stores the pinned registers and leaves.
+    /// Stores the pinned registers and goes on where the runtime says, or leaves.
     pub(crate) const LEAVE: usize = 0;
     /// Looks up the code for `env`'s PC; rax = address to patch or 0.
     pub(crate) const LOOKUP: usize = 1;
@@ -27,18 +28,23 @@ pub(crate) mod id {
     pub(crate) const DISPATCH: usize = 3;
     /// Calls helper rax that knows nothing of general registers.
     pub(crate) const CALL_PURE: usize = 4;
-    /// Calls helper rax with exact state; leaves if it says so.
+    /// Calls helper rax with exact state; goes on as LEAVE does if it says so.
     pub(crate) const CALL_FULL: usize = 5;
-    /// Calls helper rax with exact state and leaves.
+    /// Calls helper rax with exact state and goes on as LEAVE does.
     pub(crate) const CALL_EXIT: usize = 6;
     /// Memory functions, two each (the second preserves vector registers): load, store, load_ex,
     /// store_ex, rmw, cas.
     pub(crate) const MEMORY: usize = 7;
-    /// Calls helper rax, which knows nothing of general registers, with the immediate on the stack;
-    /// result in rax, all else is preserved; two (the second preserves vector registers too).
-    pub(crate) const CALL_KEEP: usize = 19;
+    /// Does the floating-point op in `env`; preserves all registers.
+    pub(crate) const FP_SLOW: usize = 19;
+    /// Brings the guest's floating-point flags up to date; preserves all registers.
+    pub(crate) const FP_SYNC: usize = 20;
+    /// The constants of [`crate::pool`].
+    pub(crate) const POOL: usize = 21;
+    /// As [`MEMORY`], for loops: the state in memory is exact, and every register is preserved.
+    pub(crate) const LOOP_MEMORY: usize = 22;
     /// Number of pinned registers, then their state offsets.
-    pub(crate) const PINS: usize = 21;
+    pub(crate) const PINS: usize = 34;
 }
 
 /// Layout of the argument that a block pushes for a memory thunk.
@@ -75,6 +81,10 @@ struct Thunks<'a> {
     pins: Vec<(u8, Mem)>,
     /// Leaves without storing pinned registers.
     leave_as_is: u64,
+    /// The constants of [`crate::pool`].
+    pool: u64,
+    /// Goes on where the runtime says, likewise.
+    resume: u64,
 }
 
 /// Emits all thunks.
@@ -88,7 +98,11 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
         .map(|(r, s)| (*r, Mem::new(RBP, s.offset as i32 - bias)))
         .collect();
     let asm = Asm { code: Vec::new(), base: out.here() };
-    let mut t = Thunks { asm, cx, pins, leave_as_is: 0 };
+    let mut t = Thunks { asm, cx, pins, leave_as_is: 0, pool: 0, resume: 0 };
+    t.pool = t.here();
+    for word in pool::CONTENT.as_flattened() {
+        t.asm.code.extend_from_slice(&word.to_le_bytes());
+    }
     let enter = t.enter();
     let mut thunks = vec![0; id::PINS];
     t.leave(&mut thunks);
@@ -98,12 +112,13 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
     let functions = [calls.load, calls.store, calls.load_ex, calls.store_ex, calls.rmw, calls.cas];
     for (n, f) in functions.into_iter().enumerate() {
         for vectors in [false, true] {
-            thunks[id::MEMORY + 2 * n + usize::from(vectors)] = t.memory(f, n == 5, vectors);
+            let k = 2 * n + usize::from(vectors);
+            thunks[id::MEMORY + k] = t.memory(f, n == 5, vectors, false);
+            thunks[id::LOOP_MEMORY + k] = t.memory(f, n == 5, vectors, true);
         }
     }
-    for vectors in [false, true] {
-        thunks[id::CALL_KEEP + usize::from(vectors)] = t.call_keep(vectors);
-    }
+    t.fp(&mut thunks);
+    thunks[id::POOL] = t.pool;
     let dispatch = t.here();
     thunks[id::DISPATCH] = dispatch;
     dispatch_code(&mut t.asm, thunks[id::LOOKUP_VA]);
@@ -158,6 +173,8 @@ impl Thunks<'_> {
         self.asm.lea(true, RBP, Mem::new(RDI, bias(self.cx.layout)));
         self.asm.alu_imm(alu::SUB, true, RSP, FRAME);
         self.asm.store(true, env!(host_sp), RSP);
+        let control = self.pool_constant(Pool::Control);
+        self.asm.ldmxcsr(control);
         self.reload(u32::MAX);
         self.asm.jmp_reg(RSI);
         at
@@ -182,7 +199,20 @@ impl Thunks<'_> {
     fn leave(&mut self, thunks: &mut [u64]) {
         thunks[id::LEAVE] = self.here();
         self.store_pins(u32::MAX);
+        self.resume = self.asm.here();
+        if self.cx.calls.resume != 0 {
+            // A helper of a block was called from below its frame.
+            self.asm.load(true, RSP, env!(host_sp));
+            self.asm.load(true, RDI, env!(engine));
+            self.call(self.cx.calls.resume);
+            self.asm.test(true, RAX, RAX);
+            let stay = self.asm.jcc(cc::E);
+            self.reload(u32::MAX);
+            self.asm.jmp_reg(RAX);
+            self.asm.bind(stay);
+        }
         self.leave_as_is = self.asm.here();
+        self.merge_fp_flags();
         self.asm.load(true, RSP, env!(host_sp));
         self.asm.alu_imm(alu::ADD, true, RSP, FRAME);
         for r in SAVED.iter().rev() {
@@ -218,26 +248,38 @@ impl Thunks<'_> {
 
     fn leave_if_asked(&mut self) {
         self.asm.alu_imm(alu::CMP, false, env!(helper_exit), 0);
-        self.asm.jcc_to(cc::NE, self.leave_as_is);
+        self.asm.jcc_to(cc::NE, self.resume);
     }
 
     fn calls(&mut self, thunks: &mut [u64]) {
         let state = Mem::new(RBP, -bias(self.cx.layout));
-        for full in [false, true] {
-            thunks[if full { id::CALL_FULL } else { id::CALL_PURE }] = self.here();
-            let stored = if full { u32::MAX } else { CALLER_SAVED };
-            self.store_pins(stored);
-            self.asm.mov(false, R8, RDI);
-            self.asm.lea(true, RDI, state);
-            self.asm.alu_imm(alu::SUB, true, RSP, 8);
-            self.asm.call_reg(RAX);
-            self.asm.alu_imm(alu::ADD, true, RSP, 8);
-            if full {
-                self.leave_if_asked();
-            }
-            self.reload(stored);
-            self.asm.ret();
+        thunks[id::CALL_FULL] = self.here();
+        self.store_pins(u32::MAX);
+        self.asm.mov(false, R8, RDI);
+        self.asm.lea(true, RDI, state);
+        self.asm.alu_imm(alu::SUB, true, RSP, 8);
+        self.asm.call_reg(RAX);
+        self.asm.alu_imm(alu::ADD, true, RSP, 8);
+        self.leave_if_asked();
+        self.reload(u32::MAX);
+        self.asm.ret();
+        // In a loop pinned registers hold others than their own: the stack keeps them.
+        thunks[id::CALL_PURE] = self.here();
+        let kept: Vec<u8> =
+            self.pins.iter().map(|p| p.0).filter(|r| CALLER_SAVED >> r & 1 != 0).collect();
+        let pad = if kept.len().is_multiple_of(2) { 8 } else { 0 };
+        for r in &kept {
+            self.asm.push(*r);
         }
+        self.asm.mov(false, R8, RDI);
+        self.asm.lea(true, RDI, state);
+        self.asm.alu_imm(alu::SUB, true, RSP, pad);
+        self.asm.call_reg(RAX);
+        self.asm.alu_imm(alu::ADD, true, RSP, pad);
+        for r in kept.iter().rev() {
+            self.asm.pop(*r);
+        }
+        self.asm.ret();
         thunks[id::CALL_EXIT] = self.here();
         self.store_pins(u32::MAX);
         self.asm.mov(false, R8, RDI);
@@ -246,56 +288,80 @@ impl Thunks<'_> {
             self.asm.mov_imm(r, 0);
         }
         self.asm.call_reg(RAX);
-        self.asm.jmp_to(self.leave_as_is);
+        self.asm.jmp_to(self.resume);
     }
 
-    fn call_keep(&mut self, vectors: bool) -> u64 {
-        let at = self.here();
-        let pinned = self.pins.iter().fold(0u32, |m, (r, _)| m | 1 << r);
-        let keep = CALLER_SAVED & !pinned & !(1 << RAX);
-        let saved: Vec<u8> = (0..16u8).filter(|r| keep >> r & 1 != 0).collect();
+    /// The word of the guest's floating-point flags.
+    fn fp_flags(&self) -> Option<Mem> {
+        let offset = self.cx.layout.fp?.flags;
+        Some(Mem::new(RBP, offset as i32 - bias(self.cx.layout)))
+    }
+
+    /// Adds the host's flags to the guest's; changes rax and rcx.
+    fn merge_fp_flags(&mut self) {
+        let Some(flags) = self.fp_flags() else { return };
+        self.asm.stmxcsr(env!(host_fp));
+        self.asm.load(false, RAX, env!(host_fp));
+        // Invalid, denormal operand (not the guest's), zero divide, overflow, underflow, precision.
+        self.asm.alu_imm(alu::AND, false, RAX, 0x3d);
+        let none = self.asm.jcc_short(cc::E);
+        self.asm.mov(false, RCX, RAX);
+        self.asm.alu_imm(alu::AND, false, RCX, 1);
+        self.asm.shift(shift::SHR, false, RAX, 1);
+        self.asm.alu(alu::OR, false, RAX, RCX);
+        self.asm.alu(alu::OR, false, RAX, flags);
+        self.asm.store(false, flags, RAX);
+        self.asm.bind_short(none);
+    }
+
+    fn pool_constant(&self, p: Pool) -> Rm {
+        Rm::Pool(self.pool + 16 * p as u64, 0)
+    }
+
+    fn fp(&mut self, thunks: &mut [u64]) {
+        thunks[id::FP_SYNC] = self.here();
+        self.asm.push(RAX);
+        self.asm.push(RCX);
+        self.merge_fp_flags();
+        let control = self.pool_constant(Pool::Control);
+        self.asm.ldmxcsr(control);
+        self.asm.pop(RCX);
+        self.asm.pop(RAX);
+        self.asm.ret();
+        thunks[id::FP_SLOW] = self.here();
+        let saved: Vec<u8> = (0..16u8).filter(|r| CALLER_SAVED >> r & 1 != 0).collect();
         for r in &saved {
             self.asm.push(*r);
         }
-        let pushed = 8 * saved.len() as i32;
-        let pad = if saved.len().is_multiple_of(2) { 0 } else { 8 };
-        let area = pad + if vectors { 256 } else { 0 };
-        if area != 0 {
-            self.asm.alu_imm(alu::SUB, true, RSP, area);
+        let area = 256 + if saved.len().is_multiple_of(2) { 8 } else { 0 };
+        self.asm.alu_imm(alu::SUB, true, RSP, area);
+        for x in 0..16u8 {
+            self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
         }
-        if vectors {
-            for x in 0..16u8 {
-                self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
-            }
+        self.asm.lea(true, RDI, env!(fp));
+        self.asm.load(false, RSI, env!(fp_desc));
+        self.call(jit_ir::fp::slow as *const () as u64);
+        if let Some(flags) = self.fp_flags() {
+            self.asm.alu(alu::OR, false, RAX, flags);
+            self.asm.store(false, flags, RAX);
         }
-        self.store_pins(CALLER_SAVED);
-        self.asm.load(false, R8, Mem::new(RSP, area + pushed + 8));
-        self.asm.lea(true, RDI, Mem::new(RBP, -bias(self.cx.layout)));
-        for r in [RSI, RDX, RCX] {
-            self.asm.mov_imm(r, 0);
+        for x in 0..16u8 {
+            self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));
         }
-        self.asm.call_reg(RAX);
-        self.reload(CALLER_SAVED);
-        if vectors {
-            for x in 0..16u8 {
-                self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));
-            }
-        }
-        if area != 0 {
-            self.asm.alu_imm(alu::ADD, true, RSP, area);
-        }
+        self.asm.alu_imm(alu::ADD, true, RSP, area);
         for r in saved.iter().rev() {
             self.asm.pop(*r);
         }
-        self.asm.ret_drop(8);
-        at
+        self.asm.ret();
     }
 
     /// A memory function: rsi = VA, rdi = value (or expected value; the new one is in `env.wide[2]`),
-    /// descriptor and page offset on the stack. Result in rdi; changes rsi; preserves all else.
-    fn memory(&mut self, function: u64, cas: bool, vectors: bool) -> u64 {
+    /// descriptor and page offset on the stack. Result in rdi; changes rsi; preserves all else. `in_loop`:
+    /// pinned registers hold whatever they hold, and the state is exact.
+    fn memory(&mut self, function: u64, cas: bool, vectors: bool, in_loop: bool) -> u64 {
         let at = self.here();
         let pinned = self.pins.iter().fold(0u32, |m, (r, _)| m | 1 << r);
+        let pinned = if in_loop { 0 } else { pinned };
         let saved: Vec<u8> = (0..16u8)
             .filter(|r| ![RSI, RDI].contains(r) && (CALLER_SAVED & !pinned) >> r & 1 != 0)
             .collect();
@@ -313,7 +379,9 @@ impl Thunks<'_> {
                 self.asm.store128(Mem::new(RSP, 16 * i32::from(x)), x);
             }
         }
-        self.store_pins(u32::MAX);
+        if !in_loop {
+            self.store_pins(u32::MAX);
+        }
         self.asm.load(false, RDX, Mem::new(RSP, area + pushed + 8));
         self.asm.mov(false, RCX, RDX);
         self.asm.shift(shift::SHR, false, RCX, arg::OFFSET as u8);
@@ -332,7 +400,9 @@ impl Thunks<'_> {
         self.call(function);
         self.leave_if_asked();
         self.asm.mov(true, RDI, RAX);
-        self.reload(CALLER_SAVED);
+        if !in_loop {
+            self.reload(CALLER_SAVED);
+        }
         if vectors {
             for x in 0..16u8 {
                 self.asm.load128(x, Mem::new(RSP, 16 * i32::from(x)));

@@ -1,9 +1,10 @@
 //! Vector ops in SSE registers (SSE4.2 at least; they leave the host flags alone).
 
-use jit_ir::{Lane, Op, Opcode};
+use jit_ir::{Lane, Op, Opcode, eval};
 
 use crate::asm::Enc;
 use crate::emit::Emit;
+use crate::exits::Stub;
 
 const fn sse2(opcode: u8) -> Enc {
     Enc(0x66, 1, opcode)
@@ -63,17 +64,32 @@ const PCLMULQDQ: Enc = Enc(0x66, 3, 0x44);
 const AESIMC: Enc = sse41(0xdb);
 const AESENC: Enc = sse41(0xdc);
 const AESENCLAST: Enc = sse41(0xdd);
+const AESDEC: Enc = sse41(0xde);
 const AESDECLAST: Enc = sse41(0xdf);
 const PXOR: Enc = sse2(0xef);
 const PUNPCKHBW: Enc = sse2(0x68);
 const PUNPCKLBW: Enc = sse2(0x60);
 const PUNPCKLQDQ: Enc = sse2(0x6c);
 const PANDN: Enc = sse2(0xdf);
+const PEXTRB: Enc = Enc(0x66, 3, 0x14);
+const PEXTRW: Enc = sse2(0xc5);
+const PEXTRD: Enc = Enc(0x66, 3, 0x16);
+const PINSRB: Enc = Enc(0x66, 3, 0x20);
+const PINSRW: Enc = sse2(0xc4);
+const PINSRD: Enc = Enc(0x66, 3, 0x22);
+const PCMPEQB: Enc = sse2(0x74);
 const MOVQ: Enc = Enc(0xf3, 1, 0x7e);
 
 impl Emit<'_> {
     pub(crate) fn vector_op(&mut self, i: u16, op: &Op) {
         match op.code {
+            Opcode::VFrom64 if self.constant_vector(i, op) => {}
+            Opcode::VFrom64 if self.al.constant(self.block, op.b) == Some(0) => {
+                let a = self.gpr(op.a);
+                let d = self.dst_xmm(None);
+                self.asm.movq_to_xmm(true, d, a);
+                self.def_xmm(i, d);
+            }
             Opcode::VFrom64 => {
                 let (a, b) = (self.gpr(op.a), self.gpr(op.b));
                 let d = self.dst_xmm(None);
@@ -91,11 +107,44 @@ impl Emit<'_> {
                 }
                 self.def(i, d);
             }
+            Opcode::VDup if self.constant_vector(i, op) => {}
             Opcode::VDup => self.dup(i, op),
+            Opcode::VLane => {
+                let a = self.xmm(op.a);
+                let d = self.dst(0);
+                let n = op.vector_imm() as u8;
+                match op.lane() {
+                    Lane::B => self.asm.sse_imm(PEXTRB, a, d, n & 15),
+                    Lane::H => self.asm.sse_imm(PEXTRW, d, a, n & 7),
+                    Lane::S if n & 3 == 0 => self.asm.movq_from_xmm(false, d, a),
+                    Lane::S => self.asm.sse_imm(PEXTRD, a, d, n & 3),
+                    Lane::D if n & 1 == 0 => self.asm.movq_from_xmm(true, d, a),
+                    Lane::D => self.asm.pextrq(d, a, 1),
+                }
+                self.def(i, d);
+            }
+            Opcode::VSetLane => {
+                let x = self.gpr(op.b);
+                let d = self.copy_of(op, None);
+                let n = op.vector_imm() as u8;
+                match op.lane() {
+                    Lane::B => self.asm.sse_imm(PINSRB, d, x, n & 15),
+                    Lane::H => self.asm.sse_imm(PINSRW, d, x, n & 7),
+                    Lane::S => self.asm.sse_imm(PINSRD, d, x, n & 3),
+                    Lane::D => self.asm.pinsrq(d, x, n & 1),
+                }
+                self.def_xmm(i, d);
+            }
             Opcode::VLow64 => {
                 let a = self.xmm(op.a);
                 let d = self.dst_xmm(None);
                 self.asm.sse(MOVQ, d, a);
+                self.def_xmm(i, d);
+            }
+            Opcode::VAndNot if self.features.avx => {
+                let (a, b) = (self.xmm(op.a), self.xmm(op.b));
+                let d = self.dst_xmm(None);
+                self.asm.avx(PANDN, d, b, a);
                 self.def_xmm(i, d);
             }
             Opcode::VAndNot => {
@@ -119,7 +168,11 @@ impl Emit<'_> {
                 self.def_xmm(i, d);
             }
             Opcode::VDupLane => self.dup_lane(i, op),
-            Opcode::VAesEnc | Opcode::VAesDec | Opcode::VAesMix => self.aes(i, op),
+            Opcode::VAesEnc
+            | Opcode::VAesDec
+            | Opcode::VAesMix
+            | Opcode::VAesRound
+            | Opcode::VAesUnround => self.aes(i, op),
             Opcode::VAesUnmix => {
                 let a = self.xmm(op.a);
                 let d = self.dst_xmm(None);
@@ -144,6 +197,13 @@ impl Emit<'_> {
             return;
         };
         let (a, b) = (self.xmm(op.a), self.xmm(op.b));
+        if self.features.avx {
+            let d = self.dst_xmm(None);
+            // The shorter form has its high register first.
+            let (a, b) = if commutes && b >= 8 && a < 8 { (b, a) } else { (a, b) };
+            self.asm.avx(e, d, a, b);
+            return self.def_xmm(i, d);
+        }
         let d = if commutes { self.dst_xmm(None) } else { self.dst_xmm(Some(b)) };
         if d == b && commutes {
             self.asm.sse(e, d, a);
@@ -154,6 +214,30 @@ impl Emit<'_> {
             self.asm.sse(e, d, b);
         }
         self.def_xmm(i, d);
+    }
+
+    /// Loads a constant, if `op` is one.
+    fn constant_vector(&mut self, i: u16, op: &Op) -> bool {
+        let Some(low) = self.al.constant(self.block, op.a) else { return false };
+        let value = if op.code == Opcode::VDup {
+            eval::dup(op.lane(), low)
+        } else {
+            match self.al.constant(self.block, op.b) {
+                Some(high) => u128::from(high) << 64 | u128::from(low),
+                None => return false,
+            }
+        };
+        let d = self.dst_xmm(None);
+        match value {
+            0 => self.asm.sse(PXOR, d, d),
+            u128::MAX => self.asm.sse(PCMPEQB, d, d),
+            _ => {
+                self.asm.load128_pool(d);
+                self.stubs.push(Stub::Literal { field: self.asm.pos() - 4, value });
+            }
+        }
+        self.def_xmm(i, d);
+        true
     }
 
     fn dup(&mut self, i: u16, op: &Op) {
@@ -186,17 +270,30 @@ impl Emit<'_> {
 
     /// A shift of 16-, 32- or 64-bit lanes by a constant (`Lane::D` has no arithmetic one).
     fn shift_imm(&mut self, code: Opcode, lane: Lane, x: u8, n: u8) {
+        let (e, kind) = Self::shift_encoding(code, lane);
+        self.asm.sse_imm(e, kind, x, n);
+    }
+
+    fn shift_encoding(code: Opcode, lane: Lane) -> (Enc, u8) {
         let e = sse2([0x71, 0x71, 0x72, 0x73][lane as usize]);
         let kind = match code {
             Opcode::VShl => 6,
             Opcode::VShr => 2,
             _ => 4,
         };
-        self.asm.sse_imm(e, kind, x, n);
+        (e, kind)
     }
 
     fn shift_lanes(&mut self, i: u16, op: &Op) {
         let (lane, n) = (op.lane(), op.vector_imm() as u8);
+        let direct = lane != Lane::B && (op.code, lane) != (Opcode::VSar, Lane::D);
+        if self.features.avx && direct {
+            let a = self.xmm(op.a);
+            let d = self.dst_xmm(None);
+            let (e, kind) = Self::shift_encoding(op.code, lane);
+            self.asm.avx_imm(e, kind, d, a, n);
+            return self.def_xmm(i, d);
+        }
         let d = self.copy_of(op, None);
         match (op.code, lane) {
             (Opcode::VSar, Lane::B) => {
@@ -271,6 +368,8 @@ impl Emit<'_> {
         match op.code {
             Opcode::VAesEnc => self.asm.sse(AESENCLAST, d, zero),
             Opcode::VAesDec => self.asm.sse(AESDECLAST, d, zero),
+            Opcode::VAesRound => self.asm.sse(AESENC, d, zero),
+            Opcode::VAesUnround => self.asm.sse(AESDEC, d, zero),
             _ => {
                 self.asm.sse(AESDECLAST, d, zero);
                 self.asm.sse(AESENC, d, zero);

@@ -1,7 +1,7 @@
 //! The encoder against iced-x86's decoder: what is encoded decodes to the same operands.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind, Register};
-use jit_x64::asm::{Asm, Enc, Mem, alu, cc, shift, unary};
+use jit_x64::asm::{Asm, Enc, Mem, Rm, alu, cc, shift, unary};
 
 const SCALES: [u32; 4] = [1, 2, 4, 8];
 const DISPS: [i32; 7] = [0, 1, -1, 127, -128, 128, i32::MIN];
@@ -300,4 +300,39 @@ fn jumps_reach_their_targets() {
     assert_eq!(leas[0].memory_displacement64(), leas[0].next_ip());
     assert_eq!(leas[1].memory_displacement64(), 0x1002);
     assert_eq!(leas[1].op0_register(), Register::R9);
+}
+
+#[test]
+fn vector_instructions() {
+    let disp = Mem::new(5, -16);
+    for d in 0..16u8 {
+        for s in 0..16u8 {
+            let v = (d + s) & 15;
+            let add = Enc(0x66, 1, 0xfe);
+            is(&one(|a| a.avx(add, d, v, s)), Mnemonic::Vpaddd, &[xmm(d), xmm(v), xmm(s)]);
+            let fma = Enc(0x66, 2, 0xb8);
+            let i = one(|a| a.avx_wide(fma, true, d, v, s));
+            is(&i, Mnemonic::Vfmadd231pd, &[xmm(d), xmm(v), xmm(s)]);
+            let i = one(|a| a.avx_imm(Enc(0, 1, 0xc2), d, v, s, 8));
+            assert_eq!((i.mnemonic(), i.immediate8()), (Mnemonic::Vcmpps, 8));
+            is(&i, Mnemonic::Vcmpps, &[xmm(d), xmm(v), xmm(s)]);
+            for (w, bytes) in [(false, 4), (true, 8)] {
+                let i = one(|a| a.fp_to_int(w, true, true, d & 7, s));
+                is(&i, Mnemonic::Cvttsd2si, &[general(d & 7, bytes), xmm(s)]);
+                let i = one(|a| a.fp_to_int(w, false, false, d, s));
+                is(&i, Mnemonic::Cvtss2si, &[general(d, bytes), xmm(s)]);
+                let i = one(|a| a.int_to_fp(w, true, d, s));
+                is(&i, Mnemonic::Cvtsi2sd, &[xmm(d), general(s, bytes)]);
+            }
+        }
+        let i = one(|a| a.avx(Enc(0, 1, 0x54), d, d, Rm::Pool(0x2000, 0)));
+        assert_eq!((i.mnemonic(), i.memory_displacement64()), (Mnemonic::Vandps, 0x2000));
+        let i = one(|a| a.avx_imm(Enc(0, 1, 0xc2), d, d, Rm::Pool(0x2000, 1), 8));
+        assert_eq!((i.mnemonic(), i.memory_displacement64()), (Mnemonic::Vcmpps, 0x2000));
+        let i = one(|a| a.sse(Enc(0, 1, 0x10), d, Rm::Pool(0x800, 0)));
+        assert_eq!((i.op0_register(), i.memory_displacement64()), (xmm(d), 0x800));
+    }
+    check_mem(&one(|a| a.stmxcsr(disp)), disp);
+    assert_eq!(one(|a| a.stmxcsr(disp)).mnemonic(), Mnemonic::Stmxcsr);
+    assert_eq!(one(|a| a.ldmxcsr(disp)).mnemonic(), Mnemonic::Ldmxcsr);
 }

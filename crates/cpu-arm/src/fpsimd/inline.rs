@@ -1,10 +1,9 @@
 //! FP and SIMD instructions that become IR instead of a helper call: moves, bitwise operations, and
 //! the integer operations that the IR has.
 
-use jit_ir::{Lane, Opcode, Ty, Val};
+use jit_ir::{Lane, Opcode, Val};
 
 use super::shift::expand_word;
-use crate::state::v_slot;
 use crate::translate::Ctx;
 
 /// Writes a 64- or 128-bit result.
@@ -20,6 +19,12 @@ pub(super) fn put64(t: &mut Ctx<'_>, rd: u32, lo: Val) {
     t.set_v(rd, v);
 }
 
+/// A constant vector.
+pub(super) fn constant(t: &mut Ctx<'_>, low: u64, high: u64) -> Val {
+    let (low, high) = (t.b.c64(low), t.b.c64(high));
+    t.b.v_from64(low, high)
+}
+
 /// Emits IR for an allocated word; false = not one of the inline ones.
 pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
     let (rd, rn) = (word & 31, word >> 5 & 31);
@@ -30,7 +35,8 @@ pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
             put64(t, rd, x);
         }
         0x9e66_0000 => {
-            let v = t.b.get(v_slot(rn), Ty::I64);
+            let v = t.v(rn);
+            let v = t.b.v_get64(v, 0);
             t.set_reg(rd, v);
         }
         0x1e27_0000 => {
@@ -39,18 +45,30 @@ pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
             put64(t, rd, x);
         }
         0x1e26_0000 => {
-            let v = t.b.get(v_slot(rn), Ty::I32);
+            let v = t.v(rn);
+            let v = t.b.v_lane(Lane::S, 0, v);
             t.set_reg(rd, v);
+        }
+        // FMOV between a general register and the upper half.
+        0x9eae_0000 => {
+            let v = t.v(rn);
+            let v = t.b.v_get64(v, 1);
+            t.set_reg(rd, v);
+        }
+        0x9eaf_0000 => {
+            let (d, x) = (t.v(rd), t.x(rn));
+            let v = t.b.v_set_lane(Lane::D, 1, d, x);
+            t.set_v(rd, v);
         }
         // FMOV (register), double and single.
         0x1e60_4000 => {
-            let v = t.b.get(v_slot(rn), Ty::I64);
-            put64(t, rd, v);
+            let v = t.v(rn);
+            put(t, rd, 0, v);
         }
         0x1e20_4000 => {
-            let v = t.b.get(v_slot(rn), Ty::I32);
-            let v = t.b.zext(v);
-            put64(t, rd, v);
+            let (v, m) = (t.v(rn), constant(t, 0xffff_ffff, 0));
+            let v = t.b.vector(Opcode::VAnd, Lane::B, v, m);
+            t.set_v(rd, v);
         }
         _ => return copies(word, t) || three_same(word, t) || immediate(word, t),
     }
@@ -59,7 +77,7 @@ pub(super) fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
 
 fn copies(word: u32, t: &mut Ctx<'_>) -> bool {
     let (rd, rn, q) = (word & 31, word >> 5 & 31, word >> 30 & 1);
-    let (imm5, index) = (word >> 16 & 31, word >> 20 & 1);
+    let imm5 = word >> 16 & 31;
     if word & 0xbfe0_fc00 == 0x0e00_0c00 {
         // DUP (general).
         let lane = Lane::ALL[imm5.trailing_zeros().min(3) as usize];
@@ -68,65 +86,39 @@ fn copies(word: u32, t: &mut Ctx<'_>) -> bool {
         put(t, rd, q, v);
         return true;
     }
-    match word & 0xffef_fc00 {
-        // UMOV Xd, Vn.D[index]
-        0x4e08_3c00 => {
-            let v = t.b.get(v_slot(rn) + 8 * index, Ty::I64);
-            t.set_reg(rd, v);
-            true
-        }
-        // INS Vd.D[index], Xn
-        0x4e08_1c00 => {
-            let x = t.x(rn);
-            t.b.set(v_slot(rd) + 8 * index, x);
-            true
-        }
-        _ => elements(word, t),
-    }
+    elements(word, t)
 }
 
-/// UMOV, SMOV, INS (general and element) of other sizes: fields of the 64-bit halves.
+/// UMOV, SMOV, INS (general and element).
 fn elements(word: u32, t: &mut Ctx<'_>) -> bool {
     let (rd, rn, q, imm5) = (word & 31, word >> 5 & 31, word >> 30 & 1, word >> 16 & 31);
     let size = imm5.trailing_zeros().min(3);
-    let bits = 8 << size;
-    let place = |byte: u32| (byte & 8, 8 * (byte & 7));
-    let (half, at) = place(imm5 >> (size + 1) << size);
+    let (lane, bits) = (Lane::ALL[size as usize], 8 << size);
+    let index = imm5 >> (size + 1);
     match word & 0xbfe0_fc00 {
         0x0e00_2c00 | 0x0e00_3c00 => {
-            let v = t.b.get(v_slot(rn) + half, Ty::I64);
+            let v = t.v(rn);
+            let v = t.b.v_lane(lane, index, v);
             let signed = word & 0x1000 == 0;
-            let v = if signed { t.b.sbfx(v, at, bits) } else { t.b.ubfx(v, at, bits) };
-            let narrow = signed && q == 0;
-            let v = if narrow { t.b.ubfx(v, 0, 32) } else { v };
+            let v = if signed { t.b.sbfx(v, 0, bits) } else { v };
+            let v = if signed && q == 0 { t.b.ubfx(v, 0, 32) } else { v };
             t.set_reg(rd, v);
-            true
         }
         0x0e00_1c00 => {
-            let x = t.x(rn);
-            insert(t, rd, half, at, bits, x);
-            true
+            let (d, x) = (t.v(rd), t.x(rn));
+            let v = t.b.v_set_lane(lane, index, d, x);
+            t.set_v(rd, v);
         }
         _ if word & 0xffe0_8400 == 0x6e00_0400 => {
-            let (from, shift) = place((word >> 11 & 15) >> size << size);
-            let v = t.b.get(v_slot(rn) + from, Ty::I64);
-            let v = if bits == 64 { v } else { t.b.ubfx(v, shift, bits) };
-            insert(t, rd, half, at, bits, v);
-            true
+            let from = (word >> 11 & 15) >> size;
+            let (d, n) = (t.v(rd), t.v(rn));
+            let x = t.b.v_lane(lane, from, n);
+            let v = t.b.v_set_lane(lane, index, d, x);
+            t.set_v(rd, v);
         }
-        _ => false,
+        _ => return false,
     }
-}
-
-fn insert(t: &mut Ctx<'_>, rd: u32, half: u32, at: u32, bits: u32, v: Val) {
-    let slot = v_slot(rd) + half;
-    let v = if bits == 64 {
-        v
-    } else {
-        let old = t.b.get(slot, Ty::I64);
-        t.b.bfi(old, v, at, bits)
-    };
-    t.b.set(slot, v);
+    true
 }
 
 fn three_same(word: u32, t: &mut Ctx<'_>) -> bool {
@@ -161,9 +153,7 @@ fn immediate(word: u32, t: &mut Ctx<'_>) -> bool {
     let logic = cmode & 1 != 0 && cmode < 12;
     let Some(v) = expand_word(cmode, op, imm).filter(|_| !logic) else { return false };
     let v = if op == 1 && cmode < 14 { !v } else { v };
-    let lo = t.b.c64(v);
-    let hi = t.b.c64(if q != 0 { v } else { 0 });
-    let v = t.b.v_from64(lo, hi);
+    let v = constant(t, v, if q != 0 { v } else { 0 });
     t.set_v(rd, v);
     true
 }

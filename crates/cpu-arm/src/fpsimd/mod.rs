@@ -2,7 +2,8 @@
 //!
 //! [`Exec`] is an executor over the register file with one method per encoding group. The translator
 //! runs it dry first: that decides whether the word is allocated and whether it touches general
-//! registers. Frequent moves and bitwise operations become IR ([`inline`]); everything else is a call of
+//! registers. Moves and bitwise operations ([`inline`]), most of the integer instructions ([`vector`]) and,
+//! while FPCR is plain, of single and double precision ([`float`]) become IR; everything else is a call of
 //! [`helper`] with the instruction word.
 //!
 //! Not here: loads and stores (`translate`), SVE, extended BFloat16 behaviours.
@@ -14,8 +15,7 @@ mod crypto;
 mod diff;
 mod dispatch;
 mod elem;
-pub(crate) mod fast;
-mod fastmap;
+mod float;
 mod inline;
 mod matrix;
 mod scalar;
@@ -203,14 +203,25 @@ fn run(e: &mut Exec<'_>, word: u32) -> bool {
 
 /// Executes one instruction word (immediate).
 pub fn helper(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
-    let features = std::sync::Arc::clone(&cx.cpu.features);
-    let fp = Status::from_fpcr(cx.cpu.fpcr);
-    let cpu = Some(&mut *cx.cpu);
-    let mut e = Exec { cpu, features: &features, general: false, fp, saturated: false };
-    run(&mut e, args[3] as u32);
-    let (flags, saturated) = (e.fp.flags, e.saturated);
-    cx.cpu.fpsr |= flags | if saturated { QC } else { 0 };
+    execute(cx.cpu, args[3] as u32);
     0
+}
+
+/// Executes one instruction word.
+pub(crate) fn execute(cpu: &mut ArmCpu, word: u32) {
+    let features = std::sync::Arc::clone(&cpu.features);
+    let fp = Status::from_fpcr(cpu.fpcr);
+    let (cpu_ref, general) = (Some(&mut *cpu), false);
+    let mut e = Exec { cpu: cpu_ref, features: &features, general, fp, saturated: false };
+    run(&mut e, word);
+    let (flags, saturated) = (e.fp.flags, e.saturated);
+    cpu.fpsr |= flags | if saturated { QC } else { 0 };
+}
+
+/// Whether a word of this space is an instruction.
+#[cfg(test)]
+pub(crate) fn is_allocated(word: u32, features: &Features) -> bool {
+    run(&mut Exec::dry(features), word)
 }
 
 /// Translates an FP or AdvSIMD data-processing word; false = undefined.
@@ -223,7 +234,7 @@ pub fn translate(word: u32, t: &mut Ctx<'_>) -> bool {
     if !t.fp_check()
         || inline::translate(word, t)
         || vector::translate(word, t)
-        || fastmap::translate(word, t)
+        || (t.key.fp_plain() && float::translate(word, t))
     {
         return true;
     }

@@ -117,7 +117,7 @@ fn min_max(unsigned: bool) -> (Opcode, Opcode) {
 }
 
 /// Even and odd lanes of the concatenation of two operands of the instruction's width.
-fn halves(t: &mut Ctx<'_>, lane: Lane, q: u32, n: Val, m: Val) -> (Val, Val) {
+pub(super) fn halves(t: &mut Ctx<'_>, lane: Lane, q: u32, n: Val, m: Val) -> (Val, Val) {
     let (n, m) = if q != 0 {
         (n, m)
     } else {

@@ -3,7 +3,8 @@
 use cpu::{SysRegCx, encoding};
 
 use super::{Changed, Reg, Trap};
-use crate::state::ArmCpu;
+
+use crate::state::{ArmCpu, FPCR_SPECIAL};
 use crate::system::TimerId;
 
 const SP_EL0: u16 = encoding(3, 0, 4, 1, 0);
@@ -319,7 +320,9 @@ impl ArmCpu {
             }
             // AHP, DN, FZ, RMode, FZ16; trapped exceptions are not built (RES0).
             FPCR => {
-                self.fpcr = v as u32 & if self.features.fp16() { 0x07c8_0000 } else { 0x07c0_0000 }
+                let old = self.fpcr & FPCR_SPECIAL == 0;
+                self.fpcr = v as u32 & if self.features.fp16() { 0x07c8_0000 } else { 0x07c0_0000 };
+                return Ok(Changed { mode: old != (self.fpcr & FPCR_SPECIAL == 0), ..none });
             }
             FPSR => self.fpsr = v as u32 & 0xf800_009f,
             CNTVOFF => self.system.timers.set_offset(v),

@@ -155,7 +155,7 @@ impl Ctx<'_> {
         }
         let target = self.x(a.rn);
         let modifier = if zero { self.b.c64(0) } else { self.x_sp(a.rm) };
-        let target = self.b.call(HelperId::PacAuth as u16, &[target, modifier], a.m);
+        let target = self.pac_value(target, modifier, true, a.m);
         self.indirect(target, a.rn, kind)
     }
 
@@ -165,7 +165,7 @@ impl Ctx<'_> {
             return false;
         }
         let (target, modifier) = (self.x(30), self.x_sp(31));
-        let target = self.b.call(HelperId::PacAuth as u16, &[target, modifier], a.m);
+        let target = self.pac_value(target, modifier, true, a.m);
         self.indirect(target, 30, Kind::Return)
     }
 

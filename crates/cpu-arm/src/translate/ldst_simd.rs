@@ -14,7 +14,7 @@ impl Ctx<'_> {
     /// Loads `1 << sz` bytes as a whole vector register value.
     fn load_v(&mut self, sz: u32, at: Val, offset: i32) -> Val {
         let desc = self.mem(sz);
-        if sz == 4 {
+        if sz >= 2 {
             return self.b.load(Ty::V128, at, offset, desc);
         }
         let lo = self.b.load(Ty::I64, at, offset, desc);
@@ -25,10 +25,8 @@ impl Ctx<'_> {
     fn store_v(&mut self, sz: u32, rt: u32, at: Val, offset: i32) {
         let desc = self.mem(sz);
         let mut v = self.v(rt);
-        if sz < 4 {
+        if sz < 2 {
             v = self.b.v_get64(v, 0);
-        }
-        if sz < 3 {
             v = self.b.trunc(v);
         }
         self.b.store(at, offset, v, desc);

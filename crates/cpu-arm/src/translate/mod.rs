@@ -14,6 +14,7 @@ mod dispatch;
 mod isa;
 mod ldst;
 mod ldst_simd;
+mod pauth;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -21,8 +22,8 @@ mod tests;
 use std::mem::offset_of;
 
 use jit_ir::{
-    Builder, Exit, HelperDesc, JitEnv, MemDesc, Opcode, StateLayout, TranslateCx, Translator, Ty,
-    Val,
+    Builder, Cond, Exit, HelperDesc, JitEnv, MemDesc, Opcode, StateLayout, TranslateCx, Translator,
+    Ty, Val,
 };
 
 pub use isa::Isa;
@@ -344,10 +345,10 @@ impl<'a> Ctx<'a> {
         if n != 31 || self.sp_aligned {
             return;
         }
-        let sp = self.x_sp(31);
-        let low = self.b.and_imm(sp, 15);
+        let (sp, low) = (self.x_sp(31), self.b.c64(15));
+        let (_, cc) = self.b.with_flags(Opcode::And, sp, low);
         let exit = self.trap_exit(HelperId::SpAlignment);
-        self.b.exit_if(low, false, exit);
+        self.b.exit_cc(cc, Cond::Ne, exit);
         self.sp_aligned = true;
     }
 
@@ -384,7 +385,7 @@ impl<'a> Ctx<'a> {
             None => btype,
             Some(n) => {
                 let n = self.b.c32(n);
-                self.b.cmp_set(jit_ir::Cond::Eq, btype, n)
+                self.b.cmp_set(Cond::Eq, btype, n)
             }
         };
         let exit = self.trap_exit(HelperId::BranchTarget);

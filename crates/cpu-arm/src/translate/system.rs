@@ -1,4 +1,4 @@
-//! System instructions: hints, barriers, PSTATE, system registers, pointer authentication.
+//! System instructions: hints, barriers, PSTATE, system registers.
 //!
 //! What needs the CPU's state beyond registers is a helper call; after anything that may change the
 //! mode the block ends and the run loop looks again. System registers that are plain storage are
@@ -8,8 +8,9 @@
 use jit_ir::{Ty, Val};
 
 use super::Ctx;
-use crate::decode::base::{ArgB, ArgMsrImm, ArgPac, ArgRrr, ArgSys};
+use crate::decode::base::{ArgMsrImm, ArgSys};
 use crate::helpers::HelperId;
+use crate::state::{FPCR_SLOT, FPSR_SLOT};
 use crate::sysreg;
 
 /// NZCV as a system register: S3_3_C4_C2_0.
@@ -103,6 +104,11 @@ impl Ctx<'_> {
             return true;
         }
         let v = match enc {
+            FPCR => self.b.get(FPCR_SLOT, Ty::I32),
+            FPSR => {
+                self.b.fp_sync();
+                self.b.get(FPSR_SLOT, Ty::I32)
+            }
             NZCV => {
                 let cc = self.b.get_cc();
                 self.b.nzcv_of(cc)
@@ -126,6 +132,9 @@ impl Ctx<'_> {
             return true;
         }
         let v = self.x(a.rt);
+        if enc == FPSR {
+            self.b.fp_sync();
+        }
         if enc == NZCV {
             let v = self.b.trunc(v);
             let cc = self.b.cc_from_nzcv(v);
@@ -149,56 +158,6 @@ impl Ctx<'_> {
         }
         self.b.call_void(HelperId::SysInsn as u16, &[v], enc | a.rt << 16);
         // Changes of translations and of code take effect at the ISB that must follow.
-        true
-    }
-
-    // ------------------------------------------------------------ pointer authentication
-
-    /// PACIA to AUTDB; `key` 0 IA, 1 IB, 2 DA, 3 DB.
-    pub(super) fn pac(&mut self, a: &ArgPac, auth: bool, key: u32) -> bool {
-        if !self.isa.pauth {
-            return false;
-        }
-        let modifier = if a.z != 0 { self.b.c64(0) } else { self.x_sp(a.rn) };
-        self.pac_into(a.rd, modifier, auth, key);
-        true
-    }
-
-    fn pac_into(&mut self, rd: u32, modifier: Val, auth: bool, key: u32) {
-        let pointer = self.x(rd);
-        let helper = if auth { HelperId::PacAuth } else { HelperId::PacAdd };
-        let v = self.b.call(helper as u16, &[pointer, modifier], key);
-        self.set_reg(rd, v);
-    }
-
-    /// The forms in the hint space, NOPs without the feature. `rm`: none = zero, 31 = SP.
-    pub(super) fn pac_hint(&mut self, a: &ArgB, rd: u32, rm: Option<u32>, auth: bool) -> bool {
-        if self.isa.pauth {
-            let modifier = match rm {
-                None => self.b.c64(0),
-                Some(n) => self.x_sp(n),
-            };
-            self.pac_into(rd, modifier, auth, a.b);
-        }
-        true
-    }
-
-    pub(super) fn xpac(&mut self, rd: u32, data: u32, hint: bool) -> bool {
-        if self.isa.pauth {
-            let pointer = self.x(rd);
-            let v = self.b.call(HelperId::PacStrip as u16, &[pointer], data);
-            self.set_reg(rd, v);
-        }
-        self.isa.pauth || hint
-    }
-
-    pub(super) fn pacga(&mut self, a: &ArgRrr) -> bool {
-        if !self.isa.pacga {
-            return false;
-        }
-        let (n, m) = (self.x(a.rn), self.x_sp(a.rm));
-        let v = self.b.call(HelperId::PacGa as u16, &[n, m], 0);
-        self.set_reg(a.rd, v);
         true
     }
 }

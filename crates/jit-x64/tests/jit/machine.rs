@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use host::DualMapping;
 use jit_interp::{Machine, Next};
 use jit_ir::backend::{BlockCx, CODE_TLB, CodeBuf, HostBackend, Runtime, RuntimeCalls, RuntimeCx};
-use jit_ir::env::{CodeTlbEntry, TAG_INVALID, TlbEntry, TlbTable};
+use jit_ir::env::{CodeTlbEntry, LoopPage, TAG_INVALID, TlbEntry, TlbTable};
 use jit_ir::helper::StateMem;
 use jit_ir::opt::{self, Liveness, Passes};
 use jit_ir::random::Rng;
@@ -86,8 +86,12 @@ impl World {
         for r in &mut cpu.r {
             *r = rng.value();
         }
-        for v in &mut cpu.v {
-            *v = u128::from(rng.value()) << 64 | u128::from(rng.value());
+        for (n, v) in cpu.v.iter_mut().enumerate() {
+            let [lo, hi] = match n % 3 {
+                0 => [rng.value(), rng.value()],
+                kind => rng.floats(kind == 1),
+            };
+            *v = u128::from(hi) << 64 | u128::from(lo);
         }
         // Bits without meaning are set at random.
         cpu.flags = rng.next() as u16;
@@ -124,6 +128,8 @@ impl World {
         }
         // Nothing is taken from what an earlier block left.
         env.merged = [0x1234_5678_9abc; jit_ir::env::MERGED];
+        let page = LoopPage { tag: MEMORY, limit: 4096, addend: 0x1234_5678_9abc };
+        env.pages = [page; jit_ir::env::PAGES];
         env.request.store(request, std::sync::atomic::Ordering::Relaxed);
         env.code_tlb = w.code_tlb.as_ptr() as u64;
         env.code_slot = 0x104;
@@ -402,6 +408,8 @@ fn patch(site: u64, target: u64, (rx, rw): (u64, u64)) {
 pub(crate) struct Code {
     pub(crate) backend: &'static X64,
     pub(crate) passes: Passes,
+    /// Blocks may jump to themselves without a look-up.
+    pub(crate) loops: bool,
     area: DualMapping,
     pub(crate) runtime: Runtime,
     pub(crate) used: usize,
@@ -415,7 +423,8 @@ impl Code {
         let area = DualMapping::new("jit-x64-test", 4 << 20).expect("code memory");
         let runtime = Runtime::default();
         let live = Liveness::default();
-        let mut c = Self { backend, passes, area, runtime, used: 0, live, last: (0, 0) };
+        let mut c =
+            Self { backend, passes, loops: false, area, runtime, used: 0, live, last: (0, 0) };
         let calls = RuntimeCalls {
             load: load as *const () as u64,
             store: store as *const () as u64,
@@ -424,6 +433,7 @@ impl Code {
             rmw: rmw as *const () as u64,
             cas: cas as *const () as u64,
             lookup: lookup as *const () as u64,
+            resume: 0,
         };
         let cx = RuntimeCx { layout: &LAYOUT, calls, passes };
         c.runtime = c.put(|out| backend.emit_runtime(&cx, out)).1;
@@ -457,6 +467,7 @@ impl Code {
         let cx = BlockCx {
             count: 0,
             log: false,
+            loops: self.loops,
             block,
             live: &live,
             layout: &LAYOUT,
@@ -538,6 +549,9 @@ pub(crate) fn compare(next: Next, i: &World, n: &World) -> Result<(), String> {
     let (a, b) = (i.cpu.flags & bits, n.cpu.flags & bits);
     if a != b {
         return Err(format!("flags: want {a:#x}, got {b:#x}"));
+    }
+    if i.cpu.fpsr != n.cpu.fpsr {
+        return Err(format!("fpsr: want {:#x}, got {:#x}", i.cpu.fpsr, n.cpu.fpsr));
     }
     if i.cpu.faults != n.cpu.faults {
         return Err("faults differ".into());

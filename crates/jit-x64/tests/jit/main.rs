@@ -2,5 +2,7 @@
 #![expect(unsafe_code, reason = "enters generated code")]
 
 mod chaining;
+mod fp;
+mod loops;
 mod machine;
 mod random;

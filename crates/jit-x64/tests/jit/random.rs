@@ -11,15 +11,26 @@ use jit_ir::toy::{HELPERS, LAYOUT};
 use jit_ir::{Block, Builder, Exit, MemDesc, Opcode, Ty, Val, text, verify};
 use jit_x64::{BACKEND, CpuFeatures, X64};
 
-static PLAIN: X64 = X64::with_features(CpuFeatures {
+pub(crate) static PLAIN: X64 = X64::with_features(CpuFeatures {
     bmi1: false,
     bmi2: false,
     lzcnt: false,
     cmpxchg16b: false,
     fma: false,
+    avx: false,
 });
 
-fn env(name: &str) -> Option<u64> {
+/// VEX forms but no fused multiply-add, where the host has them.
+pub(crate) static NO_FMA: X64 = X64::with_features(CpuFeatures {
+    bmi1: false,
+    bmi2: false,
+    lzcnt: false,
+    cmpxchg16b: false,
+    fma: false,
+    avx: true,
+});
+
+pub(crate) fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
@@ -41,9 +52,10 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
                 .0;
             }
             Opcode::VLow64 | Opcode::VMinU | Opcode::VMaxU if crypto => {
-                use Opcode::{VAesDec, VAesEnc, VAesMix, VAesUnmix};
+                use Opcode::{VAesDec, VAesEnc, VAesMix, VAesRound, VAesUnmix, VAesUnround};
                 if op.code == Opcode::VLow64 {
-                    op.code = [VAesDec, VAesEnc, VAesMix, VAesUnmix][rng.below(4)];
+                    op.code = [VAesDec, VAesEnc, VAesMix, VAesUnmix, VAesRound, VAesUnround]
+                        [rng.below(6)];
                 } else if rng.below(3) == 0 {
                     (op.code, op.aux) = (Opcode::VClMul, rng.below(2) as u16);
                 }
@@ -86,7 +98,7 @@ fn decorate(b: &mut Block, rng: &mut Rng) {
     }
 }
 
-fn make(seed: u64, passes: Passes) -> Block {
+pub(crate) fn make(seed: u64, passes: Passes) -> Block {
     let mut rng = Rng::new(seed);
     let mut b = Builder::new(&LAYOUT, HELPERS, passes);
     let memory = (rng.below(3) > 0).then_some((MEMORY, MEMORY_LEN as u64 / 2 - 1));
@@ -95,7 +107,7 @@ fn make(seed: u64, passes: Passes) -> Block {
         ops: 4 + rng.below(most),
         memory,
         mmu: rng.below(16) as u8,
-        helpers: if rng.below(2) == 0 { vec![0, 1, 2, 3] } else { vec![] },
+        helpers: if rng.below(2) == 0 { vec![0, 1, 2, 3, 4] } else { vec![] },
     };
     block(&mut b, &mut rng, &shape);
     let mut block = b.block().clone();
@@ -195,7 +207,7 @@ fn campaign(backend: &'static X64, passes: Passes, count: u64, salt: u64) {
     }
 }
 
-fn blocks(default: u64) -> u64 {
+pub(crate) fn blocks(default: u64) -> u64 {
     env("JIT_RANDOM").unwrap_or(default)
 }
 

@@ -10,7 +10,7 @@ use jit_ir::{Block, Builder, Effects, Exit, MemDesc, Op, Opcode, TranslateCx, Tr
 use jit_ir::{eval, opt::Passes, verify};
 
 use crate::helpers::HELPERS;
-use crate::state::{LAYOUT, ModeKey, v_slot, x_slot};
+use crate::state::{FPSR_SLOT, LAYOUT, ModeKey, v_slot, x_slot};
 use crate::translate::{ArmTranslator, Isa};
 
 /// How a run ended.
@@ -224,7 +224,12 @@ impl Machine {
             Opcode::VGet64 => u128::from((a >> (64 * (op.aux & 1))) as u64),
             Opcode::VDup => eval::dup(op.lane(), a as u64),
             Opcode::Call => return self.call(op, [a, b, c], at),
-            Opcode::Fence | Opcode::PushReturn => 0,
+            Opcode::Fence | Opcode::PushReturn | Opcode::FpSync => 0,
+            code if code.is_fp() => {
+                let (v, flags) = jit_ir::fp::compute(op.fp(), [a, b, c]);
+                self.set_slot32(FPSR_SLOT, self.slot32(FPSR_SLOT) | flags);
+                v
+            }
             Opcode::ClearEx => {
                 self.excl = None;
                 0
