@@ -8,7 +8,9 @@
 //! a fault or a helper lets the guest see its registers, and at the end, all registers must be the same. Helpers
 //! that only compute are executed by both.
 //!
-//! The flavour leaves at the end of each block: nothing is found in the code TLB, and returns are not predicted.
+//! The flavour leaves at the end of each block: nothing is found in the code TLB, and returns are not predicted. Blocks that
+//! loop to themselves may go round, until the log has [`EVENTS`] or a request comes; the interpreter goes round as
+//! often.
 //! Other blocks count down from N in `JitEnv::budget`, so which blocks are looked at does not
 //! depend on how they are linked; with N = 1 all are.
 //!
@@ -39,6 +41,12 @@ use crate::vcpu::{Core, JitVcpu};
 
 /// Key bit of blocks in the flavour.
 pub(crate) const VERIFY: u64 = 1 << 38;
+/// Cumulative floating-point flags ([`jit_ir::state::FpControl`]).
+const FP_FLAGS: u8 = 31;
+/// Events of a loop after which it is asked to leave.
+const EVENTS: usize = 256;
+/// Rounds of a loop at most that are executed again.
+const ROUNDS: u64 = 20_000_000;
 /// A code slot that no entry of the code TLB has.
 const NO_SLOT: u64 = 2;
 
@@ -142,6 +150,21 @@ impl Image {
         u128::from_le_bytes(all)
     }
 
+    /// The byte with the cumulative floating-point flags, if the guest has one.
+    fn fp_flags(&mut self, layout: &StateLayout) -> Option<&mut u8> {
+        let at = layout.fp?.flags.checked_sub(layout.plain.0)?;
+        self.plain.get_mut(at as usize)
+    }
+
+    /// With floating-point flags of `other` as well: while a block runs, some are still in the host's register.
+    fn with_fp_flags_of(&self, other: &mut Self, layout: &StateLayout) -> Self {
+        let mut all = self.clone();
+        if let (Some(mine), Some(more)) = (all.fp_flags(layout), other.fp_flags(layout)) {
+            *mine |= *more & FP_FLAGS;
+        }
+        all
+    }
+
     /// What differs from `other`, a line each; `self` is generated code's.
     fn differences(&self, other: &Self, layout: &StateLayout) -> Vec<String> {
         let mut lines = Vec::new();
@@ -204,6 +227,8 @@ impl Image {
 /// What a block of the flavour was made from.
 struct Made {
     pc: u64,
+    /// Generated code may go round.
+    loops: bool,
     guest: String,
     /// As the interpreter runs it.
     plain: Block,
@@ -322,6 +347,9 @@ impl Core {
             Err(_) => End::Fault(Image::take(cpu, self.engine.translator.layout())),
         };
         log.0.push(Event::Access { kind, va, desc, value, new, end });
+        if log.0.len() >= EVENTS {
+            cpu.env().kick();
+        }
     }
 
     /// The block of the flavour for the PC.
@@ -354,7 +382,7 @@ impl Core {
         let mut bytes = [0u8; 4096];
         page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
         let (layout, helpers) = (engine.translator.layout(), engine.translator.helpers());
-        let passes = engine.options.passes.difference(Passes::RING | Passes::CHAIN);
+        let passes = engine.options.passes.difference(Passes::RING);
         let stops = self.stops.of_page(pc).1;
         let build = |passes| {
             let mut b = Builder::new(layout, helpers, passes);
@@ -376,12 +404,17 @@ impl Core {
         // One that had to end early, as its IR is longer.
         let same = plain.block().len == block.len;
         let plain = if same { plain.block().clone() } else { block.clone() };
+        let to_start = |e: &jit_ir::Exit| *e == jit_ir::Exit::Page(block.start);
+        let loops = engine.icount.is_none()
+            && stops.is_empty()
+            && engine.options.max_insns > 1
+            && block.exits.iter().any(to_start);
         let mut live = Liveness::default();
         opt::run(block, layout, helpers, passes, &mut live);
         let cx = BlockCx {
             count: if engine.icount.is_some() { block.insns } else { 0 },
             log: true,
-            loops: false,
+            loops,
             block,
             live: &live,
             layout,
@@ -400,6 +433,7 @@ impl Core {
         let code = cache.code(entry, len);
         let made = Made {
             pc,
+            loops,
             guest: engine.guest_text(&bytes, pc, block),
             plain,
             optimised: kept(block, &live),
@@ -431,6 +465,9 @@ struct Replay<'a> {
     /// The block was left where the log says, by a fault or a helper: what came then is generated code's.
     left: bool,
     wrong: Vec<String>,
+    /// Of a loop: differences after the round in which the log ended, and rounds.
+    first: Vec<String>,
+    rounds: u64,
 }
 
 impl Replay<'_> {
@@ -438,6 +475,35 @@ impl Replay<'_> {
         let theirs = theirs.map_or("it left".to_owned(), Event::text);
         self.wrong.push(format!("generated code: {theirs}; interpreter: {ours}"));
         None
+    }
+
+    /// The block came back to its own start: whether generated code left here, which it does for requests.
+    fn round_is_last(&mut self, after: &Image, start: u64) -> bool {
+        self.rounds += 1;
+        self.cpu.env().set_pc(start);
+        if !self.wrong.is_empty() || self.rounds >= ROUNDS {
+            return true;
+        }
+        if self.events.len() != 0 {
+            return false;
+        }
+        let differences = after.differences(&Image::take(self.cpu, self.layout), self.layout);
+        let same = differences.is_empty();
+        if self.first.is_empty() {
+            self.first = differences;
+        }
+        same
+    }
+
+    /// Like [`Self::same_registers`] inside a block. Gives the floating-point flags that generated code has not put
+    /// into the state yet.
+    fn same_inside(&mut self, theirs: &Image, when: &str) -> u8 {
+        let mut ours = Image::take(self.cpu, self.layout);
+        let all = theirs.with_fp_flags_of(&mut ours, self.layout);
+        self.same_registers(&all, when);
+        let mut theirs = theirs.clone();
+        let pair = ours.fp_flags(self.layout).zip(theirs.fp_flags(self.layout));
+        pair.map_or(0, |(a, b)| *a & !*b & FP_FLAGS)
     }
 
     fn same_registers(&mut self, theirs: &Image, when: &str) {
@@ -461,7 +527,7 @@ impl Replay<'_> {
                 match end {
                     End::Done(result) => Some(*result),
                     End::Fault(image) => {
-                        self.same_registers(image, "at the fault");
+                        self.same_inside(image, "at the fault");
                         self.left = true;
                         None
                     }
@@ -511,9 +577,13 @@ impl Machine for Replay<'_> {
             Some(Event::Helper { index: i, args: a, value, before, after, left })
                 if (*i, *a) == (index, args) =>
             {
-                self.same_registers(before, h.name);
+                let pending = self.same_inside(before, h.name);
                 self.left = *left;
                 if !left {
+                    let mut after = after.clone();
+                    if let Some(flags) = after.fp_flags(self.layout) {
+                        *flags |= pending;
+                    }
                     after.put(self.cpu, self.layout);
                 }
                 (*value, *left)
@@ -578,8 +648,17 @@ impl JitVcpu {
             events: log.0.iter(),
             left: false,
             wrong: Vec::new(),
+            first: Vec::new(),
+            rounds: 0,
         };
-        let next = jit_interp::run(&made.plain, mem, layout, &mut m, page, &mut self.core.vals);
+        let start = page.wrapping_add(u64::from(made.plain.start));
+        let next = loop {
+            let next = jit_interp::run(&made.plain, mem, layout, &mut m, page, &mut self.core.vals);
+            let again = made.loops && next == Next::Page(made.plain.start);
+            if !again || m.round_is_last(&after, start) {
+                break next;
+            }
+        };
         match next {
             Next::Page(o) | Next::Runtime(o) => m.cpu.env().set_pc(page.wrapping_add(u64::from(o))),
             Next::Va(va) => m.cpu.env().set_pc(va),
@@ -590,6 +669,9 @@ impl JitVcpu {
         }
         if !m.left && m.wrong.is_empty() {
             m.same_registers(&after, "at the end");
+        } else if !m.wrong.is_empty() {
+            // Of a loop that was left at its head, there is more to say about the round after the last event.
+            m.wrong.splice(0..0, std::mem::take(&mut m.first));
         }
         let ours = Image::take(m.cpu, layout);
         let wrong = m.wrong;
