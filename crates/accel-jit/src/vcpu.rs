@@ -423,6 +423,7 @@ impl Core {
             || self.must_leave
             || self.stops.single
             || self.log.is_some()
+            || env.budget_short != 0
             || self.stops.pending
             || self.engine.icount.is_some()
             || !cpu.goes_on()
