@@ -229,7 +229,7 @@ mod tests {
         let store = Op { code: Opcode::Store, b: Val(0), ..load(0, 0) };
         let far = load(0, 4096);
         let r = roles(vec![get, sixteen, load(0, 8), moved, load(3, 8), store, far, load(0, -8)]);
-        assert_eq!(r[2], Role::First { slot: 0, low: 0, high: 23, write: true });
+        assert_eq!(r[2], Role::First { slot: 0, low: -8, high: 23, write: true });
         assert_eq!(r[4], Role::Later { slot: 0 });
         assert_eq!(r[5], Role::Later { slot: 0 }, "the first asks for its permission too");
         assert_eq!(r[6], Role::Alone);
