@@ -112,3 +112,30 @@ class Guest:
         if self.monitor is not None:
             self.monitor.close(force=True)
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+PACKAGES = "xz-utils python3 openssl sqlite3 gcc libc6-dev"
+
+
+def installed(emulator, port):
+    """The image with the packages, made at the first time."""
+    image = need("IMAGE")
+    made = os.path.join(need("CACHE"), "programs-arm64.qcow2")
+    if os.path.exists(made):
+        return made
+    print("installing", PACKAGES, flush=True)
+    guest = Guest(emulator, port)
+    try:
+        guest.start()
+        guest.login()
+        said = guest.ssh("export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -qy "
+                         f"--no-install-recommends {PACKAGES} && apt-get clean && sync && echo DONE", timeout=1200)
+        if "DONE" not in said.splitlines():
+            raise SystemExit("the packages were not installed:\n" + said[-2000:])
+        guest.ssh("poweroff")
+        guest.end()
+        shutil.move(guest.disk, made)
+    finally:
+        guest.clean()
+    print("from", image, "made", made)
+    return made

@@ -94,9 +94,20 @@ fn mmio(rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// `bench [CPU] [ROUNDS]`, `bench mmio [ROUNDS]`, `bench storage [ROUNDS]`, `bench network [ROUNDS]`,
-/// `bench lookup`.
+/// `bench [ROUNDS]`, `bench boot [CPU] [ROUNDS]`, `bench programs [ROUNDS]`, `bench mmio [ROUNDS]`, `bench storage
+/// [ROUNDS]`, `bench network [ROUNDS]`, `bench lookup`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
+    match args {
+        [] => return crate::bench_guest::run(1),
+        [first, ..] => {
+            if let Ok(rounds @ 1..) = first.parse() {
+                return crate::bench_guest::run(rounds);
+            }
+        }
+    }
+    if args.first().is_some_and(|word| word == "programs") {
+        return crate::scripts::programs(args.get(1..).unwrap_or_default());
+    }
     if args.first().is_some_and(|word| word == "lookup") {
         let args = ["run", "--release", "--quiet", "-p", "memory", "--example", "lookup"];
         return steps::run("address-space lookups", &mut steps::cargo(&args));
@@ -110,8 +121,11 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     if args.first().is_some_and(|word| word == "mmio") {
         return mmio(args.get(1).and_then(|n| n.parse().ok()).unwrap_or(3));
     }
-    let cpu = args.first().map_or("max", String::as_str);
-    let rounds: usize = args.get(1).and_then(|n| n.parse().ok()).unwrap_or(1);
+    if args.first().is_none_or(|word| word != "boot") {
+        return Err("usage: cargo xtask bench [ROUNDS | boot [CPU] [ROUNDS] | programs | mmio | storage | network | lookup]".into());
+    }
+    let cpu = args.get(1).map_or("max", String::as_str);
+    let rounds: usize = args.get(2).and_then(|n| n.parse().ok()).unwrap_or(1);
     let guest = guests::fetch()?;
     let ours = steps::build_release()?;
     let peer = Path::new("qemu-system-aarch64");

@@ -5,7 +5,9 @@
 //!
 //! Not here: anything the product needs at run time.
 
+mod a64rand;
 mod bench;
+mod bench_guest;
 mod bench_network;
 mod bench_storage;
 mod compare;
@@ -53,8 +55,13 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        about: "boot time against an installed QEMU, paired; bench storage, bench network: the image tool, networks against its",
+        about: "bench [ROUNDS]: kernels, boot and memory against an installed QEMU, paired, into docs/performance.md; bench programs: programs in a Debian guest; bench boot, mmio, storage, network, lookup",
         run: bench::run,
+    },
+    Task {
+        name: "a64rand",
+        about: "a64rand [SEEDS] [COUNT]: random instructions on ours and on an installed QEMU (4 seeds of 20000)",
+        run: a64rand::run,
     },
     Task {
         name: "guests",
@@ -97,7 +104,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "stress",
-        about: "stress [MINUTES] [CPUS]: SMP stress in a Linux guest (30 minutes, 4 CPUs)",
+        about: "stress [compile] [MINUTES] [CPUS]: SMP stress in a Linux guest, the emulator checking itself (30 minutes, 4 CPUs)",
         run: stress::run,
     },
     Task {

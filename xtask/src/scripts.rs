@@ -1,5 +1,5 @@
 //! Tasks that drive a whole Debian machine by the scripts in `tests/scripts`: `libvirt`, `savevm`,
-//! `example`, `lifecycle`.
+//! `example`, `lifecycle`, `programs`, `compile`.
 //!
 //! The disk is that of `cargo xtask guests image arm64`, or the one that `IMAGE` names.
 
@@ -70,4 +70,21 @@ pub(crate) fn example(args: &[String]) -> Result<()> {
         command.env("PEER", peer);
     }
     steps::run("the manual's worked example", &mut command)
+}
+
+/// `cargo xtask bench programs [ROUNDS]`.
+pub(crate) fn programs(args: &[String]) -> Result<()> {
+    let mut command = script("programs.py")?;
+    command.env("ROUNDS", args.first().map_or("2", String::as_str));
+    command.env("CACHE", guests::fetch()?.dir);
+    steps::run("programs in a Debian guest", &mut command)
+}
+
+/// `cargo xtask stress compile [MINUTES] [CPUS]`.
+pub(crate) fn compile(args: &[String], accel: &str) -> Result<()> {
+    let mut command = script("compile.py")?;
+    command.env("MINUTES", args.first().map_or("30", String::as_str));
+    command.env("CPUS", args.get(1).map_or("4", String::as_str));
+    command.env("ACCEL", accel).env("CACHE", guests::fetch()?.dir);
+    steps::run("compiling in a Debian guest", &mut command)
 }

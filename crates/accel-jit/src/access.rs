@@ -188,6 +188,8 @@ impl Core {
         };
         if kind != AccessKind::Exec && e.host != 0 && e.flags & flag::WATCHED == 0 {
             self.install(cpu, &e, va, mmu, kind);
+            self.peer.count(&self.peer.fills);
+            self.check_fill(cpu);
         }
         Ok(e)
     }
@@ -232,6 +234,8 @@ impl Core {
             code_attr: m.code_attr,
             ..L2Entry::default()
         };
+        self.peer.count(&self.peer.walks);
+        self.note_walk(&e, mmu, m.size_log2);
         if !m.volatile {
             let tag = self.tags[usize::from(mmu & 15)];
             self.l2.insert(e, mmu, tag, m.size_log2);

@@ -190,8 +190,16 @@ fn segments(len: usize) -> Vec<Segment> {
 
 impl Cache {
     pub(crate) fn new(bytes: usize) -> std::io::Result<Self> {
-        let area = DualMapping::new("tinamou-code", bytes)?;
-        Ok(Self {
+        Ok(Self::over(DualMapping::new("tinamou-code", bytes)?))
+    }
+
+    /// A cache whose code profilers find by a map.
+    pub(crate) fn nameless(bytes: usize) -> std::io::Result<Self> {
+        DualMapping::nameless(bytes).map(Self::over)
+    }
+
+    fn over(area: DualMapping) -> Self {
+        Self {
             pages: FxHashMap::default(),
             by_page: FxHashMap::default(),
             segments: segments(area.len()),
@@ -200,7 +208,7 @@ impl Cache {
             blocks: Vec::new(),
             block_bytes: 0,
             stats: Stats::default(),
-        })
+        }
     }
 
     /// Address that entry offsets count from.
@@ -211,6 +219,11 @@ impl Cache {
     /// Bytes of code in use and in all.
     pub(crate) fn usage(&self) -> (usize, usize) {
         (self.segments.iter().map(|s| s.used - s.start).sum(), self.area.len())
+    }
+
+    /// Bytes of the thunks.
+    pub(crate) fn usage_of_runtime(&self) -> usize {
+        self.segments.first().map_or(0, |s| s.start)
     }
 
     /// Blocks that can be found, and tables of entries.

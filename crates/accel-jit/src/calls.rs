@@ -7,6 +7,7 @@ use jit_ir::backend::RuntimeCalls;
 use jit_ir::{AccessKind, JitCpu, MemDesc, MemFault, RmwKind, eval};
 
 use crate::vcpu::{Core, JitVcpu};
+use crate::verify::Access;
 
 fn fault(cpu: &mut dyn JitCpu, f: MemFault) -> u64 {
     cpu.raise(f);
@@ -45,8 +46,10 @@ unsafe extern "C" fn load(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
-    cpu.env().counters[0] += 1;
-    match core.do_load(cpu, va, desc) {
+    core.peer.count(&core.peer.slow);
+    let r = core.do_load(cpu, va, desc);
+    core.log_access(cpu, Access::Load, (va, desc), (0, 0), r);
+    match r {
         Ok(v) => result(cpu, desc, v),
         Err(f) => fault(cpu, f),
     }
@@ -56,9 +59,11 @@ unsafe extern "C" fn store(engine: *mut JitVcpu, va: u64, desc: u64, value: u64)
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
-    cpu.env().counters[0] += 1;
+    core.peer.count(&core.peer.slow);
     let v = operand(cpu, desc, value);
-    if let Err(f) = core.do_store(cpu, va, v, desc) {
+    let r = core.do_store(cpu, va, v, desc);
+    core.log_access(cpu, Access::Store, (va, desc), (v, 0), r.map(|()| 0));
+    if let Err(f) = r {
         fault(cpu, f);
     }
 }
@@ -67,7 +72,9 @@ unsafe extern "C" fn load_ex(engine: *mut JitVcpu, va: u64, desc: u64) -> u64 {
     // SAFETY: see the head of this file.
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
-    match core.do_load_ex(cpu, va, desc) {
+    let r = core.do_load_ex(cpu, va, desc);
+    core.log_access(cpu, Access::LoadEx, (va, desc), (0, 0), r);
+    match r {
         Ok(v) => result(cpu, desc, v),
         Err(f) => fault(cpu, f),
     }
@@ -78,7 +85,9 @@ unsafe extern "C" fn store_ex(engine: *mut JitVcpu, va: u64, desc: u64, value: u
     let (cpu, core) = unsafe { parts(engine) };
     let desc = MemDesc(desc as u16);
     let v = operand(cpu, desc, value);
-    match core.do_store_ex(cpu, va, desc, v) {
+    let r = core.do_store_ex(cpu, va, desc, v);
+    core.log_access(cpu, Access::StoreEx, (va, desc), (v, 0), r.map(|stored| u128::from(!stored)));
+    match r {
         Ok(stored) => u64::from(!stored),
         Err(f) => fault(cpu, f),
     }
@@ -91,7 +100,9 @@ unsafe extern "C" fn rmw(engine: *mut JitVcpu, va: u64, desc: u64, value: u64) -
     let desc = MemDesc(desc as u16);
     let bytes = desc.bytes();
     let mut f = |old: u128| Some(u128::from(eval::rmw(kind, bytes, old as u64, value)));
-    match core.do_rmw(cpu, va, desc, &mut f) {
+    let r = core.do_rmw(cpu, va, desc, &mut f);
+    core.log_access(cpu, Access::Rmw(kind), (va, desc), (u128::from(value), 0), r);
+    match r {
         Ok(v) => v as u64,
         Err(f) => fault(cpu, f),
     }
@@ -103,7 +114,9 @@ unsafe extern "C" fn cas(engine: *mut JitVcpu, va: u64, desc: u64, expected: u64
     let desc = MemDesc(desc as u16);
     let expected = operand(cpu, desc, expected);
     let new = if desc.log2() == 4 { wide(cpu, 2) } else { u128::from(new) };
-    match core.do_cas(cpu, va, desc, expected, new) {
+    let r = core.do_cas(cpu, va, desc, expected, new);
+    core.log_access(cpu, Access::Cas, (va, desc), (expected, new), r);
+    match r {
         Ok(v) => result(cpu, desc, v),
         Err(f) => fault(cpu, f),
     }

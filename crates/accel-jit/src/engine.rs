@@ -6,10 +6,11 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
+use device::RunControl;
 use guest_ram::Watch;
-use jit_ir::Translator;
 use jit_ir::backend::{HostBackend, Runtime};
 use jit_ir::opt::Passes;
+use jit_ir::{HelperDesc, Translator};
 use memory::{AddressSpace, FlatRange, FlatView, Listener};
 use parking_lot::Mutex;
 
@@ -17,6 +18,9 @@ use crate::cache::{Cache, CodePages, RamPage};
 use crate::debug::Debug;
 use crate::exclusive::{Message, Peer, World};
 use crate::icount::Icount;
+use crate::perf::Perf;
+use crate::tlb_check::Checked;
+use crate::verify::Verify;
 
 /// Options of `-accel tcg`.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) passes: Passes,
     /// Guest instructions per block at most (`one-insn-per-tb`).
     pub(crate) max_insns: u32,
+    /// Fills of the first-level TLB between looks at all of it (`x-check-tlb`), 0 = none.
+    pub(crate) check_tlb: u32,
 }
 
 /// The native back end, set up.
@@ -50,6 +56,16 @@ pub(crate) struct Engine {
     pub(crate) debug: Debug,
     /// Instructions make the guest's time.
     pub(crate) icount: Option<Arc<Icount>>,
+    /// Files for `perf`.
+    pub(crate) perf: Option<Perf>,
+    /// The helpers as generated code calls them, if their calls are counted.
+    pub(crate) counted: Option<Vec<HelperDesc>>,
+    /// What `x-check-tlb` did.
+    pub(crate) checked: Checked,
+    /// Blocks are executed twice.
+    pub(crate) verify: Option<Verify>,
+    /// Where the end of the emulator is asked for.
+    pub(crate) run: Arc<dyn RunControl>,
 }
 
 impl Engine {

@@ -43,6 +43,11 @@ pub(crate) struct Peer {
     /// Look-ups that generated code asked for, and those that found a block; written by the vCPU alone.
     pub(crate) lookups: AtomicU64,
     pub(crate) hits: AtomicU64,
+    /// Accesses that the runtime made, fills of the first-level TLB, walks, and TLB maintenance, likewise.
+    pub(crate) slow: AtomicU64,
+    pub(crate) fills: AtomicU64,
+    pub(crate) walks: AtomicU64,
+    pub(crate) flushes: AtomicU64,
     /// `JitEnv::request` of the CPU; null when the vCPU is gone.
     request: AtomicPtr<std::sync::atomic::AtomicI32>,
 }
@@ -57,6 +62,10 @@ impl Peer {
             rounds: AtomicU64::new(0),
             lookups: AtomicU64::new(0),
             hits: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+            fills: AtomicU64::new(0),
+            walks: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
             request: AtomicPtr::default(),
         })
     }

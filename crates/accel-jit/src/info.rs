@@ -22,11 +22,12 @@ pub(crate) fn text(engine: &Engine) -> String {
     let cache = engine.cache.lock();
     let ((used, size), (live, pages), s) = (cache.usage(), cache.live(), cache.stats);
     drop(cache);
-    let (mut lookups, mut hits) = (0, 0);
+    let mut sums = [0; 6];
     for p in &*engine.peers.lock() {
-        lookups += p.lookups.load(Ordering::Relaxed);
-        hits += p.hits.load(Ordering::Relaxed);
+        let all = [&p.lookups, &p.hits, &p.slow, &p.fills, &p.walks, &p.flushes];
+        sums.iter_mut().zip(all).for_each(|(sum, n)| *sum += n.load(Ordering::Relaxed));
     }
+    let [lookups, hits, slow, fills, walks, flushes] = sums;
     let one = if engine.options.max_insns == 1 { "on" } else { "off" };
     let backend = engine.native.as_ref().map_or("interp", |n| n.backend.name());
     let mut t = format!("Accelerator settings:\none-insn-per-tb: {one}\nbackend: {backend}\n\n");
@@ -47,5 +48,19 @@ pub(crate) fn text(engine: &Engine) -> String {
     _ = writeln!(t, "\nStatistics:\nTB flush count      {}", s.flushes);
     _ = writeln!(t, "TB evictions        {} generations", s.evictions);
     _ = writeln!(t, "TB invalidate count {}", s.invalidations);
+    _ = writeln!(t, "TLB flushes         {flushes}");
+    _ = writeln!(t, "TLB fills           {fills}, {walks} walks");
+    _ = writeln!(t, "slow accesses       {slow}");
+    if engine.counted.is_some() {
+        t.push_str(&crate::perf::counts_text(engine.translator.helpers()));
+    }
+    if engine.options.check_tlb != 0 {
+        let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let (entries, skipped) = (count(&engine.checked.entries), count(&engine.checked.skipped));
+        _ = writeln!(t, "checked TLB entries {entries}, {skipped} looks skipped");
+    }
+    if let Some(verify) = &engine.verify {
+        _ = writeln!(t, "verified blocks     {}", verify.done.load(Ordering::Relaxed));
+    }
     t
 }

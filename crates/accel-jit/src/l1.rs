@@ -162,6 +162,11 @@ impl L1 {
         TlbTable { mask: (t.len() as u64 - 1) * 32, base: t.as_ptr() as u64 }
     }
 
+    /// The table that generated code looks into.
+    pub(crate) fn in_use(&self, mmu: u8) -> &[L1Entry] {
+        self.table(mmu)
+    }
+
     /// The entry for a page in the table in use.
     pub(crate) fn slot(&self, mmu: u8, va: u64) -> &L1Entry {
         entry_of(self.table(mmu), va)

@@ -23,10 +23,13 @@ mod info;
 mod interp;
 mod l1;
 mod log;
+mod perf;
 mod ram;
 mod services;
 mod tlb;
+mod tlb_check;
 mod vcpu;
+mod verify;
 
 use std::sync::Arc;
 
@@ -34,9 +37,9 @@ use accel::{
     Accel, AccelVm, DebugError, DebugSink, GuestArch, RunAs, Threads, Vcpu, VcpuThreads, VmConfig,
     WatchKind, Watchpoint,
 };
-use jit_ir::JitCpu;
 use jit_ir::backend::{HostBackend, RuntimeCx};
 use jit_ir::opt::Passes;
+use jit_ir::{JitCpu, Translator};
 use parking_lot::Mutex;
 
 use cache::{Cache, CodePages};
@@ -67,6 +70,11 @@ struct Parsed {
     /// `thread`, if given: single.
     single: Option<bool>,
     backend: Option<String>,
+    /// `verify`: one block of so many, 0 = none.
+    verify: u32,
+    /// `-perfmap`, `-jitdump`.
+    perf: (bool, bool),
+    count_helpers: bool,
 }
 
 fn bad(name: &str, what: &str) -> qapi::Error {
@@ -75,10 +83,13 @@ fn bad(name: &str, what: &str) -> qapi::Error {
 
 fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
     let mut p = Parsed {
-        options: Options { passes: Passes::all(), max_insns: 64 },
+        options: Options { passes: Passes::all(), max_insns: 64, check_tlb: 0 },
         tb_mib: DEFAULT_TB_SIZE,
         single: None,
         backend: None,
+        verify: 0,
+        perf: (false, false),
+        count_helpers: false,
     };
     for (name, value) in options {
         match (name.as_str(), value.as_str()) {
@@ -97,6 +108,20 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
             ("one-insn-per-tb", "on") => p.options.max_insns = 1,
             ("one-insn-per-tb", "off") | ("split-wx", "on" | "off") => {}
             ("one-insn-per-tb" | "split-wx", _) => return Err(bad(name, "'on' or 'off'")),
+            ("verify", v) => {
+                p.verify = v.parse().map_err(|_| bad(name, "a number of blocks, or 0"))?;
+            }
+            ("x-perfmap", "on") => p.perf.0 = true,
+            ("x-jitdump", "on") => p.perf.1 = true,
+            ("x-count-helpers", "on") => p.count_helpers = true,
+            ("x-perfmap" | "x-jitdump" | "x-count-helpers", "off") => {}
+            ("x-perfmap" | "x-jitdump" | "x-count-helpers", _) => {
+                return Err(bad(name, "'on' or 'off'"));
+            }
+            ("x-check-tlb", v) => {
+                p.options.check_tlb =
+                    v.parse().map_err(|_| bad(name, "a number of fills, or 0"))?;
+            }
             ("x-backend", v) => p.backend = Some(v.to_owned()),
             ("x-passes", v) => {
                 let bits = v.parse().map_err(|_| bad(name, "a bit mask"))?;
@@ -108,6 +133,24 @@ fn parse(options: &[(String, String)]) -> qapi::Result<Parsed> {
         }
     }
     Ok(p)
+}
+
+impl Parsed {
+    fn verify(
+        &self,
+        native: bool,
+        counts: bool,
+        translator: &dyn Translator,
+    ) -> qapi::Result<Option<verify::Verify>> {
+        match self.verify {
+            0 => Ok(None),
+            _ if !native => {
+                Err(qapi::Error::generic("verify compares generated code; there is none"))
+            }
+            2.. if counts => Err(qapi::Error::generic("With icount, verify must be 1")),
+            every => Ok(verify::Verify::new(every, translator)),
+        }
+    }
 }
 
 impl JitAccel {
@@ -153,7 +196,8 @@ impl Accel for JitAccel {
         let fail = |e: std::io::Error| {
             qapi::Error::generic(format!("cannot allocate {} MiB for code: {e}", parsed.tb_mib))
         };
-        let mut cache = Cache::new(parsed.tb_mib << 20).map_err(fail)?;
+        let make = if parsed.perf.0 { Cache::nameless } else { Cache::new };
+        let mut cache = make(parsed.tb_mib << 20).map_err(fail)?;
         let native = match backend {
             None => None,
             Some(backend) => {
@@ -172,6 +216,14 @@ impl Accel for JitAccel {
                 Some(Native { backend, runtime, code_base: cache.base() })
             }
         };
+        let verify = parsed.verify(native.is_some(), config.icount.is_some(), &*translator)?;
+        let perf = perf::Perf::open(parsed.perf.0, parsed.perf.1)
+            .map_err(|(file, e)| qapi::Error::generic(format!("cannot write {file}: {e}")))?;
+        if let (Some(perf), Some(native)) = (&perf, &native) {
+            let (at, len) = (native.code_base, cache.usage_of_runtime());
+            perf.note("tcg-prologue-buffer", at, cache.code(0, len));
+        }
+        let counted = if parsed.count_helpers { perf::counted(&*translator) } else { None };
         let engine = Arc::new(Engine {
             translator,
             memory: config.memory,
@@ -184,6 +236,11 @@ impl Accel for JitAccel {
             world: World::default(),
             debug: debug::Debug::default(),
             icount: config.icount.map(icount::Icount::new),
+            checked: tlb_check::Checked::default(),
+            perf,
+            counted,
+            verify,
+            run: Arc::clone(&config.run),
         });
         let how = match (&engine.icount, parsed.single) {
             (Some(icount), _) => {

@@ -18,6 +18,7 @@ use trace::Mask;
 
 use crate::engine::Engine;
 use crate::vcpu::Core;
+use crate::verify::kept;
 
 /// Items that want to see each block before it runs.
 const RUNNING: Mask = Mask::EXEC.union(Mask::CPU).union(Mask::NOCHAIN);
@@ -36,19 +37,26 @@ impl Engine {
         let mut text = String::new();
         if trace::enabled(Mask::IN_ASM) {
             text.push_str("----------------\nIN: \n");
-            let end = (block.start + block.len) as usize;
-            for at in (block.start as usize..end).step_by(4) {
-                let Some(bytes) = page.get(at..at + 4) else { break };
-                let va = (pc & !0xfff).wrapping_add(at as u64);
-                // Writing to a string cannot fail.
-                _ = writeln!(text, "{va:#010x}:  {}", self.translator.disassemble(bytes, va));
-            }
+            text.push_str(&self.guest_text(page, pc, block));
             text.push('\n');
         }
         if trace::enabled(Mask::OP) {
             _ = writeln!(text, "OP:\n{}", jit_ir::text::print(block));
         }
         trace::write(format_args!("{text}"));
+    }
+
+    /// The guest's instructions, a line each.
+    pub(crate) fn guest_text(&self, page: &[u8], pc: u64, block: &Block) -> String {
+        let mut text = String::new();
+        let end = (block.start + block.len) as usize;
+        for at in (block.start as usize..end).step_by(4) {
+            let Some(bytes) = page.get(at..at + 4) else { break };
+            let va = (pc & !0xfff).wrapping_add(at as u64);
+            // Writing to a string cannot fail.
+            _ = writeln!(text, "{va:#010x}:  {}", self.translator.disassemble(bytes, va));
+        }
+        text
     }
 
     /// What became of it.
@@ -59,11 +67,7 @@ impl Engine {
         let mut text = String::new();
         if trace::enabled(Mask::OP_OPT) {
             text.push_str("OP after optimization and liveness analysis:\n");
-            for (i, op) in block.ops.iter().enumerate() {
-                if live.keep.get(i).copied().unwrap_or(false) {
-                    _ = writeln!(text, "{}", jit_ir::text::print_op(i, op));
-                }
-            }
+            text.push_str(&kept(block, live));
             text.push('\n');
         }
         if let Some(native) = self.native.as_ref().filter(|_| trace::enabled(Mask::OUT_ASM)) {

@@ -28,6 +28,8 @@ use crate::log;
 use crate::ram::Ram;
 use crate::services::OwnedPhys;
 use crate::tlb::{Forget, L2, flag};
+use crate::tlb_check::TlbCheck;
+use crate::verify::{Log, Verify};
 
 /// The engine's side of a vCPU.
 pub(crate) struct Core {
@@ -59,6 +61,12 @@ pub(crate) struct Core {
     pub(crate) index: u16,
     /// Debug events.
     pub(crate) stops: Stops,
+    /// The block that runs is logged.
+    pub(crate) log: Option<Log>,
+    /// Generated code and interpreter differ: the report.
+    pub(crate) wrong: Option<String>,
+    /// The TLBs are looked at now and then.
+    pub(crate) check: Option<Box<TlbCheck>>,
 }
 
 /// A vCPU.
@@ -98,6 +106,9 @@ impl Core {
             },
             index: 0,
             stops: Stops::default(),
+            log: None,
+            wrong: None,
+            check: TlbCheck::new(engine.options.check_tlb),
         }
     }
 
@@ -133,6 +144,7 @@ impl Core {
         self.l2.clear();
         self.clear_code_tlb();
         Self::clear_ring(cpu);
+        self.note_flush(&jit_ir::TlbFlush { regimes: u32::MAX, ..Default::default() });
     }
 
     /// Forgets every translation if the memory map changed since the last time.
@@ -319,13 +331,15 @@ impl Core {
             None => cache.add_block(block),
             Some(native) => {
                 opt::run(block, layout, helpers, engine.options.passes, &mut self.live);
+                let cost = engine.verify.as_ref().map_or(0, Verify::cost);
                 let cx = BlockCx {
-                    count,
+                    count: if count { block.insns } else { cost },
+                    log: false,
                     loops,
                     block,
                     live: &self.live,
                     layout,
-                    helpers,
+                    helpers: engine.counted.as_deref().unwrap_or(helpers),
                     passes: engine.options.passes,
                     runtime: &native.runtime,
                 };
@@ -337,6 +351,9 @@ impl Core {
                     Ok((at, len)) => {
                         size = len;
                         let code = cache.code(at, len);
+                        if let Some(perf) = &engine.perf {
+                            perf.block(pc, native.code_base + u64::from(at), code);
+                        }
                         engine.log_host(
                             pc,
                             block,
@@ -367,9 +384,11 @@ impl Core {
     pub(crate) fn lookup(&mut self, cpu: &mut dyn JitCpu) -> u64 {
         let site = std::mem::take(&mut cpu.env().patch_site);
         self.peer.count(&self.peer.lookups);
-        if cpu.env().request.load(Ordering::Acquire) < 0 || self.must_leave || self.stops.single {
+        let stay = !self.must_leave && !self.stops.single && self.log.is_none();
+        if cpu.env().request.load(Ordering::Acquire) < 0 || !stay {
             return 0;
         }
+        self.check_lookup(cpu);
         let entry = match self.quick(cpu.env().pc()) {
             Some(entry) => {
                 self.peer.count(&self.peer.hits);
@@ -407,6 +426,8 @@ impl Core {
         if env.request.load(Ordering::Acquire) < 0
             || self.must_leave
             || self.stops.single
+            || self.log.is_some()
+            || env.budget_short != 0
             || self.stops.pending
             || self.engine.icount.is_some()
             || !cpu.goes_on()
@@ -476,6 +497,9 @@ impl JitVcpu {
     fn execute(&mut self, native: bool) {
         let pc = self.cpu.env().pc();
         self.cpu.env().set_pc(pc);
+        if native && self.verified(pc) {
+            return;
+        }
         if native && let Some(entry) = self.core.quick(pc) {
             self.core.log_run(&mut *self.cpu, entry);
             self.run_native(entry);
@@ -527,7 +551,7 @@ impl JitVcpu {
         Exit::Debug(accel::DebugStop::Step)
     }
 
-    fn run_native(&mut self, entry: u32) {
+    pub(crate) fn run_native(&mut self, entry: u32) {
         let Some(native) = &self.core.engine.native else { return };
         let code = native.code_base + u64::from(entry);
         let enter = native.runtime.enter;
@@ -623,6 +647,10 @@ impl Vcpu for JitVcpu {
             self.execute(native);
             self.cpu.env().helper_exit = 0;
             engine.world.leave(&self.core.peer);
+            if let Some(report) = self.core.wrong.take() {
+                engine.run.request(device::Request::Exit(1));
+                return Exit::Fatal(report);
+            }
             if let Some(icount) = &engine.icount
                 && icount.settle(self.cpu.env())
             {

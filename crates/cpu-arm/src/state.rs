@@ -143,6 +143,11 @@ pub static LAYOUT: StateLayout = StateLayout {
     flags: offset_of!(ArmCpu, flags) as u32,
     slots: &SLOTS,
     vectors: (offset_of!(ArmCpu, v) as u32, 32 * 16),
+    // X to SP_EL3, which the order of fields keeps together.
+    plain: (
+        offset_of!(ArmCpu, x) as u32,
+        (offset_of!(ArmCpu, features) - offset_of!(ArmCpu, x)) as u32,
+    ),
     fp: Some(FpControl { flags: FPSR_SLOT }),
 };
 

@@ -25,7 +25,9 @@ pub use system::disk::{
 pub use system::event::EventFd;
 pub use system::fd::{duplicate_number, is_hung_up, is_writable, open_pipe, open_pty, write_fd};
 pub use system::iov::{MAX_SLICES, O_NONBLOCK, RawSlice, read_vectored, write_vectored};
-pub use system::mem::{DualMapping, Mapping, Memfd, Policy, lock_memory, page_size};
+pub use system::mem::{
+    DualMapping, Mapping, Memfd, Policy, lock_memory, mark_code_file, page_size,
+};
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
 pub use system::ring::{Ring, RingDone, RingOp};

@@ -145,13 +145,15 @@ pub struct BlockCx<'a> {
     /// The guest's state table.
     pub layout: &'static StateLayout,
     /// The guest's helpers.
-    pub helpers: &'static [HelperDesc],
+    pub helpers: &'a [HelperDesc],
     /// Optimisations.
     pub passes: Passes,
     /// The thunks.
     pub runtime: &'a Runtime,
-    /// The block takes its instructions off [`crate::JitEnv::budget`] when it is entered.
-    pub count: bool,
+    /// What the block takes off [`crate::JitEnv::budget`] when it is entered; 0 = it does not look there.
+    pub count: u32,
+    /// Every memory access is made by the functions of [`RuntimeCalls`], which can then log it.
+    pub log: bool,
     /// The block may jump to itself without a look-up.
     pub loops: bool,
 }

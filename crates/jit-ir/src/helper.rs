@@ -257,6 +257,26 @@ impl StateMem {
         unsafe { self.base.add(offset).cast::<[u8; N]>().read_unaligned() }
     }
 
+    /// Copies bytes out of the state.
+    pub fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        assert!(
+            offset.checked_add(to.len()).is_some_and(|e| e <= self.len),
+            "state offset {offset}"
+        );
+        // SAFETY: in bounds by the assertion, live by the contract of `new`; `to` is elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.add(offset), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// Copies bytes into the state, which must be a range of plain data ([`crate::StateLayout::plain`]).
+    pub fn copy_in(&self, offset: usize, from: &[u8]) {
+        assert!(
+            offset.checked_add(from.len()).is_some_and(|e| e <= self.len),
+            "state offset {offset}"
+        );
+        // SAFETY: as in `copy_out`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.base.add(offset), from.len()) }
+    }
+
     /// Writes `N` bytes.
     pub fn write<const N: usize>(&self, offset: usize, value: [u8; N]) {
         assert!(offset.checked_add(N).is_some_and(|e| e <= self.len), "state offset {offset}");

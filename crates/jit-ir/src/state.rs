@@ -51,6 +51,9 @@ pub struct StateLayout {
     pub slots: &'static [Slot],
     /// Byte range of the vector file (offset, length).
     pub vectors: (u32, u32),
+    /// Byte range (offset, length) of registers that are plain data: all slots, the flags and what else
+    /// the guest keeps there. The engine may copy it as bytes.
+    pub plain: (u32, u32),
     /// Floating-point state, if the translator emits floating-point ops.
     pub fp: Option<FpControl>,
 }

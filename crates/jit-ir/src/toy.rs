@@ -55,6 +55,7 @@ pub static LAYOUT: StateLayout = StateLayout {
     flags: offset_of!(ToyCpu, flags) as u32,
     slots: &SLOTS,
     vectors: (offset_of!(ToyCpu, v) as u32, 8 * 16),
+    plain: (offset_of!(ToyCpu, r) as u32, (size_of::<ToyCpu>() - offset_of!(ToyCpu, r)) as u32),
     fp: Some(FpControl { flags: offset_of!(ToyCpu, fpsr) as u32 }),
 };
 

@@ -98,8 +98,9 @@ fn main() {
             opt::run(block, &LAYOUT, HELPERS, passes, &mut live);
             let middle = Instant::now();
             let cx = BlockCx {
+                count: 0,
+                log: false,
                 loops: true,
-                count: false,
                 block,
                 live: &live,
                 layout: &LAYOUT,

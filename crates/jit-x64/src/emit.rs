@@ -83,7 +83,7 @@ impl<'a> Emit<'a> {
 
     /// Emits the whole block.
     pub(crate) fn run(&mut self) {
-        if self.cx.count {
+        if self.cx.count != 0 {
             self.take_budget();
         }
         self.ops();
@@ -118,9 +118,9 @@ impl<'a> Emit<'a> {
         }
     }
 
-    /// The block's instructions are taken off the budget.
+    /// What the block costs is taken off the budget.
     fn take_budget(&mut self) {
-        self.asm.alu_imm(alu::SUB, false, env!(budget), self.block.insns as i32);
+        self.asm.alu_imm(alu::SUB, false, env!(budget), self.cx.count as i32);
         let jump = self.asm.jcc(cc::S);
         self.stubs.push(Stub::Budget { jump });
     }

@@ -300,7 +300,7 @@ impl Emit<'_> {
                 }
                 Stub::Budget { jump } => {
                     self.asm.bind(jump);
-                    self.asm.alu_imm(alu::ADD, false, env!(budget), self.block.insns as i32);
+                    self.asm.alu_imm(alu::ADD, false, env!(budget), self.cx.count as i32);
                     self.asm.store_imm(2, env!(budget_short), 1);
                     self.store_offset(self.block.start);
                     self.asm.jmp_to(self.thunk(id::LEAVE));

@@ -361,7 +361,7 @@ impl Emit<'_> {
     /// Finds out whether the block is a loop worth the set-up.
     pub(crate) fn find_loop(&mut self) {
         self.lp.clear();
-        if !self.cx.loops || self.cx.count || !self.pass(Passes::LOOPS | Passes::CHAIN) {
+        if !self.cx.loops || !self.pass(Passes::LOOPS | Passes::CHAIN) {
             return;
         }
         let keep = &self.cx.live.keep[..];

@@ -97,7 +97,8 @@ impl Emit<'_> {
         self.take(RDI);
         let desc = op.mem();
         let log2 = desc.log2();
-        let simple = !desc.is_big_endian()
+        let simple = !self.cx.log
+            && !desc.is_big_endian()
             && if op.ty == Ty::V128 { (2..=4).contains(&log2) } else { log2 <= 3 };
         let atomic = simple && op.ty != Ty::V128 && !desc.is_signed();
         match op.code {

@@ -232,5 +232,12 @@ fn chosen_accel<'a>(settings: &'a Settings, name: &str) -> Option<&'a Named> {
 }
 
 fn accel_options(settings: &Settings, name: &str) -> Vec<(String, String)> {
-    chosen_accel(settings, name).map(|accel| accel.props.clone()).unwrap_or_default()
+    let props = chosen_accel(settings, name).map(|accel| accel.props.clone());
+    let mut props = props.unwrap_or_default();
+    for (on, option) in [(settings.perfmap, "x-perfmap"), (settings.jitdump, "x-jitdump")] {
+        if on && name == "tcg" {
+            props.push((option.into(), "on".into()));
+        }
+    }
+    props
 }

@@ -97,6 +97,9 @@ pub(crate) struct Settings {
     pub(crate) daemonize: bool,
     pub(crate) rtc: Rtc,
     pub(crate) icount: Icount,
+    /// `perf` is told of generated code by a map, by a dump.
+    pub(crate) perfmap: bool,
+    pub(crate) jitdump: bool,
     pub(crate) log_filter: Option<Placed>,
     pub(crate) timestamps: bool,
     pub(crate) numa: Vec<Placed>,
@@ -218,6 +221,8 @@ impl Settings {
             "pidfile" => self.pidfile = Some(given),
             "daemonize" => self.daemonize = true,
             "rtc" => self.rtc = rtc::parse(&given)?,
+            "perfmap" => self.perfmap = true,
+            "jitdump" => self.jitdump = true,
             "icount" => self.icount = icount::parse(&given)?,
             "action" => action(&mut self.actions, &given)?,
             "dfilter" => self.log_filter = Some(given),

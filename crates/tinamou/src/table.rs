@@ -208,6 +208,13 @@ pub(crate) static TABLE: &[Opt] = &[
         "[shift=N][,align=off][,sleep=on|off]",
         "makes an instruction take 2^N nanoseconds of the guest's time",
     ),
+    built(DEBUG, "perfmap", "", "writes the map of generated code to /tmp/perf-PID.map, for perf"),
+    built(
+        DEBUG,
+        "jitdump",
+        "",
+        "writes generated code to jit-PID.dump in the current folder, for perf",
+    ),
     built(
         DEBUG,
         "rtc",
@@ -303,6 +310,4 @@ pub(crate) static TABLE: &[Opt] = &[
     absent("run-with", true),
     absent("dump-vmstate", true),
     absent("enable-sync-profile", false),
-    absent("perfmap", false),
-    absent("jitdump", false),
 ];

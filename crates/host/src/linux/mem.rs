@@ -10,7 +10,10 @@ use std::ptr::{NonNull, null_mut};
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
 };
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap, mmap_anonymous,
+    mprotect, mremap, munmap,
+};
 
 /// Size of a host page in bytes.
 #[must_use]
@@ -322,6 +325,18 @@ impl DualMapping {
         Ok(DualMapping { rw, rx })
     }
 
+    /// Likewise, of memory without a name: `perf` takes that for generated code and looks into its map.
+    pub fn nameless(len: usize) -> io::Result<DualMapping> {
+        let rw = Mapping::anonymous_with(len, true, false)?;
+        // SAFETY: an old length of 0 makes a second mapping of the same shared pages (mremap(2)) at an address of
+        // the kernel's choice, as wanted here.
+        let rx = unsafe { mremap(rw.ptr().cast(), 0, rw.len(), MremapFlags::MAYMOVE)? };
+        // SAFETY: the fresh mapping, which nothing refers to yet.
+        unsafe { mprotect(rx, rw.len(), MprotectFlags::READ | MprotectFlags::EXEC)? };
+        let rx = NonNull::new(rx.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(DualMapping { rw, rx })
+    }
+
     /// First byte of the writable view.
     #[must_use]
     pub fn rw(&self) -> *mut u8 {
@@ -345,6 +360,15 @@ impl DualMapping {
     pub fn is_empty(&self) -> bool {
         false
     }
+}
+
+/// Maps the first page of a file executable for the life of the process: how `perf` learns of a file that describes
+/// generated code (jitdump-specification.txt of Linux, "The jitdump file": its marker).
+pub fn mark_code_file(file: impl AsFd) -> io::Result<()> {
+    let prot = ProtFlags::READ | ProtFlags::EXEC;
+    // SAFETY: a fresh mapping at an address of the kernel's choice, which nobody reads or runs.
+    unsafe { mmap(null_mut(), 4096, prot, MapFlags::PRIVATE, file.as_fd(), 0)? };
+    Ok(())
 }
 
 impl Drop for DualMapping {

@@ -465,7 +465,8 @@ impl Code {
         opt::run(block, &LAYOUT, HELPERS, self.passes, &mut live);
         let runtime = self.runtime.clone();
         let cx = BlockCx {
-            count: false,
+            count: 0,
+            log: false,
             loops: self.loops,
             block,
             live: &live,
