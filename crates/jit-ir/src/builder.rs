@@ -15,6 +15,9 @@ use crate::state::StateLayout;
 /// Ops at which a translator should end its block, so that value ids never run out.
 pub const SOFT_LIMIT: usize = 8000;
 
+/// How many ops back a sum is looked for before it is computed again.
+const SAME_SUM: usize = 48;
+
 /// Appends ops to a block.
 pub struct Builder {
     block: Block,
@@ -222,6 +225,13 @@ impl Builder {
             }
             if let Some(v) = identity(code, a, b, x, y) {
                 return v;
+            }
+            if code == Opcode::Add && y.is_none() {
+                // The address of a load and of the store to the same place.
+                let recent = self.block.ops.iter().enumerate().rev().take(SAME_SUM);
+                if let Some((n, _)) = recent.into_iter().find(|(_, o)| **o == op) {
+                    return Val(n as u16);
+                }
             }
         }
         self.push(op)

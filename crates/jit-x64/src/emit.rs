@@ -248,7 +248,7 @@ impl<'a> Emit<'a> {
         Mem::new(RBP, offset as i32 - self.bias)
     }
 
-    fn pin_of(&self, offset: i64) -> Option<u8> {
+    pub(crate) fn pin_of(&self, offset: i64) -> Option<u8> {
         if self.lp.active {
             return self.lp.pins.iter().find(|p| p.offset == offset).map(|p| p.reg);
         }

@@ -29,6 +29,8 @@ pub(crate) enum Stub {
     Literal { field: usize, value: u128 },
     /// No budget for the block: undoes and leaves.
     Budget { jump: usize },
+    /// A check at the head of a loop that failed.
+    HeadCheck { jump: usize, back: usize, n: usize },
     /// A request at the head of a loop.
     LeaveLoop { jump: usize },
     /// An access in a loop that went to another page than before; `hit` and `clear` as above.
@@ -267,6 +269,7 @@ impl Emit<'_> {
                     self.single(hit, &slow, clear);
                     self.asm.jmp_to(self.asm.base + back as u64);
                 }
+                Stub::HeadCheck { jump, back, n } => self.head_check(jump, back, n),
                 Stub::LeaveLoop { jump } => {
                     self.asm.bind(jump);
                     self.leave_loop();

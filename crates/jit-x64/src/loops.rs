@@ -13,6 +13,10 @@
 //! can be had from the operands of their instruction, which are kept, so the loop writes no
 //! flags until it is left or interrupted.
 //!
+//! If all accesses of a loop remember pages and their addresses are known at the head, they are checked there:
+//! the accesses themselves need no test then. If a check fails that a look into the TLB does not mend, the
+//! next time around is done by the code for the first one.
+//!
 //! The jump back to the head tests for requests, as every backward jump does. Calls of the runtime for
 //! memory accesses see exact state in memory: their stubs store what the loop changes first.
 //!
@@ -26,10 +30,11 @@ use jit_ir::opt::Passes;
 use jit_ir::{Block, Effects, Exit, HelperDesc, Op, Opcode, StateLayout, Ty, Val};
 
 use crate::alloc::{PIN_REGS, XMM};
-use crate::asm::{Mem, RAX, RDI, alu, cc};
+use crate::asm::{Mem, RAX, RDI, RDX, RSI, alu, cc};
 use crate::emit::Emit;
 use crate::exits::Stub;
 use crate::flags::Flags;
+use crate::merge::{GroupCheck, Groups};
 use crate::thunks::{env, id};
 
 /// Vector registers that a loop may hold all the time; the others are for values.
@@ -50,6 +55,34 @@ pub(crate) struct LoopPin {
     home: bool,
     /// The block changes it, or it is at home, where memory is never up to date.
     written: bool,
+}
+
+/// The slot that a value is the content of at the block's start.
+fn at_head(block: &Block, keep: &[bool], v: Val) -> Option<i64> {
+    let op = block.def(v);
+    let changed =
+        |(n, o): (usize, &Op)| keep[n] && o.code == Opcode::Set && o.imm == op.imm && n < v.index();
+    let whole = op.code == Opcode::Get && op.ty == Ty::I64;
+    (whole && !block.ops.iter().enumerate().any(changed)).then_some(op.imm)
+}
+
+fn root_of(block: &Block, keep: &[bool], v: Val) -> Option<Root> {
+    if let Some(base) = at_head(block, keep, v) {
+        return Some(Root { base, index: None });
+    }
+    let op = block.def(v);
+    if op.code != Opcode::Add {
+        return None;
+    }
+    let scaled = block.def(op.b);
+    let (index, scale) = match scaled.code {
+        Opcode::Shl => {
+            (scaled.a, u8::try_from(constant(block, scaled.b)?).ok().filter(|n| *n < 4)?)
+        }
+        _ => (op.b, 0),
+    };
+    let base = at_head(block, keep, op.a)?;
+    Some(Root { base, index: Some((at_head(block, keep, index)?, scale)) })
 }
 
 /// A value as an immediate operand.
@@ -90,8 +123,17 @@ pub(crate) struct Loop {
     into: Vec<usize>,
     /// How the flags can be had.
     flags: Option<LoopFlags>,
+    /// The checks at the head that stand for those of the accesses; empty: the accesses check themselves.
+    heads: Vec<(Root, GroupCheck)>,
     /// System slots that the first time around has written.
     settled: Vec<i64>,
+}
+
+/// An address from guest registers as they are at the head: state offsets and the scale (log2) of the second.
+#[derive(Clone, Copy, Debug)]
+struct Root {
+    base: i64,
+    index: Option<(i64, u8)>,
 }
 
 /// The only instruction of a loop that writes flags.
@@ -129,6 +171,31 @@ impl Loop {
         self.sync_calls.clear();
         self.flags = None;
         self.settled.clear();
+        self.heads.clear();
+    }
+
+    /// Moves the checks of all accesses to the head if that can be.
+    fn find_heads(&mut self, block: &Block, keep: &[bool], groups: &Groups) {
+        let kept = || block.ops.iter().enumerate().filter(|(i, _)| keep[*i]);
+        let alone = |(i, o): (usize, &Op)| {
+            o.code == Opcode::Call || o.code.may_fault() && !groups.holds(i as u16)
+        };
+        if kept().any(alone) {
+            return;
+        }
+        let Some(checks) = groups.checks() else { return };
+        for c in checks {
+            let Some(root) = root_of(block, keep, c.root) else {
+                self.heads.clear();
+                return;
+            };
+            self.heads.push((root, c));
+        }
+    }
+
+    /// Whether accesses are checked at the head.
+    pub(crate) fn checks_at_head(&self) -> bool {
+        self.active && !self.heads.is_empty()
     }
 
     /// Finds the instruction that writes the flags, if it is one whose operands are enough and nobody reads
@@ -372,6 +439,9 @@ impl Emit<'_> {
         self.lp.pages = self.groups.remember_pages(|v| steady.is(v, &mut Vec::new(), 0));
         self.lp.find_flags(self.block, keep);
         self.lp.find_settled(self.block, keep, self.cx.layout);
+        if self.lp.pages > 0 {
+            self.lp.find_heads(self.block, keep, &self.groups);
+        }
         self.lp.first = gained || self.lp.pages > 0 || self.lp.flags.is_some();
         if !self.lp.first {
             self.lp.clear();
@@ -480,6 +550,55 @@ impl Emit<'_> {
         }
         self.asm.align_code();
         self.lp.head = self.asm.pos();
+        for n in 0..self.lp.heads.len() {
+            let (root, c) = self.lp.heads[n];
+            self.root_to(RDI, root, c.low);
+            self.asm.alu(alu::SUB, true, RDI, page_slot(c.slot, offset_of!(LoopPage, tag)));
+            self.asm.alu(alu::CMP, true, RDI, page_slot(c.slot, offset_of!(LoopPage, limit)));
+            let jump = self.asm.jcc(cc::AE);
+            self.stubs.push(Stub::HeadCheck { jump, back: self.asm.pos(), n });
+        }
+    }
+
+    /// d = an address known at the head, and some bytes. Changes rsi.
+    fn root_to(&mut self, d: u8, root: Root, plus: i32) {
+        let reg = |e: &mut Self, slot: i64, free: u8| match e.pin_of(slot) {
+            Some(r) => r,
+            None => {
+                let m = e.state(slot);
+                e.asm.load(true, free, m);
+                free
+            }
+        };
+        let base = reg(self, root.base, d);
+        match root.index {
+            None => self.asm.lea(true, d, Mem::new(base, plus)),
+            Some((slot, scale)) => {
+                let index = reg(self, slot, RSI);
+                self.asm.lea(true, d, Mem { base, index, scale, disp: plus });
+            }
+        }
+    }
+
+    /// A check at the head failed: looks the page up. If that fails too, the code for the first time around
+    /// goes on.
+    pub(crate) fn head_check(&mut self, jump: usize, back: usize, n: usize) {
+        self.asm.bind(jump);
+        let (root, c) = self.lp.heads[n];
+        self.root_to(RDX, root, c.low);
+        let reach = c.high - c.low;
+        let miss = self.check((RDX, 0), reach, 0, c.mmu, c.write);
+        self.asm.store(true, page_slot(c.slot, offset_of!(LoopPage, addend)), RSI);
+        self.asm.alu_imm(alu::AND, true, RDX, -4096);
+        self.asm.store(true, page_slot(c.slot, offset_of!(LoopPage, tag)), RDX);
+        self.asm.store_imm(3, page_slot(c.slot, offset_of!(LoopPage, limit)), 4096 - reach);
+        self.asm.jmp_to(self.asm.base + back as u64);
+        self.asm.bind(miss);
+        self.undo_loop();
+        // It comes back here without a jump that looks for requests.
+        self.asm.alu_imm(alu::CMP, false, env!(request), 0);
+        self.asm.jcc_to(cc::NS, self.asm.base);
+        self.look_up_start();
     }
 
     /// Jumps to the head of the loop, or leaves there if somebody asks for it.
@@ -546,6 +665,10 @@ impl Emit<'_> {
     /// What a request at the head leads to.
     pub(crate) fn leave_loop(&mut self) {
         self.undo_loop();
+        self.look_up_start();
+    }
+
+    fn look_up_start(&mut self) {
         self.store_offset(self.block.start);
         self.asm.mov_imm(RAX, 0);
         self.asm.jmp_to(self.thunk(id::LOOKUP));

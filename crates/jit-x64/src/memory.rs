@@ -157,7 +157,7 @@ impl Emit<'_> {
     }
 
     /// [`Self::probe`] of the bytes from the address to `reach` further; the bits in `low` must be 0.
-    fn check(
+    pub(crate) fn check(
         &mut self,
         (base, imm): (u8, i32),
         reach: i32,
@@ -192,6 +192,11 @@ impl Emit<'_> {
     fn check_shared(&mut self, i: u16, slow: &Slow, desc: MemDesc, write: bool) -> Check {
         let (base, imm) = (slow.base, slow.imm);
         let role = self.groups.role(i);
+        if self.lp.checks_at_head() {
+            let slot = self.groups.page(i).unwrap_or(0);
+            self.asm.load(true, RSI, page_slot(slot, offset_of!(LoopPage, addend)));
+            return Check { jump: 0, role, hit: 0, page: None };
+        }
         let slot = if self.lp.active { self.groups.page(i) } else { None };
         let (span, write) = match role {
             Role::First { low, high, write, .. } => ((low, high), write),
@@ -250,6 +255,9 @@ impl Emit<'_> {
 
     /// Notes the code behind the block for an access.
     fn behind(&mut self, check: Check, slow: Slow) {
+        if self.lp.checks_at_head() {
+            return;
+        }
         let back = self.asm.pos();
         let Check { jump, role, hit, page } = check;
         let clear = if let Role::First { slot, .. } = role { Some(slot) } else { None };

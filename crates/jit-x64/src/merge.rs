@@ -45,6 +45,17 @@ struct Group {
     page: u8,
 }
 
+/// The bytes that a group's accesses may touch, from `low` to `high` after the value `root`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupCheck {
+    pub(crate) root: Val,
+    pub(crate) low: i32,
+    pub(crate) high: i32,
+    pub(crate) write: bool,
+    pub(crate) mmu: u8,
+    pub(crate) slot: u8,
+}
+
 struct Access {
     op: u16,
     group: u16,
@@ -127,6 +138,26 @@ impl Groups {
             }
         }
         used
+    }
+
+    /// What the groups check, each for the slot of its page; `None` if one has no such slot.
+    pub(crate) fn checks(&self) -> Option<Vec<GroupCheck>> {
+        let check = |g: &Group| {
+            (g.page != NO_SLOT).then_some(GroupCheck {
+                root: Val(g.root),
+                low: g.low as i32,
+                high: g.high as i32,
+                write: g.write,
+                mmu: g.desc,
+                slot: g.page,
+            })
+        };
+        self.groups.iter().map(check).collect()
+    }
+
+    /// Whether op `i` is an access of a group.
+    pub(crate) fn holds(&self, i: u16) -> bool {
+        self.accesses.iter().any(|a| a.op == i)
     }
 
     /// The slot for the page of the access that op `i` is; to be asked after [`Self::role`].
