@@ -382,7 +382,9 @@ impl Core {
         let mut bytes = [0u8; 4096];
         page.ram.block.upgrade()?.read(page.ram.offset, &mut bytes).ok()?;
         let (layout, helpers) = (engine.translator.layout(), engine.translator.helpers());
-        let passes = engine.options.passes.difference(Passes::RING);
+        // Both go on in code that is not of this flavour.
+        let past = Passes::RING | Passes::JUMPS;
+        let passes = engine.options.passes.difference(past);
         let stops = self.stops.of_page(pc).1;
         let build = |passes| {
             let mut b = Builder::new(layout, helpers, passes);

@@ -57,6 +57,8 @@ pub(crate) struct Alloc {
     pub(crate) overflow: bool,
     /// The current op.
     pub(crate) at: u16,
+    /// In a loop: the page slot whose addend is in rsi.
+    pub(crate) addend: Option<u8>,
 }
 
 fn bit(reg: u8) -> u32 {
@@ -79,6 +81,7 @@ impl Alloc {
         self.order.extend(PIN_REGS.iter().rev().filter(|r| pinned & bit(**r) == 0));
         self.spills.clear();
         self.overflow = false;
+        self.addend = None;
         self.locked = 0;
         self.scan(block, live);
     }
@@ -188,6 +191,7 @@ impl Alloc {
     }
 
     pub(crate) fn set_owner(&mut self, reg: u8, root: u16) {
+        self.lose_addend(reg);
         let old = self.own[usize::from(reg)];
         if old != NONE && old != root {
             self.slot(old).reg = NO_REG;
@@ -282,8 +286,15 @@ impl Alloc {
                 r
             }
         };
+        self.lose_addend(r);
         self.locked |= bit(r);
         r
+    }
+
+    fn lose_addend(&mut self, reg: u8) {
+        if reg == RSI {
+            self.addend = None;
+        }
     }
 
     /// Spills the owner of a register.
@@ -300,6 +311,7 @@ impl Alloc {
 
     /// Takes one particular unpinned register; before any operand of the op is fetched.
     pub(crate) fn take(&mut self, asm: &mut Asm, block: &Block, r: u8) {
+        self.lose_addend(r);
         self.locked |= bit(r);
         self.move_out(asm, block, r);
     }

@@ -439,7 +439,7 @@ impl Emit<'_> {
         self.lp.pages = self.groups.remember_pages(|v| steady.is(v, &mut Vec::new(), 0));
         self.lp.find_flags(self.block, keep);
         self.lp.find_settled(self.block, keep, self.cx.layout);
-        if self.lp.pages > 0 {
+        if self.lp.pages > 0 && !self.cx.log {
             self.lp.find_heads(self.block, keep, &self.groups);
         }
         self.lp.first = gained || self.lp.pages > 0 || self.lp.flags.is_some();

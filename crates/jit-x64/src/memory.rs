@@ -92,6 +92,9 @@ impl Slow {
 
 impl Emit<'_> {
     pub(crate) fn memory_op(&mut self, i: u16, op: &Op) {
+        if self.lp.checks_at_head() {
+            return self.checked_access(i, op);
+        }
         self.clobber_flags();
         self.take(RSI);
         self.take(RDI);
@@ -116,6 +119,28 @@ impl Emit<'_> {
             _ => self.by_runtime(i, op, Function::Cas),
         }
         if op.code == Opcode::Store && desc.is_release() {
+            self.asm.barrier();
+        }
+    }
+
+    /// An access that was checked at the head of the loop. rsi keeps the addend of its page for the next.
+    fn checked_access(&mut self, i: u16, op: &Op) {
+        self.groups.role(i);
+        let slot = self.groups.page(i).unwrap_or(0);
+        if self.al.addend != Some(slot) {
+            self.take(RSI);
+            self.asm.load(true, RSI, page_slot(slot, offset_of!(LoopPage, addend)));
+            self.al.addend = Some(slot);
+        }
+        self.al.locked |= 1 << RSI;
+        if op.code == Opcode::Load {
+            return self.load(i, op);
+        }
+        if op.mem().is_release() {
+            self.clobber_flags();
+        }
+        self.store(i, op);
+        if op.mem().is_release() {
             self.asm.barrier();
         }
     }
@@ -193,8 +218,6 @@ impl Emit<'_> {
         let (base, imm) = (slow.base, slow.imm);
         let role = self.groups.role(i);
         if self.lp.checks_at_head() {
-            let slot = self.groups.page(i).unwrap_or(0);
-            self.asm.load(true, RSI, page_slot(slot, offset_of!(LoopPage, addend)));
             return Check { jump: 0, role, hit: 0, page: None };
         }
         let slot = if self.lp.active { self.groups.page(i) } else { None };
