@@ -547,6 +547,10 @@ impl Asm {
         };
         self.vex((2, pp, 0xf7), w, count, d, Rm::R(a));
     }
+    /// mulx hi, lo, s: rdx * s; leaves the flags alone.
+    pub fn mulx(&mut self, w: bool, hi: u8, lo: u8, s: u8) {
+        self.vex((2, 3, 0xf6), w, lo, hi, Rm::R(s));
+    }
     /// rorx d, s, count
     pub fn rorx(&mut self, w: bool, d: u8, s: u8, count: u8) {
         self.vex((3, 3, 0xf0), w, 0, d, Rm::R(s));

@@ -100,6 +100,11 @@ impl Emit<'_> {
         }
     }
 
+    /// Whether the host flags are of use after the current op.
+    pub(crate) fn flags_needed(&self) -> bool {
+        self.flags.live != NONE && self.al.lives(self.flags.live)
+    }
+
     /// Makes sure that flags needed after the current op have an image.
     fn keep_flags(&mut self) {
         let r = self.flags.live;

@@ -186,6 +186,9 @@ impl Emit<'_> {
 
     fn mul(&mut self, i: u16, op: &Op) {
         let w = Self::wide(op.ty);
+        if self.features.bmi2 && self.flags_needed() {
+            return self.mul_beside_flags(i, op, false);
+        }
         self.clobber_flags();
         if let Some(v) = self.al.imm32(self.block, op.b) {
             let a = self.gpr(op.a);
@@ -206,7 +209,28 @@ impl Emit<'_> {
         self.def(i, d);
     }
 
+    /// A product that leaves the host flags alone: sums of many words go on in the carry.
+    fn mul_beside_flags(&mut self, i: u16, op: &Op, high: bool) {
+        let w = Self::wide(op.ty);
+        self.take(RDX);
+        let (a, b) = (self.gpr(op.a), self.gpr(op.b));
+        let d = self.dst(1 << RDX);
+        if a != RDX {
+            self.asm.mov(w, RDX, a);
+        }
+        if high {
+            self.asm.mulx(w, d, d, b);
+        } else {
+            let t = self.temp();
+            self.asm.mulx(w, t, d, b);
+        }
+        self.def(i, d);
+    }
+
     fn mul_high(&mut self, i: u16, op: &Op) {
+        if self.features.bmi2 && op.code == Opcode::MulHiU && self.flags_needed() {
+            return self.mul_beside_flags(i, op, true);
+        }
         self.clobber_flags();
         self.take(RAX);
         self.take(RDX);

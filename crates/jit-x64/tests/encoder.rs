@@ -173,6 +173,7 @@ fn register_pairs() {
         let t = (d + s) & 15;
         let rt = general(t, n);
         is(&one(|a| a.andn(w, d, s, t)), Mnemonic::Andn, &[rd, rs, rt]);
+        is(&one(|a| a.mulx(w, d, t, s)), Mnemonic::Mulx, &[rd, rt, rs]);
         for (op, m) in [
             (shift::SHL, Mnemonic::Shlx),
             (shift::SHR, Mnemonic::Shrx),
