@@ -23,6 +23,7 @@
 //! A block in which a forward branch leaves for a place inside its own range is no loop of this kind: it
 //! would be left and entered all the time.
 
+use std::cell::Cell;
 use std::mem::offset_of;
 
 use jit_ir::env::LoopPage;
@@ -43,6 +44,9 @@ const VECTORS: usize = 10;
 const LONG_STEP: u64 = 1024;
 /// A masked index below this hardly leaves its page.
 const SMALL_INDEX: u64 = 1024;
+
+/// Values of a block that are looked at to find steady addresses.
+const LOOKS: u32 = 512;
 
 /// A guest register that a host register holds throughout the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,6 +379,8 @@ impl Loop {
 struct Steady<'a> {
     block: &'a Block,
     keep: &'a [bool],
+    /// Values that may still be looked at: a guest can write sums of sums that have thousands of ways down.
+    left: Cell<u32>,
 }
 
 impl Steady<'_> {
@@ -393,7 +399,11 @@ impl Steady<'_> {
     }
 
     fn is(&self, v: Val, slots: &mut Vec<i64>, depth: u32) -> bool {
-        let Some(op) = self.block.ops.get(v.index()).filter(|_| depth < 12) else { return false };
+        let Some(left) = self.left.get().checked_sub(1).filter(|_| depth < 12) else {
+            return false;
+        };
+        self.left.set(left);
+        let Some(op) = self.block.ops.get(v.index()) else { return false };
         let short = |v: Val| self.constant(v).is_none_or(|c| (c as i64).unsigned_abs() < LONG_STEP);
         match op.code {
             Opcode::Const | Opcode::Pc => true,
@@ -435,7 +445,7 @@ impl Emit<'_> {
         let Some(vectors) = Loop::fits(self.block, keep, self.cx.helpers) else { return };
         self.lp.count(self.block, keep, self.cx.layout, vectors);
         let gained = self.lp.assign(self.pins);
-        let steady = Steady { block: self.block, keep };
+        let steady = Steady { block: self.block, keep, left: Cell::new(LOOKS) };
         self.lp.pages = self.groups.remember_pages(|v| steady.is(v, &mut Vec::new(), 0));
         self.lp.find_flags(self.block, keep);
         self.lp.find_settled(self.block, keep, self.cx.layout);
@@ -672,5 +682,35 @@ impl Emit<'_> {
         self.store_offset(self.block.start);
         self.asm.mov_imm(RAX, 0);
         self.asm.jmp_to(self.thunk(id::LOOKUP));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// v0 = a register, each further value the sum of the last one with itself.
+    fn sums(count: u16) -> Block {
+        let mut ops = vec![Op::new(Opcode::Get, Ty::I64)];
+        for n in 0..count {
+            let mut op = Op::new(Opcode::Add, Ty::I64);
+            (op.a, op.b) = (Val(n), Val(n));
+            ops.push(op);
+        }
+        Block { ops, ..Block::default() }
+    }
+
+    fn steady(count: u16) -> (bool, u32) {
+        let block = sums(count);
+        let keep = vec![true; block.ops.len()];
+        let s = Steady { block: &block, keep: &keep, left: Cell::new(LOOKS) };
+        let is = s.is(Val(count), &mut Vec::new(), 0);
+        (is, LOOKS - s.left.get())
+    }
+
+    #[test]
+    fn looking_for_steady_addresses_comes_to_an_end() {
+        assert_eq!(steady(3), (true, 15));
+        assert_eq!(steady(11), (false, LOOKS), "4095 looks without a bound");
     }
 }
