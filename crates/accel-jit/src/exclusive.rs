@@ -3,7 +3,7 @@
 //! A vCPU says `in_code` before it runs generated code and takes it back afterwards. Whoever wants
 //! the world to stand still sets `wanted`, kicks everybody and waits until nobody is inside; vCPUs
 //! that want in wait meanwhile. Broadcast TLB maintenance goes to the others' inboxes, which they
-//! empty whenever they are outside.
+//! empty whenever they are outside; DSB waits until they have ([`Peer::wait_for`]).
 //!
 //! UNSAFE: none.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use jit_ir::TlbFlush;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::l1::SharedL1;
 
@@ -38,6 +38,11 @@ pub(crate) struct Peer {
     pub(crate) waiting: AtomicUsize,
     /// First-level TLB.
     pub(crate) l1: Arc<SharedL1>,
+    /// Waits at a DSB: no access is under way, and messages are handled before the next one.
+    quiet: AtomicBool,
+    /// Those that sleep until messages are handled.
+    sleepers: AtomicUsize,
+    handled: (Mutex<()>, Condvar),
     /// How often generated code was left.
     pub(crate) rounds: AtomicU64,
     /// Look-ups that generated code asked for, and those that found a block; written by the vCPU alone.
@@ -59,6 +64,9 @@ impl Peer {
             inbox: Mutex::default(),
             waiting: AtomicUsize::new(0),
             l1,
+            quiet: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            handled: Default::default(),
             rounds: AtomicU64::new(0),
             lookups: AtomicU64::new(0),
             hits: AtomicU64::new(0),
@@ -97,7 +105,54 @@ impl Peer {
         drop(inbox);
         self.kick();
     }
+
+    /// No access of this vCPU uses what its messages tell it to forget.
+    fn is_done(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) == 0
+            || !self.in_code.load(Ordering::SeqCst)
+            || self.quiet.load(Ordering::SeqCst)
+    }
+
+    /// To be called after each change that makes [`Self::is_done`] true.
+    pub(crate) fn done(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.handled.0.lock());
+            self.handled.1.notify_all();
+        }
+    }
+
+    /// Sleeps until this vCPU has handled what was posted: it may have no processor to run on, and
+    /// asking again and again would keep it from one.
+    fn wait_until_done(&self) {
+        for _ in 0..SPINS {
+            if self.is_done() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.handled.0.lock();
+        while !self.is_done() {
+            self.handled.1.wait(&mut guard);
+        }
+        drop(guard);
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Waits until the others have handled what was posted to them. This vCPU counts as done meanwhile, so
+    /// two that wait for each other go on; the caller handles its messages afterwards.
+    pub(crate) fn wait_for(&self, peers: &[Arc<Self>]) {
+        self.quiet.store(true, Ordering::SeqCst);
+        self.done();
+        for p in peers.iter().filter(|p| !std::ptr::eq(&***p, self)) {
+            p.wait_until_done();
+        }
+        self.quiet.store(false, Ordering::SeqCst);
+    }
 }
+
+/// Looks before sleeping: about what a vCPU that runs needs to come to its next test for requests.
+const SPINS: u32 = 200;
 
 /// The stop-the-world lock.
 #[derive(Default)]
@@ -115,6 +170,7 @@ impl World {
                 return;
             }
             me.in_code.store(false, Ordering::SeqCst);
+            me.done();
             drop(self.turn.lock());
         }
     }
@@ -123,6 +179,7 @@ impl World {
     pub(crate) fn leave(&self, me: &Peer) {
         me.rounds.fetch_add(1, Ordering::SeqCst);
         me.in_code.store(false, Ordering::SeqCst);
+        me.done();
     }
 
     /// Runs `f` while no vCPU is in generated code. The caller must not be inside.

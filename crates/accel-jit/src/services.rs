@@ -1,7 +1,6 @@
 //! What the engine does for helpers.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use jit_ir::env::MMUS;
 use jit_ir::{JitCpu, MemDesc, MemFault, PhysMem, Services, TlbFlush};
@@ -94,15 +93,8 @@ impl Services for Core {
             return;
         }
         let peers = self.engine.peers.lock().clone();
-        let me = Arc::clone(&self.peer);
-        for p in peers.iter().filter(|p| !Arc::ptr_eq(p, &me)) {
-            while p.waiting.load(Ordering::SeqCst) > 0 && p.in_code.load(Ordering::SeqCst) {
-                p.kick();
-                // The other one may be waiting for us in the same way.
-                self.handle_messages(cpu);
-                std::thread::yield_now();
-            }
-        }
+        self.peer.wait_for(&peers);
+        self.handle_messages(cpu);
     }
     fn context_changed(&mut self, cpu: &mut dyn JitCpu, mmu_mask: u16) {
         let mut changed = false;

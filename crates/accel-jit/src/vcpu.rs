@@ -195,6 +195,8 @@ impl Core {
         }
         let inbox = self.peer.inbox.lock();
         self.peer.waiting.store(inbox.len(), Ordering::SeqCst);
+        drop(inbox);
+        self.peer.done();
     }
 
     /// Brings the code TLB in line with the CPU's mode.
