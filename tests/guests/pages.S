@@ -80,6 +80,7 @@ main:
     bl permissions
     bl spaces
     bl translate
+    bl clearing
     say "done\n"
     b poweroff
 
@@ -224,6 +225,57 @@ translate:
     at s1e0r, x0
     isb
     shows "nothing", par_el1
+    br x21
+
+    // DC ZVA: clears the 64 bytes that hold the address; a fault names the address itself.
+clearing:
+    mov x21, x30
+    map 0, page_a, USER
+    map 1, page_b, READ_ONLY
+    map 2, page_b, -NORMAL
+    flush
+    mov x19, #1                 // once looked up, once by what the TLB holds
+1:  mov x0, x20
+    mov x1, #-1
+2:  str x1, [x0], #8
+    tst x0, #0xff
+    b.ne 2b
+    add x22, x20, #0x7c
+    try "cleared from inside", dc zva, x22
+    ldr x9, [x20, #0x38]
+    show "before", x9
+    ldp x9, x10, [x20, #0x40]
+    orr x9, x9, x10
+    ldp x10, x11, [x20, #0x50]
+    orr x9, x9, x10
+    orr x9, x9, x11
+    ldp x10, x11, [x20, #0x60]
+    orr x9, x9, x10
+    orr x9, x9, x11
+    ldp x10, x11, [x20, #0x70]
+    orr x9, x9, x10
+    orr x9, x9, x11
+    show "the 64 bytes", x9
+    ldr x9, [x20, #0x80]
+    show "behind", x9
+    add x22, x20, #0x1000
+    add x22, x22, #0x123
+    try "read-only", dc zva, x22
+    add x22, x20, #0x2000
+    add x22, x22, #0xfff
+    try "nothing there", dc zva, x22
+    subs x19, x19, #1
+    b.pl 1b
+    add x22, x20, #0x40
+    try_user "EL0 may not", dc zva, x22
+    mrs x0, sctlr_el1
+    orr x0, x0, #1 << 14        // DZE
+    msr sctlr_el1, x0
+    isb
+    str x20, [x20, #0x40]
+    try_user "EL0 may", dc zva, x22
+    ldr x9, [x20, #0x40]
+    show "cleared at EL0", x9
     br x21
 
     .ltorg

@@ -454,6 +454,10 @@ impl Core {
         value: u128,
         desc: MemDesc,
     ) -> Result<(), MemFault> {
+        if desc.is_clear64() {
+            let fault = |f| MemFault { va, ..f };
+            return self.do_zero(cpu, va & !63, 64, desc.mmu()).map_err(fault);
+        }
         let bytes = desc.bytes();
         self.check_alignment(cpu, va, desc, AccessKind::Write)?;
         let v = value & mask_of(bytes);

@@ -180,7 +180,7 @@ impl ArmCpu {
             .with_bt(if at_el0 { bit(35) } else { bit(36) })
             .with_tbi0(tbi0)
             .with_tbi1(tbi1)
-            .with_zva_ok(!at_el0 || bit(14))
+            .with_zva_ok(self.zva_trap().is_none() && self.features.id.dczid == 4)
             .with_e2h(self.e2h())
             .with_el1_traps(el1_traps)
             .with_keys(self.features.pauth() > 0 && self.key_trap().is_none())

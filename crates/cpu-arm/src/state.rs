@@ -222,7 +222,7 @@ key_fields! {
     illegal with_illegal: bool = 19, 1;
     /// Software step is active: one instruction per block, then the step exception.
     step with_step: bool = 20, 1;
-    /// EL0 may use DC ZVA (SCTLR.DZE) or it does not apply.
+    /// DC ZVA traps nowhere and its block has 64 bytes.
     zva_ok with_zva_ok: bool = 21, 1;
     /// Debug: breakpoints or watchpoints are armed.
     debug with_debug: bool = 22, 1;

@@ -197,6 +197,17 @@ impl MemDesc {
     pub fn new(log2: u32, mmu: u8) -> Self {
         Self((log2 as u16 & 7) | (u16::from(mmu & 15) << 4))
     }
+    /// A store that clears the 64 bytes, aligned to 64, that the address is in; its value is 0. A fault is
+    /// reported for the address as given (Arm DC ZVA).
+    #[must_use]
+    pub fn clears64(mmu: u8) -> Self {
+        Self::new(6, mmu)
+    }
+    /// See [`Self::clears64`].
+    #[must_use]
+    pub fn is_clear64(self) -> bool {
+        self.log2() == 6
+    }
     /// Sign-extends the loaded value to the op's type.
     #[must_use]
     pub fn signed(self) -> Self {

@@ -16,6 +16,7 @@ use crate::exits::Stub;
 use crate::loops::page_slot;
 use crate::merge::Role;
 use crate::thunks::{arg, env, id};
+use crate::vector::PXOR;
 
 /// A value on its way to the runtime.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +106,7 @@ impl Emit<'_> {
             && if op.ty == Ty::V128 { (2..=4).contains(&log2) } else { log2 <= 3 };
         let atomic = simple && op.ty != Ty::V128 && !desc.is_signed();
         match op.code {
+            Opcode::Store if desc.is_clear64() && !self.cx.log => self.clear64(op),
             Opcode::Load if simple => self.load(i, op),
             Opcode::Store if simple => self.store(i, op),
             Opcode::Load => self.by_runtime(i, op, Function::Load),
@@ -384,6 +386,30 @@ impl Emit<'_> {
             (Source::None, _) => {}
         }
         self.behind(check, slow);
+    }
+
+    /// See [`MemDesc::clears64`].
+    fn clear64(&mut self, op: &Op) {
+        let (base, imm) = self.address(op);
+        let x = self.temp_xmm();
+        let slow = Slow {
+            function: Function::Store,
+            base,
+            imm,
+            arg: self.argument_of(op),
+            value: Source::Imm(0),
+            new: Source::None,
+            target: Target::None,
+            keep_xmm: self.vectors_live(),
+        };
+        let jump = self.check((base, imm), 0, 0, op.mem().mmu(), true);
+        self.asm.lea(true, RDI, Mem::indexed(base, RSI, imm));
+        self.asm.alu_imm(alu::AND, true, RDI, -64);
+        self.asm.sse(PXOR, x, x);
+        for n in 0..4 {
+            self.asm.store128(Mem::new(RDI, 16 * n), x);
+        }
+        self.stubs.push(Stub::Memory { jump, back: self.asm.pos(), slow });
     }
 
     /// An access that always calls the runtime.

@@ -3,7 +3,6 @@
 //! Caches are not modelled, so DC and IC operations only check their permissions. Translations
 //! made by AT are not cached.
 
-use cpu::encoding;
 use jit_ir::{AccessKind, HelperCx, TlbFlush};
 
 use super::{Reg, Trap};
@@ -205,16 +204,24 @@ fn tlbi(cx: &mut HelperCx<'_, ArmCpu>, enc: u16, v: u64) -> Result<(), Trap> {
     Ok(())
 }
 
-/// DC ZVA: a = address.
+impl ArmCpu {
+    /// The exception level that DC ZVA traps to (SCTLR.DZE, HCR_EL2.TDZ).
+    pub(crate) fn zva_trap(&self) -> Option<u8> {
+        if self.pstate.el == 0 && self.sctlr() >> 14 & 1 == 0 {
+            return Some(self.el0_trap_target());
+        }
+        match trap_if(self, 28) {
+            Err(Trap::To(el)) => Some(el),
+            _ => None,
+        }
+    }
+}
+
+/// DC ZVA where it is not a store of translated code: a = address, imm = encoding | Rt << 16.
 pub fn dc_zva(cx: &mut HelperCx<'_, ArmCpu>, args: [u64; 4]) -> u64 {
     let cpu = &mut *cx.cpu;
-    if cpu.pstate.el == 0 && cpu.sctlr() >> 14 & 1 == 0 {
-        let target = cpu.el0_trap_target();
-        cpu.take_sysreg_trap(target, u64::from(encoding(1, 3, 7, 4, 1)), false);
-        return 0;
-    }
-    if let Err(Trap::To(el)) = trap_if(cpu, 28) {
-        cpu.take_sysreg_trap(el, u64::from(encoding(1, 3, 7, 4, 1)), false);
+    if let Some(el) = cpu.zva_trap() {
+        cpu.refuse(Trap::To(el), args[3], false);
         return 0;
     }
     let len = 4u64 << cpu.features.id.dczid;

@@ -5,7 +5,7 @@
 //! read and written in place, as `crate::sysreg` says.
 //! Source: Arm ARM (DDI 0487) C5, C6.2, D19.
 
-use jit_ir::{Ty, Val};
+use jit_ir::{MemDesc, Ty, Val};
 
 use super::Ctx;
 use crate::decode::base::{ArgMsrImm, ArgSys};
@@ -155,7 +155,12 @@ impl Ctx<'_> {
         let enc = encoding(a.op0, a.op1, a.crn, a.crm, a.op2);
         let v = self.x(a.rt);
         if enc == DC_ZVA && self.key.zva_ok() {
-            self.b.call_void(HelperId::DcZva as u16, &[v], 0);
+            let zero = self.b.constant(Ty::I64, 0);
+            self.b.store(v, 0, zero, MemDesc::clears64(self.key.mmu()));
+            return true;
+        }
+        if enc == DC_ZVA {
+            self.b.call_void(HelperId::DcZva as u16, &[v], enc | a.rt << 16);
             return true;
         }
         self.b.call_void(HelperId::SysInsn as u16, &[v], enc | a.rt << 16);

@@ -305,7 +305,13 @@ fn system_registers() {
     assert!(matches!(m.calls[..], [] | [("Msr", [0x1000, 0, 0, 0x7_c600])]), "{:x?}", m.calls);
     m.calls.clear();
     m.run(&[0xd50b_7421], PC); // dc zva, x1
-    assert_eq!(m.calls.pop(), Some(("DcZva", [MEM, 0, 0, 0])));
+    assert_eq!(m.calls.pop(), None, "it is a store");
+    let key = m.key;
+    m.key = key.with_zva_ok(false);
+    m.run(&[0xd50b_7421, NOP], PC);
+    let zva = 1 << 14 | 3 << 11 | 7 << 7 | 4 << 3 | 1 | 1 << 16;
+    assert_eq!(m.calls.pop(), Some(("DcZva", [MEM, 0, 0, zva])));
+    m.key = key;
     m.run(&[0xd50b_7e21, NOP], PC); // dc civac, x1
     let enc = 1 << 14 | 3 << 11 | 7 << 7 | 14 << 3 | 1 | 1 << 16;
     assert_eq!(m.calls.pop(), Some(("SysInsn", [MEM, 0, 0, enc])));

@@ -283,6 +283,11 @@ impl Machine {
     }
 
     fn store(&mut self, va: u64, v: u128, desc: MemDesc) -> Result<(), Stop> {
+        if desc.is_clear64() {
+            let at = self.check(va & !63, desc)?;
+            self.mem[at..at + 64].fill(0);
+            return Ok(());
+        }
         let at = self.check(va, desc)?;
         let v = if desc.is_big_endian() { v.swap_bytes() >> (128 - 8 * desc.bytes()) } else { v };
         self.mem[at..at + desc.bytes() as usize]
