@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use guest_ram::RamBlock;
-use host::DualMapping;
+use host::{DualMapping, HUGE};
 use jit_ir::Block;
 use jit_ir::backend::{CodeBuf, CodeFull, Runtime};
 use rustc_hash::FxHashMap;
@@ -172,6 +172,8 @@ pub(crate) struct Cache {
     by_page: FxHashMap<u64, Vec<Arc<PageCode>>>,
     area: DualMapping,
     segments: Vec<Segment>,
+    /// Up to here huge pages were asked for.
+    huge: usize,
     current: usize,
     /// Blocks of the interpreter, and their size.
     pub(crate) blocks: Vec<Arc<Block>>,
@@ -204,6 +206,7 @@ impl Cache {
             by_page: FxHashMap::default(),
             segments: segments(area.len()),
             area,
+            huge: 0,
             current: 0,
             blocks: Vec::new(),
             block_bytes: 0,
@@ -241,6 +244,10 @@ impl Cache {
         let Some(s) = self.segments.get_mut(self.current) else { return Err(CodeFull) };
         let at = s.used.next_multiple_of(16);
         let room = s.end.checked_sub(at).ok_or(CodeFull)?;
+        while self.huge <= at {
+            self.area.make_huge(self.huge);
+            self.huge += HUGE;
+        }
         // SAFETY: [at, at + room) of the writable view is unused code memory; `&mut self` makes this
         // the only writer, and no generated code leads there.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.area.rw().add(at), room) };

@@ -26,7 +26,7 @@ pub use system::event::EventFd;
 pub use system::fd::{duplicate_number, is_hung_up, is_writable, open_pipe, open_pty, write_fd};
 pub use system::iov::{MAX_SLICES, O_NONBLOCK, RawSlice, read_vectored, write_vectored};
 pub use system::mem::{
-    DualMapping, Mapping, Memfd, Policy, lock_memory, mark_code_file, page_size,
+    DualMapping, HUGE, Mapping, Memfd, Policy, lock_memory, mark_code_file, page_size,
 };
 pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;

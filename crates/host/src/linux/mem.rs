@@ -297,6 +297,32 @@ impl Drop for Mapping {
     }
 }
 
+/// Size of a huge page.
+pub const HUGE: usize = 2 << 20;
+
+/// Maps a whole shared file at an address that is a multiple of [`HUGE`].
+fn map_aligned(fd: &OwnedFd, len: usize, prot: ProtFlags) -> io::Result<NonNull<u8>> {
+    let room = len.checked_add(HUGE).ok_or(io::ErrorKind::InvalidInput)?;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice, which only reserves addresses.
+    let all = unsafe { mmap_anonymous(null_mut(), room, ProtFlags::empty(), flags)? };
+    let skip = (all as usize).wrapping_neg() % HUGE;
+    let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: replaces part of the mapping that was just made; nothing refers to it yet.
+    let ptr = unsafe { mmap(all.cast::<u8>().add(skip).cast(), len, prot, flags, fd.as_fd(), 0)? };
+    // SAFETY: what was reserved before and behind it; nothing refers to it.
+    unsafe {
+        if skip > 0 {
+            munmap(all, skip)?;
+        }
+        let behind = skip + len;
+        if room > behind {
+            munmap(all.cast::<u8>().add(behind).cast(), room - behind)?;
+        }
+    }
+    NonNull::new(ptr.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
 /// One piece of memory seen twice: writable here, executable there.
 ///
 /// A JIT writes code through [`DualMapping::rw`] and runs it at
@@ -315,14 +341,27 @@ unsafe impl Sync for DualMapping {}
 impl DualMapping {
     /// Creates both views of `len` bytes of zeroed memory.
     pub fn new(name: &str, len: usize) -> io::Result<DualMapping> {
-        let rw = Mapping::memfd(name, len)?;
-        let fd = rw.fd().ok_or(io::ErrorKind::Unsupported)?;
-        let prot = ProtFlags::READ | ProtFlags::EXEC;
-        // SAFETY: a fresh mapping at an address of the kernel's choice; that it
-        // aliases the RW view is this type's purpose and both are raw memory.
-        let rx = unsafe { mmap(null_mut(), rw.len(), prot, MapFlags::SHARED, fd.as_fd(), 0)? };
-        let rx = NonNull::new(rx.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC)?;
+        let len = round_up(len)?;
+        ftruncate(&fd, len as u64)?;
+        let rx = map_aligned(&fd, len, ProtFlags::READ | ProtFlags::EXEC)?;
+        let rw = map_aligned(&fd, len, ProtFlags::READ | ProtFlags::WRITE)?;
+        let rw = Mapping::own(rw.as_ptr().cast(), len, Some(fd), true)?;
         Ok(DualMapping { rw, rx })
+    }
+
+    /// Asks for one page of [`HUGE`] bytes behind the part of both views that holds the byte at `at`
+    /// (madvise(2), MADV_COLLAPSE), since code from all over takes many places in an instruction TLB.
+    /// Failure is harmless and ignored.
+    pub fn make_huge(&self, at: usize) {
+        let start = at & !(HUGE - 1);
+        if start.checked_add(HUGE).is_none_or(|end| end > self.len()) {
+            return;
+        }
+        for view in [self.rw().cast_const(), self.rx()] {
+            // SAFETY: inside the mapping; the advice changes no contents.
+            unsafe { libc::madvise(view.add(start).cast_mut().cast(), HUGE, libc::MADV_COLLAPSE) };
+        }
     }
 
     /// Likewise, of memory without a name: `perf` takes that for generated code and looks into its map.
