@@ -10,12 +10,12 @@ use std::mem::offset_of;
 use jit_ir::env::{LoopPage, TlbEntry, TlbTable};
 use jit_ir::{MemDesc, Op, Opcode, Ty};
 
-use crate::asm::{Enc, Mem, RDI, RSI, alu, cc, shift};
+use crate::asm::{Enc, Mem, RDI, RSI, alu, cc};
 use crate::emit::Emit;
 use crate::exits::Stub;
 use crate::loops::page_slot;
 use crate::merge::Role;
-use crate::thunks::{arg, env, id};
+use crate::thunks::{arg, env, id, tlb_entry};
 use crate::vector::PXOR;
 
 /// A value on its way to the runtime.
@@ -203,13 +203,7 @@ impl Emit<'_> {
             self.asm.lea(false, RSI, Mem::new(base, imm));
         }
         let table = env!(tlb).plus(i32::from(mmu) * size_of::<TlbTable>() as i32);
-        let entry_log2 = size_of::<TlbEntry>().trailing_zeros() as u8;
-        self.asm.shift(shift::SHR, false, RSI, 12 - entry_log2);
-        self.asm.alu(alu::AND, false, RSI, table.plus(offset_of!(TlbTable, mask) as i32));
-        self.asm.alu_imm(alu::AND, true, RDI, -4096 | low);
-        self.asm.alu(alu::ADD, true, RSI, table.plus(offset_of!(TlbTable, base) as i32));
-        let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
-        self.asm.alu(alu::CMP, true, RDI, Mem::new(RSI, tag as i32));
+        tlb_entry(&mut self.asm, table, low, write);
         let miss = self.asm.jcc(cc::NE);
         self.asm.load(true, RSI, Mem::new(RSI, offset_of!(TlbEntry, addend) as i32));
         miss
@@ -300,9 +294,9 @@ impl Emit<'_> {
         }
         let desc = MemDesc(slow.arg as u16 & ((1 << arg::DESC_BITS) - 1));
         let write = slow.function == Function::Store;
-        let miss = self.probe(slow.base, slow.imm, desc, write, false);
-        self.asm.jmp_to(self.asm.base + hit as u64);
-        self.asm.bind(miss);
+        self.asm.lea(true, RSI, Mem::new(slow.base, slow.imm));
+        self.asm.call_to(self.thunk(id::probe(desc.mmu(), desc.log2(), write)));
+        self.asm.jcc_to(cc::E, self.asm.base + hit as u64);
         self.slow(slow);
     }
 

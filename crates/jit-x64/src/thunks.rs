@@ -8,7 +8,7 @@ use std::mem::offset_of;
 
 use jit_ir::StateLayout;
 use jit_ir::backend::{CodeBuf, CodeFull, Runtime, RuntimeCx};
-use jit_ir::env::{JUMPS, JumpEntry};
+use jit_ir::env::{JUMPS, JumpEntry, MMUS, TlbEntry, TlbTable};
 use jit_ir::opt::Passes;
 
 use crate::alloc::{CALLER_SAVED, PIN_REGS, SPILL_SLOTS};
@@ -44,8 +44,21 @@ pub(crate) mod id {
     pub(crate) const POOL: usize = 21;
     /// As [`MEMORY`], for loops: the state in memory is exact, and every register is preserved.
     pub(crate) const LOOP_MEMORY: usize = 22;
+    /// The TLB check of an access to the address in rsi; equal: a hit, rsi is host address minus VA.
+    /// Changes rsi and rdi alone. By translation regime, log2 of the size and kind ([`probe`]).
+    pub(crate) const PROBES: usize = 34;
     /// Number of pinned registers, then their state offsets.
-    pub(crate) const PINS: usize = 34;
+    pub(crate) const PINS: usize = PROBES + MMUS * SIZES * 2;
+
+    use jit_ir::env::MMUS;
+
+    /// Sizes that accesses have in place.
+    const SIZES: usize = 5;
+
+    /// Which of [`PROBES`] an access needs; `log2` up to 4.
+    pub(crate) fn probe(mmu: u8, log2: u32, write: bool) -> usize {
+        PROBES + (usize::from(mmu & 15) * SIZES + log2 as usize) * 2 + usize::from(write)
+    }
 }
 
 /// Layout of the argument that a block pushes for a memory thunk.
@@ -118,6 +131,7 @@ pub(crate) fn emit(cx: &RuntimeCx, out: &mut CodeBuf<'_>) -> Result<Runtime, Cod
             thunks[id::LOOP_MEMORY + k] = t.memory(f, n == 5, vectors, true);
         }
     }
+    t.probes(&mut thunks);
     t.fp(&mut thunks);
     thunks[id::POOL] = t.pool;
     let dispatch = t.here();
@@ -198,7 +212,34 @@ pub(crate) fn dispatch_code(asm: &mut Asm, miss: u64, fill: bool) {
     go(asm);
 }
 
+/// Compares the page of the address in rdi, with the bits `low` of it, with the tag of the entry for the address
+/// in esi. Equal: a hit. rsi = the entry.
+pub(crate) fn tlb_entry(asm: &mut Asm, table: Mem, low: i32, write: bool) {
+    let entry_log2 = size_of::<TlbEntry>().trailing_zeros() as u8;
+    asm.shift(shift::SHR, false, RSI, 12 - entry_log2);
+    asm.alu(alu::AND, false, RSI, table.plus(offset_of!(TlbTable, mask) as i32));
+    asm.alu_imm(alu::AND, true, RDI, -4096 | low);
+    asm.alu(alu::ADD, true, RSI, table.plus(offset_of!(TlbTable, base) as i32));
+    let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
+    asm.alu(alu::CMP, true, RDI, Mem::new(RSI, tag as i32));
+}
+
 impl Thunks<'_> {
+    fn probes(&mut self, thunks: &mut [u64]) {
+        for mmu in 0..MMUS as u8 {
+            let table = env!(tlb).plus(i32::from(mmu) * size_of::<TlbTable>() as i32);
+            for log2 in 0..=4 {
+                for write in [false, true] {
+                    thunks[id::probe(mmu, log2, write)] = self.asm.here();
+                    self.asm.lea(true, RDI, Mem::new(RSI, (1 << log2) - 1));
+                    tlb_entry(&mut self.asm, table, 0, write);
+                    self.asm.load(true, RSI, Mem::new(RSI, offset_of!(TlbEntry, addend) as i32));
+                    self.asm.ret();
+                }
+            }
+        }
+    }
+
     fn here(&mut self) -> u64 {
         while self.asm.here() & 15 != 0 {
             self.asm.code.push(0xcc);
