@@ -95,7 +95,7 @@ fn mmio(rounds: usize) -> Result<()> {
 }
 
 /// `bench [ROUNDS]`, `bench boot [CPU] [ROUNDS]`, `bench programs [ROUNDS]`, `bench mmio [ROUNDS]`, `bench storage
-/// [ROUNDS]`, `bench network [ROUNDS]`, `bench lookup`.
+/// [ROUNDS]`, `bench network [ROUNDS]`, `bench system [ROUNDS]`, `bench lookup`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     match args {
         [] => return crate::bench_guest::run(1),
@@ -115,6 +115,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     if args.first().is_some_and(|word| word == "storage") {
         return crate::bench_storage::run(args.get(1..).unwrap_or_default());
     }
+    if args.first().is_some_and(|word| word == "system") {
+        return crate::bench_system::run(args.get(1).and_then(|n| n.parse().ok()).unwrap_or(1));
+    }
     if args.first().is_some_and(|word| word == "network") {
         return crate::bench_network::run(args.get(1..).unwrap_or_default());
     }
@@ -122,7 +125,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         return mmio(args.get(1).and_then(|n| n.parse().ok()).unwrap_or(3));
     }
     if args.first().is_none_or(|word| word != "boot") {
-        return Err("usage: cargo xtask bench [ROUNDS | boot [CPU] [ROUNDS] | programs | mmio | storage | network | lookup]".into());
+        return Err("usage: cargo xtask bench [ROUNDS | boot [CPU] [ROUNDS] | programs | mmio | storage | network | system | lookup]".into());
     }
     let cpu = args.get(1).map_or("max", String::as_str);
     let rounds: usize = args.get(2).and_then(|n| n.parse().ok()).unwrap_or(1);

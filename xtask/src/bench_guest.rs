@@ -59,7 +59,7 @@ fn number_after(text: &str, before: &str) -> Option<f64> {
 }
 
 /// Seconds of processor time that a process used.
-fn cpu_seconds(pid: u32) -> Option<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = |n: usize| fields.get(n)?.parse::<f64>().ok();

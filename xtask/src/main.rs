@@ -10,6 +10,7 @@ mod bench;
 mod bench_guest;
 mod bench_network;
 mod bench_storage;
+mod bench_system;
 mod compare;
 mod cross;
 mod demo;
@@ -55,7 +56,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        about: "bench [ROUNDS]: kernels, boot and memory against an installed QEMU, paired, into docs/performance.md; bench programs: programs in a Debian guest; bench boot, mmio, storage, network, lookup",
+        about: "bench [ROUNDS]: kernels, boot and memory against an installed QEMU, paired, into docs/performance.md; bench programs: programs in a Debian guest; bench boot, mmio, storage, network, system, lookup",
         run: bench::run,
     },
     Task {
