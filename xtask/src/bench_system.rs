@@ -60,7 +60,6 @@ fn measured(program: &Path, guest: &guests::Guest, initrd: &Path, cpus: &str) ->
         let line = line.map_err(|e| e.to_string())?;
         if line.trim() == "IDLE" {
             let before = cpu_seconds(child.id()).unwrap_or(f64::NAN);
-            #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
             std::thread::sleep(Duration::from_secs(WATCHED));
             let after = cpu_seconds(child.id()).unwrap_or(f64::NAN);
             numbers.push(("idle".into(), (after - before) / WATCHED as f64 * 100.0));
