@@ -5,7 +5,7 @@
 //! time and CPU features. One folder per host system (`linux/`); the names
 //! exported here are the same on each. It holds no policy and knows nothing of
 //! guests. Sources: the Linux manual pages (mmap(2), memfd_create(2),
-//! signalfd(2), termios(3)) and the documentation of `rustix` and `polling`.
+//! signalfd(2), termios(3), epoll(7)) and the documentation of `rustix`.
 
 #[cfg(target_os = "linux")]
 mod linux;

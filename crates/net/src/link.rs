@@ -177,6 +177,10 @@ pub trait Backend: Send + Sync {
     }
     /// No more frames come for now.
     fn flush(&self) {}
+    /// Another thread is at work here, and [`Backend::send`] would wait for it.
+    fn is_busy(&self) -> bool {
+        false
+    }
     /// The card has room again.
     fn room(&self) {}
     /// What the guest takes over changed.
@@ -475,6 +479,12 @@ impl Link {
         if let Some(backend) = self.backend() {
             backend.send(frame);
         }
+    }
+
+    /// Whether a frame of the guest would have to wait for another thread.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.backend().is_some_and(|backend| backend.is_busy())
     }
 
     /// The card has no more frames for now.
