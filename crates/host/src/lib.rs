@@ -18,6 +18,7 @@ pub mod socket;
 pub mod wide_atomic;
 
 pub use error::reason;
+pub use system::datagram::{DatagramError, datagram_error, keep_datagram_errors};
 pub use system::disk::{
     O_DIRECT, allocate, copy_range, file_length, is_byte_locked, lock_byte, next_data, next_hole,
     punch_hole, unlock_byte, zero_range,

@@ -109,8 +109,8 @@ impl User {
     }
 
     /// A socket of a flow has something.
-    pub(crate) fn datagrams(&self, owner: Owner) {
-        self.batch(|stack, reach, now| stack.datagrams(reach, owner, now));
+    pub(crate) fn datagrams(&self, owner: Owner, failed: bool) {
+        self.batch(|stack, reach, now| stack.datagrams(reach, (owner, failed), now));
     }
 
     /// A socket of a connection is ready. All that are in one round of the loop become one batch:
