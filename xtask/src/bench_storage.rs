@@ -3,8 +3,11 @@
 //! Conversions of an image whose clusters are a quarter holes, a quarter noise and half text;
 //! `bench` with 4 KiB requests that jump (a step of a prime number of blocks, so that a run visits
 //! the disk without order) and 1 MiB requests in order, at depths 1 and 32, past the page cache and
-//! through it. Each row is the median of the rounds' ratios (QEMU's time / ours) and of the peaks of
-//! resident memory (`VmHWM`, looked at while the program runs).
+//! through it. Past the page cache there are two kinds of rows: `disk` on the host's disk, where a
+//! row shows the disk's noise as much as the programs, and `ram` on loop devices over memory (left
+//! out, and said so, where they cannot be had). Each row is the median of the rounds' ratios (QEMU's
+//! time / ours), the ratio of the best rounds of both, and the medians of the processors' time and of
+//! the peaks of resident memory (`VmHWM`, looked at while the program runs).
 //!
 //! Not here: disks inside a guest.
 
@@ -14,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::ram_disk::RamDisk;
 use crate::{Result, packages, steps};
 
 /// Bytes of the disks.
@@ -26,6 +30,8 @@ const JUMP: u64 = 4096 * 100_003;
 #[derive(Clone, Copy)]
 struct Cost {
     seconds: f64,
+    /// Seconds of the processors, as far as it was seen.
+    cpu: f64,
     memory: u64,
 }
 
@@ -81,6 +87,13 @@ fn source(path: &Path, full: bool) -> Result<()> {
     out.flush().map_err(failed)
 }
 
+/// Seconds of the processors, from `/proc/PID/stat` (proc(5): fields 14 and 15, hundredths).
+fn ticks(stat: &str) -> Option<f64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) / 100.0)
+}
+
 /// Runs a program to its end; what `bench` says of itself counts, else the wall clock.
 fn cost(program: &Path, row: &Row) -> Result<Cost> {
     if let Some(made) = &row.makes {
@@ -96,11 +109,13 @@ fn cost(program: &Path, row: &Row) -> Result<Cost> {
         .spawn()
         .map_err(failed)?;
     let (path, mut memory) = (format!("/proc/{}/status", child.id()), 0);
+    let (times, mut cpu) = (format!("/proc/{}/stat", child.id()), 0.0);
     while child.try_wait().map_err(failed)?.is_none() {
         let status = std::fs::read_to_string(&path).unwrap_or_default();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak = peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok());
         memory = peak.unwrap_or(0).max(memory);
+        cpu = std::fs::read_to_string(&times).ok().and_then(|text| ticks(&text)).unwrap_or(cpu);
         std::thread::sleep(Duration::from_millis(5));
     }
     let wall = began.elapsed().as_secs_f64();
@@ -113,10 +128,10 @@ fn cost(program: &Path, row: &Row) -> Result<Cost> {
         let number = rest.split_whitespace().next()?;
         number.parse().ok()
     });
-    Ok(Cost { seconds: told.unwrap_or(wall).max(0.001), memory })
+    Ok(Cost { seconds: told.unwrap_or(wall).max(0.001), cpu, memory })
 }
 
-fn rows(dir: &Path) -> Vec<Row> {
+fn rows(dir: &Path, ram: &[RamDisk]) -> Vec<Row> {
     let file = |name: &str| dir.join(name).display().to_string();
     let mut all = Vec::new();
     let mib = SIZE as f64 / f64::from(1 << 20);
@@ -136,8 +151,16 @@ fn rows(dir: &Path) -> Vec<Row> {
         let makes = Some(dir.join("out"));
         all.push(Row { name: name.into(), least, args, makes, unit: "MiB/s", amount: mib });
     }
-    for format in ["raw", "qcow2"] {
-        for (cache, small) in [("writeback", 60_000), ("none", 6000)] {
+    for (at, format) in ["raw", "qcow2"].into_iter().enumerate() {
+        let plain = file(&format!("full.{format}"));
+        let mut places = vec![
+            ("writeback", "writeback", plain.clone(), 60_000),
+            ("none", "none, disk", plain, 6000),
+        ];
+        if let Some(disk) = ram.get(at) {
+            places.push(("none", "none, ram", disk.device.display().to_string(), 60_000));
+        }
+        for (cache, place, target, small) in places {
             for (what, size, step, count) in
                 [("4 KiB random", "4096", JUMP, small), ("1 MiB sequential", "1048576", 0, 1500)]
             {
@@ -149,10 +172,10 @@ fn rows(dir: &Path) -> Vec<Row> {
                         let mut args: Vec<String> = words.map(String::from).into();
                         args.extend(["-S".into(), step, "-c".into(), count.clone()]);
                         args.extend((!flag.is_empty()).then(|| flag.to_owned()));
-                        args.push(file(&format!("full.{format}")));
+                        args.push(target.clone());
                         let unit = if size == "4096" { "requests/s" } else { "MiB/s" };
                         all.push(Row {
-                            name: format!("{format}, {what} {kind}, depth {depth}, cache={cache}"),
+                            name: format!("{format}, {what} {kind}, depth {depth}, cache={place}"),
                             least: if qcow2_random { 1.3 } else { 1.0 },
                             args,
                             makes: None,
@@ -194,6 +217,11 @@ fn measure(ours: &Path, row: &Row, rounds: usize) -> Result<bool> {
     }
     let by = |f: &dyn Fn(&(Cost, Cost)) -> f64| median(found.iter().map(f).collect());
     let ratio = by(&|(a, b)| b.seconds / a.seconds).unwrap_or(0.0);
+    let least =
+        |f: &dyn Fn(&(Cost, Cost)) -> f64| found.iter().map(f).fold(f64::INFINITY, f64::min);
+    let best = least(&|(_, b)| b.seconds) / least(&|(a, _)| a.seconds);
+    let cpu_a = by(&|(a, _)| a.cpu).unwrap_or(0.0);
+    let cpu_b = by(&|(_, b)| b.cpu).unwrap_or(0.0);
     let speed = |seconds: f64| row.amount / seconds;
     let a = speed(by(&|(a, _)| a.seconds).unwrap_or(1.0));
     let b = speed(by(&|(_, b)| b.seconds).unwrap_or(1.0));
@@ -202,7 +230,7 @@ fn measure(ours: &Path, row: &Row, rounds: usize) -> Result<bool> {
     let good = ratio >= row.least;
     let mark = if good { "" } else { " (below)" };
     println!(
-        "| {} | {a:.0} {unit} | {b:.0} {unit} | {ratio:.2}{mark} | {memory_a:.0} kB | {memory_b:.0} kB |",
+        "| {} | {a:.0} {unit} | {b:.0} {unit} | {ratio:.2}{mark} | {best:.2} | {cpu_a:.2} s | {cpu_b:.2} s | {memory_a:.0} kB | {memory_b:.0} kB |",
         row.name,
         unit = row.unit
     );
@@ -231,11 +259,22 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&qcow2);
         steps::run("making an image", &mut convert)?;
     }
+    let ram: Result<Vec<RamDisk>> = ["raw", "qcow2"]
+        .map(|format| RamDisk::copy_of(&dir.join(format!("full.{format}")), format))
+        .into_iter()
+        .collect();
+    let ram = ram.unwrap_or_else(|error| {
+        println!("no rows on disks in memory: {error}");
+        Vec::new()
+    });
+    for disk in &ram {
+        println!("in memory: {}", disk.device.display());
+    }
     println!(
-        "| what | ours | QEMU | ratio | peak memory, ours | QEMU |\n|---|--:|--:|--:|--:|--:|"
+        "| what | ours | QEMU | ratio | of the best | CPU, ours | QEMU | peak memory, ours | QEMU |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     );
     let mut below = 0;
-    for row in rows(&dir).iter().filter(|row| row.name.contains(&only)) {
+    for row in rows(&dir, &ram).iter().filter(|row| row.name.contains(&only)) {
         below += usize::from(!measure(&ours, row, rounds)?);
     }
     _ = std::fs::remove_dir_all(&dir);

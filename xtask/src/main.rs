@@ -21,6 +21,7 @@ mod layers;
 mod lint;
 mod new;
 mod packages;
+mod ram_disk;
 mod scripts;
 mod steps;
 mod stress;

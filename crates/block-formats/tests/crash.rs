@@ -2,8 +2,8 @@
 //! clean or has at worst clusters that nothing uses.
 //!
 //! The writer is this very test, started again with a variable set. After each flush it prints how
-//! many writes the flush covers. Formats are in turns: raw, and qcow2 with small clusters, lazy
-//! counts, extended entries and an external data file. The number of rounds is `TINAMOU_CRASHES`
+//! many writes the flush covers. Formats are in turns: raw, and qcow2 with small clusters, compressed
+//! clusters (zlib, zstd), lazy counts, extended entries and an external data file. The number of rounds is `TINAMOU_CRASHES`
 //! (200 without).
 
 #![expect(clippy::disallowed_methods, reason = "a test reads what its child prints")]
@@ -19,7 +19,8 @@ static CLASSES: &[&BlockClass] = &[&block::FILE, &block::RAW, &block_formats::qc
 const SIZE: u64 = 8 << 20;
 const UNIT: u64 = 4096;
 
-const KINDS: [(&str, &[(&str, &str)]); 7] = [
+/// Formats and their options; `COMPRESSED` is none, writes are compressed then.
+const KINDS: [(&str, &[(&str, &str)]); 9] = [
     ("qcow2", &[]),
     ("raw", &[]),
     ("qcow2", &[("cluster_size", "4096")]),
@@ -27,7 +28,21 @@ const KINDS: [(&str, &[(&str, &str)]); 7] = [
     ("qcow2", &[("lazy_refcounts", "on"), ("refcount_bits", "8")]),
     ("qcow2", &[("data_file", "DATA")]),
     ("qcow2", &[("data_file", "DATA"), ("data_file_raw", "on"), ("lazy_refcounts", "on")]),
+    ("qcow2", &[("COMPRESSED", ""), ("cluster_size", "4096")]),
+    (
+        "qcow2",
+        &[
+            ("COMPRESSED", ""),
+            ("cluster_size", "4096"),
+            ("compression_type", "zstd"),
+            ("lazy_refcounts", "on"),
+        ],
+    ),
 ];
+
+fn is_compressed(kind: (&str, &[(&str, &str)])) -> bool {
+    kind.1.iter().any(|(name, _)| *name == "COMPRESSED")
+}
 
 fn open(path: &str, format: &str) -> Arc<Node> {
     Graph::new(CLASSES).open_image(path, Some(format), Flags::default()).unwrap()
@@ -42,9 +57,15 @@ fn write_of(seed: u64, n: u64) -> (u64, u8) {
 
 fn child(path: &str, format: &str, seed: u64) {
     let node = open(path, format);
+    let compressed = std::env::var_os("TINAMOU_CRASH_COMPRESSED").is_some();
     for n in 0.. {
         let (at, byte) = write_of(seed, n);
-        node.write(at, &[byte; UNIT as usize]).unwrap();
+        let data = [byte; UNIT as usize];
+        if compressed {
+            assert!(node.driver().write_compressed(at, &data).unwrap());
+        } else {
+            node.write(at, &data).unwrap();
+        }
         if n % 10 == 9 {
             node.flush().unwrap();
             println!("flushed {}", n + 1);
@@ -58,11 +79,15 @@ fn rounds() -> u64 {
 }
 
 /// Kills a writer after a while; how many writes were flushed by then.
-fn kill_a_writer(path: &str, format: &str, seed: u64) -> u64 {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+fn kill_a_writer(path: &str, kind: (&str, &[(&str, &str)]), seed: u64) -> u64 {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if is_compressed(kind) {
+        command.env("TINAMOU_CRASH_COMPRESSED", "1");
+    }
+    let mut child = command
         .args(["--exact", "killed_writers_lose_nothing_that_was_flushed", "--nocapture"])
         .env("TINAMOU_CRASH_IMAGE", path)
-        .env("TINAMOU_CRASH_FORMAT", format)
+        .env("TINAMOU_CRASH_FORMAT", kind.0)
         .env("TINAMOU_CRASH_SEED", seed.to_string())
         .stdout(Stdio::piped())
         .spawn()
@@ -91,7 +116,8 @@ fn kill_a_writer(path: &str, format: &str, seed: u64) -> u64 {
 /// Makes an image of a kind.
 fn create(kind: (&str, &[(&str, &str)]), filename: &str) {
     let data = format!("{filename}.data");
-    let options = kind.1.iter().map(|(name, value)| {
+    let options = kind.1.iter().filter(|(name, _)| *name != "COMPRESSED");
+    let options = options.map(|(name, value)| {
         let value = if *value == "DATA" { &data } else { *value };
         ((*name).to_owned(), value.to_owned())
     });
@@ -146,20 +172,27 @@ fn killed_writers_lose_nothing_that_was_flushed() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (mut writes, mut leaks, mut leaky) = (0, 0, 0);
+    let mut each = [(0u64, 0u64, 0u64); KINDS.len()];
     for round in 0..rounds() {
         let kind = KINDS[usize::try_from(round).unwrap() % KINDS.len()];
         let filename = dir.path().join(format!("{round}.img")).display().to_string();
         create(kind, &filename);
-        let flushed = kill_a_writer(&filename, kind.0, round);
+        let flushed = kill_a_writer(&filename, kind, round);
         writes += flushed;
+        let own = &mut each[usize::try_from(round).unwrap() % KINDS.len()];
+        (own.0, own.1) = (own.0 + 1, own.1 + flushed);
         if kind.0 == "qcow2" {
             let found = mend(&filename, round);
             leaks += found;
             leaky += u64::from(found > 0);
+            own.2 += found;
         }
         compare(&open(&filename, kind.0), round, flushed);
         std::fs::remove_file(&filename).unwrap();
         _ = std::fs::remove_file(format!("{filename}.data"));
+    }
+    for ((format, options), (kills, writes, leaks)) in KINDS.iter().zip(each) {
+        println!("{format} {options:?}: {kills} kills, {writes} flushed writes, {leaks} leaks");
     }
     println!(
         "{} kills: {writes} flushed writes there, no corruption, {leaks} leaked clusters in {leaky} images, all mended",

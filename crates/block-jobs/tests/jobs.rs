@@ -162,6 +162,7 @@ fn request(drive: &Arc<Backend>, lane: &Arc<Lane>, at: u64, data: &[u8]) {
         len: data.len() as u64,
         memory: vec![memory],
         through: false,
+        parts: 1,
         done: done_call,
     };
     drive.submit(lane, request);

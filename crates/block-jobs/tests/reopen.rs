@@ -181,7 +181,8 @@ fn limits_make_requests_wait_their_turn_and_a_drained_section_does_not_wait() {
             result.unwrap();
             send.send(n).unwrap();
         });
-        let request = Request { op: Op::Read, at: 0, len: 512, memory, through: false, done: told };
+        let request =
+            Request { op: Op::Read, at: 0, len: 512, memory, through: false, parts: 1, done: told };
         drive.submit(&lane, request);
     }
     assert_eq!(done.recv().unwrap(), 0);

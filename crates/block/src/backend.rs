@@ -85,6 +85,8 @@ pub struct Account {
     pub failed: AtomicU64,
     pub invalid: AtomicU64,
     pub time_ns: AtomicU64,
+    /// Requests that were made together with a neighbour before them.
+    pub merged: AtomicU64,
 }
 
 /// Counters by kind of request.
@@ -448,21 +450,23 @@ impl Backend {
     }
 
     /// Counts a request that ended.
-    fn count(&self, op: Op, len: u64, begun: u64, well: bool) {
+    fn count(&self, op: Op, (len, parts): (u64, u32), begun: u64, well: bool) {
         let now = host::monotonic_ns();
         let account = self.account(op);
         let add = |n: &AtomicU64, by| _ = n.fetch_add(by, Ordering::Relaxed);
+        let parts = u64::from(parts.max(1));
+        add(&account.merged, parts - 1);
         if well {
-            add(&account.operations, 1);
+            add(&account.operations, parts);
             add(&account.bytes, len);
         } else {
-            add(&account.failed, 1);
+            add(&account.failed, parts);
         }
         if !well && !self.accounts.with_failed.load(Ordering::Relaxed) {
             return;
         }
         let time = now.saturating_sub(begun);
-        add(&account.time_ns, time);
+        add(&account.time_ns, time.saturating_mul(parts));
         self.accounts.last_ns.store(now, Ordering::Relaxed);
         let kind = match op {
             Op::Read => 0,
@@ -507,15 +511,16 @@ impl Backend {
 
     fn start(self: &Arc<Self>, lane: &Arc<Lane>, request: Request) {
         let (this, way, begun) = (self.clone(), lane.clone(), host::monotonic_ns());
-        let Request { op, at, len, memory, mut through, done: whole } = request;
+        let Request { op, at, len, memory, mut through, parts, done: whole } = request;
         through &= !matches!(op, Op::Read | Op::Flush);
         let kept = memory.clone();
         let done: Done = Box::new(move |result: io::Result<()>| {
-            this.count(op, len, begun, result.is_ok());
+            this.count(op, (len, parts), begun, result.is_ok());
             match result {
                 Ok(()) => whole(Ok(())),
                 Err(error) => {
-                    let request = Request { op, at, len, memory: kept, through, done: whole };
+                    let memory = kept;
+                    let request = Request { op, at, len, memory, through, parts, done: whole };
                     if let Some((done, result)) = this.fail(&way, error, request) {
                         done(result);
                     }
@@ -529,7 +534,7 @@ impl Backend {
         });
         match self.node() {
             Some(node) => {
-                lane.start(node, Request { op, at, len, memory, through, done });
+                lane.start(node, Request { op, at, len, memory, through, parts, done });
             }
             None => done(Err(io::Error::from_raw_os_error(NO_MEDIUM))),
         }

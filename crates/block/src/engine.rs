@@ -62,6 +62,8 @@ pub struct Request {
     pub memory: Vec<RamSlice>,
     /// Everything is on the disk before it is done.
     pub through: bool,
+    /// How many requests of the guest it is: neighbours may be made as one.
+    pub parts: u32,
     /// Told when it is done.
     pub done: Done,
 }
@@ -289,7 +291,7 @@ fn finish_direct(node: &Arc<Node>, request: Request, resolved: &Resolved, from: 
 }
 
 fn run_on(node: &Arc<Node>, request: Request) {
-    let Request { op, at, len, memory, through, done } = request;
+    let Request { op, at, len, memory, through, done, .. } = request;
     let result = perform(node, op, (at, len), &memory);
     let writes = !matches!(op, Op::Read | Op::Flush);
     done(if through && writes { result.and_then(|()| node.flush()) } else { result });

@@ -64,7 +64,7 @@ impl Bench {
         let memory: Vec<_> = pieces.iter().map(piece).collect();
         let len = memory.iter().map(|m| m.len() as u64).sum();
         let done = Box::new(move |result| _ = send.send(result));
-        let request = Request { op, at, len, memory, through: false, done };
+        let request = Request { op, at, len, memory, through: false, parts: 1, done };
         self.backend.submit(&self.lane, request);
         self.lane.flush();
         receive
@@ -188,6 +188,7 @@ fn an_empty_slot_and_a_second_device_are_refused() {
         len: 0,
         memory: Vec::new(),
         through: false,
+        parts: 1,
         done: done_call,
     };
     empty.submit(&b.lane, request);

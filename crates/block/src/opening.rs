@@ -141,6 +141,11 @@ impl Opening<'_> {
         self.graph.keys()
     }
 
+    /// A group of limits by its name, and the object that it is.
+    pub(crate) fn io_group(&self, name: &str) -> Option<crate::io_limits::Found> {
+        self.graph.io_group(name)
+    }
+
     /// Whether damage is no reason to refuse.
     #[must_use]
     pub fn is_check(&self) -> bool {

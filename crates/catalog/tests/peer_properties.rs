@@ -154,7 +154,6 @@ fn is_installed() -> bool {
 /// Properties of disks and their controllers that are not built, by the start of the device's name.
 const OF_DISKS: &[(&str, &[&str], &str)] = &[
     ("virtio-blk", &["cyls", "heads", "secs", "lcyls", "lheads", "lsecs"], "geometry is computed"),
-    ("virtio-blk", &["request-merging"], "requests are not merged"),
     ("virtio-blk", &["x-enable-wce-if-config-wce"], "for migration between versions"),
     ("virtio-blk", &["iothread-vq-mapping"], "a list has its element's type here"),
     (

@@ -53,6 +53,8 @@ struct Machine {
     file: tempfile::NamedTempFile,
     given: u16,
     taken: u16,
+    /// The device is not notified of new requests.
+    quiet: bool,
 }
 
 fn class(name: &str) -> &'static DeviceClass {
@@ -99,7 +101,18 @@ impl Machine {
             vec![host, hd]
         };
         b.record.buses[0].plug(&records[0]).unwrap();
-        Machine { b, kind, features, graph, records, troubles, file, given: 0, taken: 0 }
+        Machine {
+            b,
+            kind,
+            features,
+            graph,
+            records,
+            troubles,
+            file,
+            given: 0,
+            taken: 0,
+            quiet: false,
+        }
     }
 
     fn queue(&self) -> u32 {
@@ -193,7 +206,13 @@ impl Machine {
             b.put_ram(entry, &(first % SIZE).to_le_bytes());
             b.put_ram(DRIVER + 2, &(slot + 1).to_le_bytes());
         }
-        b.write32(0x50, self.queue());
+        if !self.quiet {
+            self.kick();
+        }
+    }
+
+    fn kick(&self) {
+        self.b.write32(0x50, self.queue());
     }
 
     /// The number of the next request that came back.
@@ -488,5 +507,79 @@ fn every_layers_errors_are_what_the_policy_makes_of_them() {
             let there = write && verdict == Stop;
             assert_eq!(back, [if there { 0x44 } else { 0 }; 512], "{what}");
         }
+    }
+}
+
+/// Counters of operations, merged ones and failed ones, of writes.
+fn writes(m: &Machine) -> [u64; 3] {
+    let slot: block::Slotted = m.records[0].ability().unwrap();
+    let writes = &slot.backend().accounts.write;
+    [&writes.operations, &writes.merged, &writes.failed]
+        .map(|n| n.load(std::sync::atomic::Ordering::Relaxed))
+}
+
+#[test]
+fn neighbours_of_one_run_are_one_request() {
+    for (props, merged) in [("", 2), ("request-merging=on", 2), ("request-merging=off", 0)] {
+        let node = "raw,file.driver=file,file.filename=@";
+        let mut m = Machine::of(Kind::Blk, 0, node, props);
+        m.start();
+        m.quiet = true;
+        // Sectors 3 to 5 in another order, and one that is nobody's neighbour.
+        for (sector, fill) in [(4, 0x44), (9, 0x99), (3, 0x33), (5, 0x55)] {
+            m.write(sector, fill);
+        }
+        m.kick();
+        for _ in 0..4 {
+            while m.back().is_none() {
+                std::thread::yield_now();
+            }
+        }
+        for number in 0..4 {
+            assert_eq!(m.b.get_ram(Machine::buffer(number) + 0x800, 1), [0]);
+        }
+        assert_eq!([3, 4, 5, 9].map(|n| m.sector(n)), [0x33, 0x44, 0x55, 0x99]);
+        m.pause();
+        assert_eq!(writes(&m), [4, merged, 0], "{props}");
+        // What is read stands where it was asked for.
+        m.resume();
+        m.ask(false, 5, 0);
+        m.kick();
+        m.answer(4);
+        assert_eq!(m.b.get_ram(Machine::buffer(4) + 0x200, 512), [0x55; 512]);
+    }
+}
+
+#[test]
+fn merged_requests_stop_the_machine_and_are_saved_together() {
+    let debug = ",file.inject-error.0.event=none,file.inject-error.0.iotype=write\
+        ,file.inject-error.0.sector=3,file.inject-error.0.errno=28,file.inject-error.0.once=on";
+    let mut m = Machine::new(Kind::Blk, 0, debug);
+    m.start();
+    m.quiet = true;
+    m.write(3, 0x33);
+    m.write(4, 0x44);
+    m.kick();
+    let stopped = m.troubles.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(stopped.1, block::Verdict::Stop);
+    // Nothing else is under way, so this does not wait.
+    m.pause();
+    assert!(m.back().is_none());
+    assert_eq!(writes(&m), [0, 1, 2]);
+    let state = m.save();
+    let mut other = Machine::new(Kind::Blk, 0, "");
+    other.b.put_ram(0, &m.b.get_ram(0, 0x1_0000));
+    (other.given, other.taken) = (m.given, m.taken);
+    other.load(&state);
+    for m in [&mut other, &mut m] {
+        m.resume();
+        m.graph.retry();
+        for _ in 0..2 {
+            while m.back().is_none() {
+                std::thread::yield_now();
+            }
+        }
+        m.pause();
+        assert_eq!([3, 4].map(|n| m.sector(n)), [0x33, 0x44]);
     }
 }

@@ -42,7 +42,9 @@ pub use memory::{
     Access, AccessRules, AddressSpace, BusFault, Dma, DmaFault, DmaView, Front, Mmio, RamSlice,
     Region, Size, Translate, Translated, TxAttrs,
 };
-pub use object::{Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, Setter, ThreadId};
+pub use object::{
+    Getter, Held, Object, ObjectBuild, ObjectClass, ObjectType, Objects, Setter, ThreadId,
+};
 pub use plug::{Departure, Devices, Numbers, PlugBus, Unplug};
 pub use reset::ResetTree;
 pub use run::{Cause, Request, RunControl};

@@ -104,6 +104,13 @@ type Set = dyn Fn(&str, &Value) -> Result<bool> + Send + Sync;
 #[derive(Clone)]
 pub struct Setter(pub Arc<Set>);
 
+type Get = dyn Fn(&str) -> Option<Value> + Send + Sync;
+
+/// What tells properties of an object that change while it lives: takes a name; `None`: that one is
+/// as it was given.
+#[derive(Clone)]
+pub struct Getter(pub Arc<Get>);
+
 /// A created object.
 pub struct Object {
     /// Its id.

@@ -6,12 +6,15 @@
 //! Reset waits for what is under way. The block layer stops the machine on errors as `rerror` and
 //! `werror` say, and makes the request again when it goes on.
 //! Requests that wait for that are saved with the queue, and begun again where it is loaded.
-//! Not modelled: secure erase, zoned disks, merging of requests (`request-merging`).
+//! Neighbours among the reads or writes of one run are made as one (`request-merging`).
+//! Not modelled: secure erase, zoned disks.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
+use crate::merge::{Batch, Joined, Transfer};
 use crate::ways::{Mapping, ThreadLink, Way, queues_by_cpus, serve, ways};
 use block::{Backend, DiskProps, Graph, Op, User};
 use derive::{Qapi, VmState};
@@ -58,6 +61,9 @@ pub struct Props {
     /// Tell the guest the unit of discards
     #[qapi(name = "report-discard-granularity", default = true)]
     pub report_discard_granularity: bool,
+    /// Make neighbouring requests as one
+    #[qapi(name = "request-merging", default = true)]
+    pub request_merging: bool,
     /// Let the guest choose the cache mode
     #[qapi(name = "config-wce", default = true)]
     pub config_wce: bool,
@@ -289,11 +295,38 @@ impl VirtioBlk {
     fn serve(&self, index: u16) {
         let queue = self.port.get().and_then(|port| port.queue(index.into()));
         let (Some(queue), Some(way)) = (queue, self.ways.get(usize::from(index))) else { return };
-        serve(way, queue, |chain| self.begin(way, queue, chain));
+        let batch = RefCell::default();
+        let begin = |chain| self.begin(way, queue, chain, &mut batch.borrow_mut());
+        serve(way, queue, begin, || self.send_all(way, queue, &mut batch.borrow_mut()));
     }
 
-    /// Begins what a chain asks for.
-    fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain) {
+    /// Begins what was collected.
+    fn send_all(&self, way: &Way, queue: &Arc<Queue>, batch: &mut Batch) {
+        for joined in batch.take(self.props.request_merging) {
+            self.send(way, queue, joined);
+        }
+    }
+
+    fn send(&self, way: &Way, queue: &Arc<Queue>, joined: Joined) {
+        let Joined { op, at, len, memory, chains } = joined;
+        // One for all of them: they wait or end together.
+        let command = self.backend.command();
+        let through = !self.state.lock().cached;
+        let queue = queue.clone();
+        let parts = u32::try_from(chains.len()).unwrap_or(u32::MAX);
+        let done = Box::new(move |result: io::Result<()>| {
+            let status = result.map_or_else(|error| status(&error), |()| OK);
+            for (chain, room) in chains {
+                finish(&queue, chain, room, status);
+            }
+            drop(command);
+        });
+        let request = block::Request { op, at, len, memory, through, parts, done };
+        self.backend.submit(&way.lane, request);
+    }
+
+    /// Begins what a chain asks for; a read or write is added to the batch.
+    fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain, batch: &mut Batch) {
         let Some(header) = Header::of(&chain) else {
             trace::guest_error!("virtio-blk: a request without header or status");
             queue.push(chain, 0);
@@ -310,14 +343,16 @@ impl VirtioBlk {
             Op::Write => pieces(chain.readable(), HEADER, chain.readable_len() - HEADER),
             _ => Vec::new(),
         };
-        let command = self.backend.command();
-        let through = !self.state.lock().cached;
-        let queue = queue.clone();
-        let done = Box::new(move |result: io::Result<()>| {
-            finish(&queue, chain, room, result.map_or_else(|error| status(&error), |()| OK));
-            drop(command);
-        });
-        self.backend.submit(&way.lane, block::Request { op, at, len, memory, through, done });
+        if matches!(op, Op::Read | Op::Write) && self.props.request_merging {
+            let transfer = Transfer { op, at, len, memory, chain: (chain, room) };
+            for joined in batch.add(transfer) {
+                self.send(way, queue, joined);
+            }
+            return;
+        }
+        // What was asked for before comes before, flushes above all.
+        self.send_all(way, queue, batch);
+        self.send(way, queue, Joined { op, at, len, memory, chains: vec![(chain, room)] });
     }
 
     /// The range of a transfer, checked against the disk.
@@ -484,9 +519,11 @@ impl VirtioDevice for VirtioBlk {
     fn restored(&self, index: u16, chains: Vec<Chain>) {
         let queue = self.port.get().and_then(|port| port.queue(index.into()));
         let (Some(queue), Some(way)) = (queue, self.ways.get(usize::from(index))) else { return };
+        let mut batch = Batch::default();
         for chain in chains {
-            self.begin(way, queue, chain);
+            self.begin(way, queue, chain, &mut batch);
         }
+        self.send_all(way, queue, &mut batch);
         way.lane.flush();
     }
     fn pause(&self) -> BoxFuture<'_, ()> {

@@ -8,6 +8,7 @@
 
 pub mod balloon;
 pub mod blk;
+mod merge;
 pub mod net;
 pub mod pci;
 pub mod rng;

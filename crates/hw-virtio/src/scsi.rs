@@ -267,7 +267,7 @@ impl VirtioScsi {
     fn serve(&self, index: u16) {
         let way = index.checked_sub(FIRST).and_then(|at| self.ways.get(usize::from(at)));
         let (Some(queue), Some(way)) = (self.queue(index), way) else { return };
-        serve(way, queue, |chain| self.begin(way, queue, chain, false));
+        serve(way, queue, |chain| self.begin(way, queue, chain, false), || ());
     }
 
     fn begin(&self, way: &Way, queue: &Arc<Queue>, chain: Chain, again: bool) {

@@ -47,7 +47,8 @@ impl Way {
 }
 
 /// Takes all requests of a queue and begins them; the kernel sees them together.
-pub(crate) fn serve(way: &Way, queue: &Arc<Queue>, begin: impl Fn(Chain)) {
+/// `all` is told when the queue has no more, before they do.
+pub(crate) fn serve(way: &Way, queue: &Arc<Queue>, begin: impl Fn(Chain), all: impl Fn()) {
     let _serving = way.serving.read();
     loop {
         let mut taken = false;
@@ -55,6 +56,7 @@ pub(crate) fn serve(way: &Way, queue: &Arc<Queue>, begin: impl Fn(Chain)) {
             taken = true;
             begin(chain);
         }
+        all();
         way.lane.flush();
         if !taken {
             return;

@@ -238,7 +238,7 @@ impl Disk {
         done: Box<dyn FnOnce(io::Result<()>) + Send>,
     ) {
         let through = !self.backend.write_cache.load(Ordering::Relaxed);
-        self.backend.submit(lane, Request { op, at, len, memory, through, done });
+        self.backend.submit(lane, Request { op, at, len, memory, through, parts: 1, done });
     }
 
     fn end(task: Task, moved: u64) -> Box<dyn FnOnce(io::Result<()>) + Send> {

@@ -1,20 +1,24 @@
 //! `bench`: sends requests one behind another and says how long they took.
 //!
-//! As many requests as `-d` says are under way at once, each from a thread of its own (at most
-//! [`THREADS`], more depth than that changes nothing). `-i` and `-n` are accepted and change nothing.
+//! As many requests as `-d` says are under way at once. Past the page cache (`-t none`) few threads
+//! send them through rings of the host, else each comes from a thread of its own (at most
+//! [`THREADS`], more depth than that changes nothing). `-i threads` uses threads alone, the other
+//! words of `-i`, and `-n`, change nothing.
 //! As with the peer all requests share one piece of memory, at a page's begin.
 //! Source: QEMU's manual, `qemu-img bench`.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark times itself")]
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Barrier, OnceLock};
 use std::time::Instant;
 
-use block::Node;
+use block::{Node, Resolved};
 use guest_ram::{RamBlock, RamOptions, RamSlice};
+use host::{Ring, RingDone, RingOp};
 use parking_lot::Mutex;
 
 use crate::options::{Cache, Given, Opt, cache, size};
@@ -22,6 +26,10 @@ use crate::{Done, Fail, fail, say};
 
 /// Most threads.
 const THREADS: u64 = 64;
+/// Most threads with a ring, and most requests that each of them has under way.
+const RINGS: (u64, u64) = (4, 256);
+/// How often a request's place is asked for before it goes through the drivers.
+const TRIES: usize = 16;
 
 const OPTIONS: &[Opt] = &[
     ('f', "format", "FMT"),
@@ -50,6 +58,32 @@ struct Plan {
     flush_every: u64,
     /// Every write is on the disk when it ends.
     through: bool,
+    /// Requests go through rings; how many each thread has under way.
+    in_ring: Option<usize>,
+}
+
+impl Plan {
+    /// How many threads send requests, and chooses rings for requests past the page cache.
+    fn share(&mut self, direct: bool, aio: Option<&str>) -> u64 {
+        let flushes = self.writes && self.through || self.flush_every > 0;
+        let threads = self.depth.min(self.count);
+        if !direct || flushes || threads < 2 || aio == Some("threads") {
+            return threads.min(THREADS);
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let rings = cpus.min(RINGS.0).min(threads);
+        self.in_ring = usize::try_from(threads.div_ceil(rings).min(RINGS.1)).ok();
+        rings
+    }
+
+    /// Where the n-th request is.
+    fn place(&self, n: u64, len: u64) -> u64 {
+        // Requests begin anew where the image ends.
+        let room = len.saturating_sub(self.buffer).saturating_add(1).max(1);
+        let at = (u128::from(self.offset) + u128::from(n) * u128::from(self.step))
+            % u128::from(room.max(len));
+        u64::try_from(at).unwrap_or(0).min(room - 1)
+    }
 }
 
 fn number(
@@ -90,6 +124,7 @@ fn plan(given: &Given, mode: Cache) -> Result<Plan, Fail> {
         pattern: u8::try_from(number(given, "pattern", "", 0, (0, 255))?).unwrap_or(0),
         flush_every: number(given, "flush-interval", "flush interval", 0, (0, most))?,
         through: mode.through,
+        in_ring: None,
     };
     if plan.buffer == 0 {
         return Err(Fail("Invalid buffer size specified".into(), 1));
@@ -124,18 +159,21 @@ fn memory(plan: &Plan) -> Result<RamSlice, Fail> {
     RamSlice::new(block, 0, usize::try_from(plan.buffer).unwrap_or(0)).map_err(|_| wrong())
 }
 
-/// A part of a request straight between the host's file and the memory, where its bytes lie there
-/// as they are; `false`: it must go through the drivers.
-fn direct(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<bool> {
+/// Where a request's bytes lie in the host's file, if they do in one piece and as they are.
+fn found(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> Option<Resolved> {
     let len = memory.len() as u64;
-    let Some(found) = node.driver().resolve(at, len, plan.writes) else { return Ok(false) };
+    let found = node.driver().resolve(at, len, plan.writes)?;
     let align = u64::from(found.align.max(1));
     let fits = found.at.is_multiple_of(align)
         && len.is_multiple_of(align)
         && guest_ram::is_aligned(std::slice::from_ref(memory), found.align as usize);
-    if !fits {
-        return Ok(false);
-    }
+    fits.then_some(found)
+}
+
+/// A part of a request straight between the host's file and the memory, where its bytes lie there
+/// as they are; `false`: it must go through the drivers.
+fn direct(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<bool> {
+    let Some(found) = found(node, plan, at, memory) else { return Ok(false) };
     let (file, mut done) = (found.file.as_fd(), 0);
     while done < memory.len() {
         let (left, place) = ([memory.part(done, usize::MAX)], found.at + done as u64);
@@ -178,29 +216,102 @@ fn once(node: &Node, plan: &Plan, at: u64, memory: &RamSlice) -> io::Result<()> 
     Ok(())
 }
 
-fn work(node: &Node, plan: &Plan, shared: &Shared) {
-    let Shared { next, wrong, memory, .. } = shared;
-    let len = node.len();
-    shared.ready.wait();
-    shared.begin.get_or_init(Instant::now);
+/// One thread's requests, several at once through a ring of its own; those whose bytes do not lie in
+/// the file as they are go through the drivers meanwhile.
+fn send(node: &Node, plan: &Plan, shared: &Shared, (ring, most): (&Ring, usize)) -> io::Result<()> {
+    let op = if plan.writes { RingOp::Write } else { RingOp::Read };
+    let (len, memory) = (node.len(), &shared.memory);
+    let mut under_way: HashMap<u64, Resolved> = HashMap::with_capacity(most);
+    let (mut done, mut ended) = (Vec::new(), false);
     loop {
-        let n = next.fetch_add(1, Ordering::Relaxed);
-        if n >= plan.count || wrong.lock().is_some() {
-            return;
+        while !ended && under_way.len() < most {
+            let n = shared.next.fetch_add(1, Ordering::Relaxed);
+            ended = n >= plan.count || shared.wrong.lock().is_some();
+            if ended {
+                break;
+            }
+            let at = plan.place(n, len);
+            // A format says no as well while another thread looks into its tables.
+            let mut tries = (0..TRIES).map(|_| found(node, plan, at, memory));
+            match tries.find_map(|found| found.filter(|found| found.ring)) {
+                Some(found) => {
+                    let list = std::slice::from_ref(memory);
+                    guest_ram::submit(ring, op, (&found.file, found.at), list, n)?;
+                    under_way.insert(n, found);
+                }
+                None => {
+                    // A format may wait for those that are under way before it moves clusters.
+                    while !under_way.is_empty() {
+                        ring.wait(&mut done)?;
+                        finish(node, plan, shared, (&mut under_way, &mut done))?;
+                    }
+                    once(node, plan, at, memory)?;
+                }
+            }
         }
-        // Requests begin anew where the image ends.
-        let room = len.saturating_sub(plan.buffer).saturating_add(1).max(1);
-        let at = (u128::from(plan.offset) + u128::from(n) * u128::from(plan.step))
-            % u128::from(room.max(len));
-        let at = u64::try_from(at).unwrap_or(0).min(room - 1);
+        if under_way.is_empty() {
+            return Ok(());
+        }
+        ring.wait(&mut done)?;
+        finish(node, plan, shared, (&mut under_way, &mut done))?;
+    }
+}
+
+/// Ends what the ring has done; what was done in part is done again.
+fn finish(
+    node: &Node,
+    plan: &Plan,
+    shared: &Shared,
+    (under_way, done): (&mut HashMap<u64, Resolved>, &mut Vec<RingDone>),
+) -> io::Result<()> {
+    for RingDone { token, result } in done.drain(..) {
+        under_way.remove(&token);
+        match result {
+            Ok(n) if n == shared.memory.len() => {}
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) =>
+            {
+                return Err(error);
+            }
+            _ => once(node, plan, plan.place(token, node.len()), &shared.memory)?,
+        }
+    }
+    Ok(())
+}
+
+/// One thread's requests, one after another.
+fn ask(node: &Node, plan: &Plan, shared: &Shared) -> io::Result<()> {
+    let len = node.len();
+    loop {
+        let n = shared.next.fetch_add(1, Ordering::Relaxed);
+        if n >= plan.count || shared.wrong.lock().is_some() {
+            return Ok(());
+        }
+        once(node, plan, plan.place(n, len), &shared.memory)?;
         let is_flush = plan.writes && plan.through
             || plan.flush_every > 0 && (n + 1).is_multiple_of(plan.flush_every);
-        let done = once(node, plan, at, memory)
-            .and_then(|()| if is_flush { node.flush() } else { Ok(()) });
-        if let Err(error) = done {
-            wrong.lock().get_or_insert(error);
-            return;
+        if is_flush {
+            node.flush()?;
         }
+    }
+}
+
+fn work(node: &Node, plan: &Plan, shared: &Shared) {
+    let ring = plan.in_ring.and_then(|most| {
+        let entries = u32::try_from(most).ok()?.next_power_of_two();
+        Ring::new(entries).ok().map(|ring| (ring, most))
+    });
+    shared.ready.wait();
+    shared.begin.get_or_init(Instant::now);
+    let done = match &ring {
+        Some((ring, most)) => send(node, plan, shared, (ring, *most)),
+        None => ask(node, plan, shared),
+    };
+    if let Err(error) = done {
+        shared.wrong.lock().get_or_insert(error);
     }
 }
 
@@ -208,7 +319,7 @@ pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("bench", args, OPTIONS)? else { return Ok(0) };
     let name = given.name()?;
     let mode = cache(given.value("cache"), "")?;
-    let plan = plan(&given, mode)?;
+    let mut plan = plan(&given, mode)?;
     let flags = mode.flags(given.flags(!plan.writes));
     let node = given.open(&*given.graph()?, name, given.value("format"), flags)?;
     if node.len() < plan.buffer {
@@ -229,7 +340,7 @@ pub(crate) fn run(args: &[String]) -> Done {
             say(&format!("Sending flush every {} {kind}requests\n", plan.flush_every));
         }
     }
-    let threads = plan.depth.min(THREADS).min(plan.count);
+    let threads = plan.share(flags.direct, given.value("aio"));
     let shared = Shared {
         next: AtomicU64::new(0),
         wrong: Mutex::new(None),

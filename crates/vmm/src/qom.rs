@@ -82,9 +82,16 @@ fn plain(name: &str, kind: &str, value: Value) -> Property {
 /// The whole tree.
 pub fn tree(vm: &Vm) -> Node {
     let objects = vm.objects.all();
-    let objects = objects.iter().map(|object| Node {
-        properties: properties((object.class.props)(), &object.props, true),
-        ..Node::new(&object.id, object.class.name)
+    let objects = objects.iter().map(|object| {
+        let mut properties = properties((object.class.props)(), &object.props, true);
+        if let Some(device::Getter(get)) = object.ability() {
+            for property in &mut properties {
+                if let Some(value) = get(&property.name) {
+                    property.value = value;
+                }
+            }
+        }
+        Node { properties, ..Node::new(&object.id, object.class.name) }
     });
     let chardevs = vm.chardevs.list();
     let chardevs = chardevs.iter().map(|c| {

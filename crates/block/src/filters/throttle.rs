@@ -3,8 +3,8 @@
 //! A group ([`Limits`]) has limits of bytes and of requests per second, for reads, writes and both;
 //! each is a leaky bucket: it drains at the limit and holds at most the burst (`-max`, for
 //! `-max-length` seconds; a tenth of a second's worth without). A request waits on its thread until
-//! its buckets have room. All nodes of a group share its buckets.
-//! Not here: `iops-size` counts as one request; turns between nodes of a group are as they come.
+//! its buckets have room. All nodes and slots of a group share its buckets ([`IoGroup`]).
+//! Not here: turns between nodes of a group are as they come.
 //! Source: QEMU's manual, `throttle-group`; QEMU's documentation, "The QEMU throttling
 //! infrastructure".
 
@@ -12,13 +12,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use qapi::{Error, Result};
 
 use super::pass::{Access, Filter, Passing, Rest};
 use crate::driver::{BlockClass, BlockDriver};
+use crate::io_limits::IoGroup;
 use crate::node::{Child, Node};
 use crate::opening::Opening;
 
@@ -71,14 +72,14 @@ const MOST: f64 = 1e15;
 
 /// What a group is found by among the abilities of objects.
 #[derive(Clone)]
-pub struct ThrottleGroup(pub Arc<Limits>);
+pub struct ThrottleGroup(pub Arc<IoGroup>);
 
 impl Limits {
-    /// A group with these limits.
+    /// Buckets with these limits; `op_size` bytes count as one request (0: any).
     ///
     /// # Errors
     /// Limits contradict one another.
-    pub fn new(rules: &Rules) -> Result<Limits> {
+    pub fn new(rules: &Rules, op_size: u64) -> Result<Limits> {
         let refuse = |text: &str| Err(Error::generic(text));
         for limit in rules {
             if [limit.average, limit.max].iter().any(|n| !(0.0..=MOST).contains(n)) {
@@ -109,35 +110,22 @@ impl Limits {
                 return refuse("burst length too high for this burst rate");
             }
         }
+        let requests = rules.iter().skip(3);
+        if op_size > 0 && requests.clone().all(|limit| limit.average <= 0.0) {
+            return refuse("iops size requires an iops value to be set");
+        }
         let since = Instant::now();
         let bucket = |limit: &Limit| {
             (limit.average > 0.0).then_some(Bucket { limit: *limit, level: 0.0, since })
         };
         let buckets = [0, 1, 2, 3, 4, 5].map(|n| rules.get(n).and_then(bucket));
-        Ok(Limits { buckets: Mutex::new(buckets), op_size: 0 })
-    }
-
-    /// So many bytes count as one request.
-    #[must_use]
-    pub fn with_op_size(self, op_size: u64) -> Limits {
-        Limits { op_size, ..self }
+        Ok(Limits { buckets: Mutex::new(buckets), op_size })
     }
 
     /// Takes a request's share and gives 0, or tells how many seconds it has to wait.
     #[must_use]
     pub fn delay(&self, writes: bool, bytes: u64) -> f64 {
         self.take(writes, bytes, Instant::now())
-    }
-
-    /// Waits until a request may go.
-    pub fn wait(&self, writes: bool, bytes: u64) {
-        loop {
-            let time = self.take(writes, bytes, Instant::now());
-            if time <= 0.0 {
-                return;
-            }
-            std::thread::sleep(Duration::from_secs_f64(time.min(3600.0)));
-        }
     }
 
     /// Takes a request's share, or tells how many seconds it has to wait.
@@ -169,7 +157,9 @@ impl Limits {
 
 struct Throttle {
     file: Child,
-    limits: Arc<Limits>,
+    group: Arc<IoGroup>,
+    /// The object that the group is, which stays meanwhile.
+    _object: Option<Arc<device::Object>>,
 }
 
 impl Filter for Throttle {
@@ -178,7 +168,7 @@ impl Filter for Throttle {
     }
     fn pass(&self, access: Access, at: u64, len: u64, rest: &mut Rest<'_>) -> io::Result<()> {
         if access != Access::Flush {
-            self.limits.wait(access != Access::Read, len);
+            self.group.wait(access != Access::Read, len);
         }
         rest(at, len)
     }
@@ -189,14 +179,11 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let group = crate::options::take::<String>(&mut at.options, "throttle-group", source)?;
     let group = group.ok_or_else(|| Error::generic("Please specify a throttle group"))?;
     let file = at.child("file")?;
-    let keys = at.keys();
-    let found = keys.objects().and_then(|objects| objects.find(&group));
-    let found = found.and_then(|object| object.ability::<ThrottleGroup>());
-    let Some(ThrottleGroup(limits)) = found else {
+    let Some((found, object)) = at.io_group(&group) else {
         return Err(Error::generic(format!("Throttle group '{group}' does not exist")));
     };
     at.filename = file.node().filename().to_owned();
-    Ok(Arc::new(Passing(Throttle { file, limits })))
+    Ok(Arc::new(Passing(Throttle { file, group: found, _object: object })))
 }
 
 pub(crate) const CLASS: BlockClass = BlockClass {
@@ -213,22 +200,26 @@ pub(crate) const CLASS: BlockClass = BlockClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_full_bucket_makes_requests_wait_until_it_leaked() {
         let mut rules = Rules::default();
         rules[0] = Limit { average: 1000.0, max: 0.0, length: 1.0 };
-        let limits = Limits::new(&rules).unwrap();
+        let limits = Limits::new(&rules, 0).unwrap();
         let start = Instant::now();
         assert!(limits.take(false, 600, start) <= 0.0);
         // 600 are in the bucket, which has room for 100.
         let time = limits.take(true, 1, start);
         assert!((0.4..=0.51).contains(&time), "{time}");
         assert!(limits.take(true, 1, start + Duration::from_millis(600)) <= 0.0);
+        let sized = Limits::new(&rules, 512);
+        let text = "iops size requires an iops value to be set";
+        assert_eq!(sized.err().map(|e| e.desc), Some(text.to_owned()));
         rules[1] = rules[0];
-        assert!(Limits::new(&rules).is_err());
+        assert!(Limits::new(&rules, 0).is_err());
         rules[0] = Limit::default();
         rules[1].max = 10.0;
-        assert!(Limits::new(&rules).is_err());
+        assert!(Limits::new(&rules, 0).is_err());
     }
 }

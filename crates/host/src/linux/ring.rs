@@ -138,6 +138,27 @@ impl Ring {
         result
     }
 
+    /// Gives the kernel what was submitted and waits until something is done, for threads that have
+    /// a ring to themselves: others that use it wait as well.
+    ///
+    /// # Errors
+    /// As of [`Ring::enter`]; an interrupted wait is none.
+    pub fn wait(&self, done: &mut Vec<RingDone>) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.reap(done);
+        let most = if done.is_empty() && !inner.kept.is_empty() { 1 } else { 0 };
+        inner.ring.completion().disable_eventfd();
+        let taken = inner.ring.submit_and_wait(most);
+        inner.ring.completion().enable_eventfd();
+        inner.reap(done);
+        match taken {
+            Err(error) if done.is_empty() && error.kind() != io::ErrorKind::Interrupted => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds what is done to `done`; gives the kernel what it did not take before.
     ///
     /// # Errors
@@ -257,6 +278,11 @@ mod tests {
         while done.len() < 40 {
             ring.reap(&mut done).unwrap();
         }
+        // Waiting needs no turning.
+        ring.submit(RingOp::Read, (&file, 0), vec![piece(0, 3)], owner(), 99).unwrap();
+        done.clear();
+        ring.wait(&mut done).unwrap();
+        assert!(matches!(&done[..], [RingDone { token: 99, result: Ok(3) }]), "{done:?}");
         // Many more than there are entries, and some left to the drop.
         for n in 0..50 {
             ring.submit(RingOp::Read, (&file, 0), vec![piece(0, 3)], owner(), n).unwrap();

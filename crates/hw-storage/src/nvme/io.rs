@@ -150,7 +150,7 @@ impl Nvme {
         let done = Box::new(move |result: io::Result<()>| {
             this.end(&command, result.map(|()| 0).map_err(|error| failed(op, &error)));
         });
-        n.backend.submit(&lane, Request { op, at, len, memory, through, done });
+        n.backend.submit(&lane, Request { op, at, len, memory, through, parts: 1, done });
     }
 
     /// Begins several requests that are answered once.
@@ -173,7 +173,8 @@ impl Nvme {
             let done = Box::new(move |result: io::Result<()>| {
                 group.done(result.map_err(|error| failed(op, &error)));
             });
-            let request = Request { op, at, len, memory: Vec::new(), through: false, done };
+            let request =
+                Request { op, at, len, memory: Vec::new(), through: false, parts: 1, done };
             n.backend.submit(&lane, request);
         }
     }
@@ -241,7 +242,8 @@ impl Nvme {
             };
             this.end(&command, outcome);
         });
-        let request = Request { op: Op::Read, at, len, memory: vec![read], through: false, done };
+        let request =
+            Request { op: Op::Read, at, len, memory: vec![read], through: false, parts: 1, done };
         n.backend.submit(&lane, request);
         Ok(())
     }

@@ -131,6 +131,8 @@ fn of_backend(backend: &Backend) -> BlockDeviceStats {
         wr_total_time_ns: load(&a.write.time_ns),
         flush_total_time_ns: load(&a.flush.time_ns),
         unmap_total_time_ns: load(&a.unmap.time_ns),
+        rd_merged: load(&a.read.merged),
+        wr_merged: load(&a.write.merged),
         failed_rd_operations: load(&a.read.failed),
         failed_wr_operations: load(&a.write.failed),
         failed_flush_operations: load(&a.flush.failed),
