@@ -41,7 +41,7 @@ pub use backend::{
 };
 pub use conf::{BlockdevOnError, DiskProps, OnOffAuto};
 pub use driver::{
-    Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
+    Bitmap, BitmapChange, BlockClass, BlockDriver, Breakpoint, CheckReport, CreateOption, Creation, Extent,
     Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, is_lost,
     lost, unsupported,
 };

@@ -3,7 +3,7 @@
 //!
 //! Slots are [`block::Backend`]s: those of `-drive` by their ids, those that devices made by the
 //! device; limits and thresholds are in [`limits`], internal snapshots in [`internal`]. Not here:
-//! bitmaps, exports.
+//! bitmaps, exports. The human monitor alone has [`io`] and [`commit_now`].
 //! Source: QEMU's QMP reference; replies compared with QEMU 10.0.
 
 pub(super) mod change;
@@ -11,6 +11,8 @@ pub(super) mod create;
 pub(super) mod info;
 pub(super) mod internal;
 pub(super) mod io;
+mod io_more;
+pub(super) mod commit_now;
 pub(super) mod jobs;
 pub(super) mod layers;
 pub(super) mod limits;

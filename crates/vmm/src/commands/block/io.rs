@@ -2,7 +2,8 @@
 //!
 //! `read`, `write` (with `-P`, `-z`, `-u`, `-q`), `discard` and `flush`; what was done is told where
 //! the program's output goes, as the peer does. Requests go to the root node by themselves: limits
-//! do not count them. Not built: the tool's other commands.
+//! do not count them. `map`, `length`, `alloc`, `reopen` and the breakpoints of `blkdebug` are in
+//! `io_more.rs`. Not built: the tool's other commands.
 //! Source: QEMU's manual, `qemu-io`, and what it prints.
 
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl Request {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     let Some(unit) = UNITS.iter().enumerate().rev().find(|(n, _)| bytes >> (10 * (n + 1)) > 0)
     else {
@@ -65,7 +66,7 @@ fn size(bytes: u64) -> String {
     format!("{whole}.{thousandths:03} {}", unit.1)
 }
 
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
@@ -130,6 +131,9 @@ pub fn io_command(vm: &Vm, device: &str, line: &str) -> Result<String> {
     })?;
     let words: Vec<&str> = line.split_whitespace().collect();
     let Some((command, rest)) = words.split_first() else { return Ok(String::new()) };
+    if let Some(done) = super::io_more::run(&graph, &node, command, rest) {
+        return done;
+    }
     let command = command.strip_prefix("aio_").unwrap_or(command);
     if !["read", "write", "discard", "flush"].contains(&command) {
         return Err(Error::generic(format!("command \"{command}\" not found")));
