@@ -5,7 +5,7 @@
 mod harness;
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ struct Wire {
     emulator: Emulator,
     a: UnixDatagram,
     b: UnixDatagram,
+    chars: [(&'static str, UnixListener); 4],
     dir: tempfile::TempDir,
 }
 
@@ -52,18 +53,22 @@ impl Wire {
     fn start(program: &str, more: &str) -> Option<Wire> {
         let dir = tempfile::tempdir().expect("a folder");
         let ((a, args_a), (b, args_b)) = (datagram(dir.path(), "a"), datagram(dir.path(), "b"));
+        // Character back ends connect before they are used by anybody.
+        let chars = ["c", "d", "e", "i"]
+            .map(|name| (name, UnixListener::bind(dir.path().join(name)).expect("a socket")));
         let more = more.replace("DIR", &dir.path().display().to_string());
         let mut emulator = Emulator::start(program, &format!("{args_a}{args_b}{more}"))?;
         // The peer's networks stand still with the machine.
         assert_eq!(emulator.qmp("{\"execute\":\"cont\"}"), "ok");
         a.connect(dir.path().join("a")).expect("its socket");
         b.connect(dir.path().join("b")).expect("its socket");
-        Some(Wire { emulator, a, b, dir })
+        Some(Wire { emulator, a, b, chars, dir })
     }
 
-    /// Connects to a character back end.
+    /// The other end of a character back end.
     fn chars(&self, name: &str) -> UnixStream {
-        let stream = UnixStream::connect(self.dir.path().join(name)).expect("its socket");
+        let own = self.chars.iter().find(|(known, _)| *known == name);
+        let (stream, _) = own.expect("a known name").1.accept().expect("it connects");
         stream.set_read_timeout(LIMIT).expect("a limit");
         stream
     }
@@ -95,7 +100,7 @@ fn next(stream: &mut UnixStream) -> Vec<u8> {
     data
 }
 
-const SOCKET: &str = "-chardev socket,id=c,path=DIR/c,server=on,wait=off ";
+const SOCKET: &str = "-chardev socket,id=c,path=DIR/c ";
 
 #[test]
 fn a_mirror_sees_its_direction() {
@@ -128,7 +133,7 @@ fn a_redirector_takes_frames_away_and_puts_others_in() {
         let mut told = Vec::new();
         for queue in ["rx", "tx", "all"] {
             let more = format!(
-                "{SOCKET}-chardev socket,id=i,path=DIR/i,server=on,wait=off \
+                "{SOCKET}-chardev socket,id=i,path=DIR/i \
                  -object filter-redirector,id=r,netdev=a,queue={queue},outdev=c,indev=i"
             );
             let wire = Wire::start(program, &more)?;
@@ -191,8 +196,8 @@ fn filters_stand_where_they_were_put() {
     let seen = |program: &str, places: [&str; 3]| {
         let [first, second, third] = places;
         let more = format!(
-            "{SOCKET}-chardev socket,id=d,path=DIR/d,server=on,wait=off \
-             -chardev socket,id=e,path=DIR/e,server=on,wait=off \
+            "{SOCKET}-chardev socket,id=d,path=DIR/d \
+             -chardev socket,id=e,path=DIR/e \
              -object filter-mirror,id=f0,netdev=a,queue=tx,outdev=c{first} \
              -object filter-redirector,id=f1,netdev=a,queue=tx,outdev=d{second} \
              -object filter-mirror,id=f2,netdev=a,queue=tx,outdev=e{third}"
