@@ -176,7 +176,7 @@ impl<F: FilterKind> ObjectType for Attached<F> {
         let (wire, own) = (link.clone(), filter.clone());
         at.offer(device::Setter(Arc::new(move |name, value| {
             let Some(status) = value.as_str().filter(|_| name == "status") else {
-                return kind.set(name, &value);
+                return kind.set(name, value);
             };
             let on = is_on(status)?;
             if let Some(link) = wire.upgrade() {
