@@ -735,7 +735,7 @@ mod tests {
         let handle = events.handle();
         let sender = {
             let link = link.clone();
-            std::thread::spawn(move || {
+            evloop::spawn("sender", move || {
                 for n in 0..20_000u32 {
                     while !link.deliver(&Frame::plain(&[&n.to_be_bytes().repeat(16)])) {
                         std::thread::yield_now();
@@ -743,6 +743,7 @@ mod tests {
                 }
                 handle.wake();
             })
+            .unwrap()
         };
         // The driver: gives buffers, and says so when it is to.
         while card.got.lock().len() < 20_000 {
