@@ -7,6 +7,7 @@
 //! Source: QEMU's manual, `qemu-img convert`, options -c, -m, -S, -W, --salvage.
 
 use std::io;
+use std::sync::Arc;
 
 use block::Node;
 use parking_lot::{Condvar, Mutex};
@@ -39,7 +40,7 @@ pub(super) struct Copy<'a> {
     /// The system copies where both sides are files.
     pub(super) offload: bool,
     /// Keeps writing slow.
-    pub(super) rate: Option<block::Limits>,
+    pub(super) rate: Option<Arc<block::IoGroup>>,
 }
 
 /// A range that is alike.
