@@ -190,8 +190,8 @@ pub struct Trouble {
     pub write: bool,
     /// What is done about it.
     pub verdict: Verdict,
-    /// There is no space left.
-    pub no_space: bool,
+    /// There is no space left; `None` where no policy ever stops the machine.
+    pub no_space: Option<bool>,
     /// The system's reason.
     pub reason: String,
 }
@@ -328,6 +328,15 @@ impl Backend {
         *self.policy.lock() = (reads, writes);
     }
 
+    /// Whether some error stops the machine (`io-status` is kept then).
+    #[must_use]
+    pub fn may_stop(&self) -> bool {
+        let (reads, writes) = self.policy();
+        let device_decides = self.quiet.load(Ordering::Relaxed) || self.user.lock().is_none();
+        let full = matches!(writes, OnError::Stop | OnError::Enospc | OnError::Auto);
+        !device_decides && (full || reads == OnError::Stop)
+    }
+
     /// Makes all errors answers for the device, whatever the policy says, and tells nobody else.
     pub fn leave_errors_to_the_device(&self) {
         self.quiet.store(true, Ordering::Relaxed);
@@ -391,6 +400,7 @@ impl Backend {
             let node = self.node().map(|node| node.name().to_owned()).unwrap_or_default();
             let path = self.user().map(|user| user.path).unwrap_or_default();
             let (device, reason) = (self.name.clone(), host::reason(error));
+            let no_space = self.may_stop().then_some(no_space);
             told(Trouble { device, path, node, write, verdict, no_space, reason });
         }
     }

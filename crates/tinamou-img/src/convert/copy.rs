@@ -21,7 +21,7 @@ const PIECE: u64 = 2 << 20;
 /// What is copied to where, and how.
 pub(super) struct Copy<'a> {
     /// Sources, one behind the other.
-    pub(super) from: &'a [std::sync::Arc<Node>],
+    pub(super) from: &'a [Arc<Node>],
     pub(super) to: &'a Node,
     pub(super) progress: Progress,
     /// Runs of zeroes of at least so many bytes are left out; 0: nothing is.

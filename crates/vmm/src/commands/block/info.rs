@@ -250,9 +250,6 @@ pub(crate) fn block_info(
     let user = backend.user();
     let node = backend.node();
     let tray = device.and_then(|(_, slot)| slot.tray_open());
-    let (reads, writes) = backend.policy();
-    let stops = |policy| matches!(policy, OnError::Stop | OnError::Enospc | OnError::Auto);
-    let watched = user.is_some() && (stops(reads) || stops(writes));
     let status = match backend.status.load(Ordering::Relaxed) {
         0 => "ok",
         2 => "nospace",
@@ -271,7 +268,7 @@ pub(crate) fn block_info(
             device_info(&node.skip_implicit(), writeback, true, group.as_deref())
         }),
         tray_open: tray,
-        io_status: watched.then(|| status.to_owned()),
+        io_status: backend.may_stop().then(|| status.to_owned()),
     })
 }
 
