@@ -31,6 +31,9 @@ use crate::tlb::{Forget, L2, flag};
 use crate::tlb_check::TlbCheck;
 use crate::verify::{Log, Verify};
 
+/// Bytes of a page, from a block's start, that the translator sees.
+const WINDOW: usize = 512;
+
 /// The engine's side of a vCPU.
 pub(crate) struct Core {
     pub(crate) engine: Arc<Engine>,
@@ -310,10 +313,11 @@ impl Core {
         if !page.has_blocks() {
             engine.protect_code(&page.ram, &self.peer);
         }
-        // Blocks never go back.
-        let rest = self.page_bytes.get_mut(start as usize & !7..)?;
-        page.ram.block.upgrade()?.read(page.ram.offset + u64::from(start & !7), rest).ok()?;
-        let bytes = &*self.page_bytes;
+        // Blocks never go back, and seldom far.
+        let end = (start as usize + WINDOW).min(4096);
+        let window = self.page_bytes.get_mut(start as usize & !7..end)?;
+        page.ram.block.upgrade()?.read(page.ram.offset + u64::from(start & !7), window).ok()?;
+        let bytes = &self.page_bytes[..end];
         self.builder.begin(start);
         let b = &mut self.builder;
         let count = engine.icount.is_some();

@@ -6,7 +6,7 @@
 //! time for devices: the guest's clock, which stops with the machine, or one set
 //! by hand in tests. Besides `accel`, this is the only crate that starts threads
 //! ([`spawn`]). It is not an async runtime, and knows nothing of devices.
-//! Sources: the `polling` documentation; the design is our own.
+//! The design is our own.
 
 mod clock;
 mod timer;

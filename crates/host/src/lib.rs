@@ -5,7 +5,7 @@
 //! time and CPU features. One folder per host system (`linux/`); the names
 //! exported here are the same on each. It holds no policy and knows nothing of
 //! guests. Sources: the Linux manual pages (mmap(2), memfd_create(2),
-//! signalfd(2), termios(3)) and the documentation of `rustix` and `polling`.
+//! signalfd(2), termios(3), epoll(7)) and the documentation of `rustix`.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -18,6 +18,7 @@ pub mod socket;
 pub mod wide_atomic;
 
 pub use error::reason;
+pub use system::datagram::{DatagramError, datagram_error, keep_datagram_errors};
 pub use system::disk::{
     O_DIRECT, allocate, copy_range, file_length, is_byte_locked, lock_byte, next_data, next_hole,
     punch_hole, unlock_byte, zero_range,

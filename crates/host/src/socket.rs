@@ -100,7 +100,11 @@ pub fn connect_start(address: std::net::SocketAddr) -> io::Result<(TcpStream, bo
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) => Ok((socket.into(), true)),
-        Err(rustix::io::Errno::INPROGRESS) => Ok((socket.into(), false)),
+        Err(rustix::io::Errno::INPROGRESS) => {
+            // Within the host the other side has answered by now.
+            let ready = rustix::net::getpeername(&socket).is_ok();
+            Ok((socket.into(), ready))
+        }
         Err(error) => Err(error.into()),
     }
 }

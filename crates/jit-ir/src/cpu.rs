@@ -206,7 +206,7 @@ pub struct TranslateCx<'a> {
     pub b: &'a mut Builder,
     /// From [`CodeMode::key`].
     pub key: u64,
-    /// The page's bytes (4096).
+    /// The page's bytes, up to 4096; a block ends where they do.
     pub page: &'a [u8],
     /// Offset of the first instruction.
     pub start: u32,

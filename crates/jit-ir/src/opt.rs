@@ -53,25 +53,49 @@ pub struct Liveness {
     pub keep: Vec<bool>,
     /// Scratch: values that later ops use.
     used: Vec<bool>,
+    /// Scratch: see [`Dead`].
+    ranges: Vec<(u32, u32)>,
 }
 
 /// Slots whose present content will certainly be overwritten before anyone looks.
-#[derive(Default)]
-struct Dead {
-    slots: Vec<(u32, u32)>,
+struct Dead<'a> {
+    /// Offset of the first slot, and a bit for each of the 64 words from there on.
+    first: u32,
+    words: u64,
+    /// Others: offset and length.
+    ranges: &'a mut Vec<(u32, u32)>,
     flags: bool,
 }
 
-impl Dead {
+impl Dead<'_> {
+    /// The words that a range touches, and whether all of it is among the 64.
+    fn mask(&self, offset: u32, bytes: u32) -> (u64, bool) {
+        let (from, to) = (offset.max(self.first), (offset + bytes).min(self.first + 64 * 8));
+        if from >= to {
+            return (0, false);
+        }
+        let (from, to) = (from - self.first, to - self.first);
+        let mask = (!0 << (from / 8)) & (!0 >> (63 - (to - 1) / 8));
+        (mask, to - from == bytes)
+    }
+    fn add(&mut self, offset: u32, bytes: u32) {
+        match self.mask(offset, bytes) {
+            (mask, true) if mask.count_ones() * 8 == bytes => self.words |= mask,
+            _ => self.ranges.push((offset, bytes)),
+        }
+    }
     fn covers(&self, offset: u32, bytes: u32) -> bool {
-        self.slots.iter().any(|(o, n)| *o <= offset && offset + bytes <= o + n)
+        let (mask, inside) = self.mask(offset, bytes);
+        inside && self.words & mask == mask
+            || self.ranges.iter().any(|(o, n)| *o <= offset && offset + bytes <= o + n)
     }
     fn observe(&mut self, offset: u32, bytes: u32) {
-        self.slots.retain(|(o, n)| o + n <= offset || *o >= offset + bytes);
+        self.words &= !self.mask(offset, bytes).0;
+        self.ranges.retain(|(o, n)| o + n <= offset || *o >= offset + bytes);
     }
     fn observe_all(&mut self) {
-        self.slots.clear();
-        self.flags = false;
+        (self.words, self.flags) = (0, false);
+        self.ranges.clear();
     }
 }
 
@@ -91,7 +115,9 @@ pub fn run(
     out.used.clear();
     out.used.resize(n, false);
     let used = &mut out.used;
-    let mut dead = Dead::default();
+    let first = layout.slots.first().map_or(0, |s| s.offset);
+    out.ranges.clear();
+    let mut dead = Dead { first, words: 0, ranges: &mut out.ranges, flags: false };
     for i in (0..n).rev() {
         let op = &block.ops[i];
         let removable = !op.code.has_effect() && !op.code.is_exit();
@@ -108,7 +134,7 @@ pub fn run(
 }
 
 /// Updates `dead` across `op`; false if `op` is a write that nobody sees.
-fn track(op: &Op, layout: &StateLayout, helpers: &[HelperDesc], dead: &mut Dead) -> bool {
+fn track(op: &Op, layout: &StateLayout, helpers: &[HelperDesc], dead: &mut Dead<'_>) -> bool {
     let at = op.imm as u32;
     match op.code {
         Opcode::Set => {
@@ -116,8 +142,8 @@ fn track(op: &Op, layout: &StateLayout, helpers: &[HelperDesc], dead: &mut Dead)
             if dead.covers(at, bytes) {
                 return false;
             }
-            if layout.general_at(at).is_some() || layout.in_vectors(at, bytes) {
-                dead.slots.push((at, bytes));
+            if layout.in_vectors(at, bytes) || layout.general_at(at).is_some() {
+                dead.add(at, bytes);
             }
         }
         Opcode::SetCc => {
@@ -136,7 +162,8 @@ fn track(op: &Op, layout: &StateLayout, helpers: &[HelperDesc], dead: &mut Dead)
             if fx.contains(Effects::READS_GENERAL) {
                 dead.flags = false;
                 let (v, len) = layout.vectors;
-                dead.slots.retain(|(o, _)| *o >= v && *o < v + len);
+                dead.words = 0;
+                dead.ranges.retain(|(o, _)| *o >= v && *o < v + len);
             }
             if fx.contains(Effects::READS_VECTOR) {
                 let (v, len) = layout.vectors;

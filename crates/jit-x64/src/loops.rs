@@ -273,6 +273,9 @@ impl Loop {
 
     /// Whether the block may be a loop, and whether its vectors may be in registers.
     fn fits(block: &Block, keep: &[bool], helpers: &[HelperDesc]) -> Option<bool> {
+        if !block.exits.contains(&Exit::Page(block.start)) {
+            return None;
+        }
         let (mut back, mut vectors, mut last) = (false, true, 0);
         for (op, _) in block.ops.iter().zip(keep).filter(|(_, k)| **k) {
             match op.code {

@@ -101,17 +101,22 @@ pub(crate) struct Conns {
     broken: Vec<ConnState>,
     forwards: Vec<Forward>,
     guest_forwards: Vec<GuestForward>,
-}
-
-fn initial() -> u32 {
-    let mut bytes = [0; 4];
-    _ = host::fill_random(&mut bytes);
-    u32::from_be_bytes(bytes)
+    /// First sequence numbers of connections to come (RFC 9293, 3.4.1), which nobody can guess.
+    initials: Vec<u32>,
 }
 
 impl Conns {
     pub(crate) fn is_empty(&self) -> bool {
         self.conns.is_empty()
+    }
+
+    fn initial(&mut self) -> u32 {
+        if self.initials.is_empty() {
+            let mut bytes = [[0; 4]; 64];
+            _ = host::fill_random(bytes.as_flattened_mut());
+            self.initials.extend(bytes.map(u32::from_be_bytes));
+        }
+        self.initials.pop().unwrap_or(0)
     }
 
     fn insert(&mut self, conn: Conn) -> u64 {
@@ -190,8 +195,9 @@ impl Conns {
                 }
             };
         _ = stream.set_nodelay(true);
-        let number = self.insert(Conn::by_guest(segment, initial(), now));
-        let interest = if ready { Readiness::NONE } else { Readiness::WRITE };
+        let initial = self.initial();
+        let number = self.insert(Conn::by_guest(segment, initial, now));
+        let interest = if ready { Readiness::READ } else { Readiness::WRITE };
         self.watch(reach, number, stream, interest)?;
         if let (true, Some(conn)) = (ready, self.conns.get_mut(&number)) {
             conn.connected(out, now);
@@ -276,7 +282,8 @@ impl Conns {
                 let Some(free) = free else { continue };
                 remote.set_port(free);
             }
-            let conn = Conn::by_host(Pair { guest, remote }, initial(), now);
+            let initial = self.initial();
+            let conn = Conn::by_host(Pair { guest, remote }, initial, now);
             let number = self.insert(conn);
             if self.watch(reach, number, Stream::Tcp(stream), Readiness::NONE).is_ok()
                 && let Some(conn) = self.conns.get_mut(&number)

@@ -3,14 +3,17 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use evloop::{Readiness, Watch};
 use rustc_hash::FxHashMap;
+use rustix::net::sockopt;
 
-use crate::icmp::Echo;
-use crate::out::Out;
+use crate::icmp::{self, Echo, Why};
+use crate::out::{Out, put};
 use crate::user::Reach;
+use crate::wire;
 
 /// Most sockets.
 const MAX_FLOWS: usize = 2048;
@@ -41,6 +44,8 @@ struct Flow {
     /// It is a rule's (`hostfwd`) and stays.
     fixed: bool,
     sent: u64,
+    /// Routers that its datagrams may pass; 0: as the host likes.
+    hops: u8,
 }
 
 /// All sockets.
@@ -77,7 +82,53 @@ fn open(owner: Owner) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// The first bytes of a packet of the guest as they were, as far as is known: addresses, protocol,
+/// and what came behind the IP header.
+fn quoted((from, to): (IpAddr, IpAddr), protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let len = u16::try_from(20 + payload.len()).unwrap_or(u16::MAX);
+            packet.extend([0x45, 0]);
+            packet.extend(len.to_be_bytes());
+            packet.extend([0, 0, 0, 0, 1, protocol, 0, 0]);
+            packet.extend(from.octets());
+            packet.extend(to.octets());
+            let sum = !net::frame::fold(net::frame::sum(0, &packet));
+            put(&mut packet, 10, &sum.to_be_bytes());
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+            packet.extend([0x60, 0, 0, 0]);
+            packet.extend(len.to_be_bytes());
+            packet.extend([protocol, 1]);
+            packet.extend(from.octets());
+            packet.extend(to.octets());
+        }
+        _ => {}
+    }
+    packet.extend(payload);
+    packet
+}
+
 impl Flow {
+    /// Sends a datagram. What an earlier one met is not this one's fault.
+    fn send(&mut self, data: &[u8], to: SocketAddr, hops: u8) -> io::Result<()> {
+        if hops != self.hops {
+            self.hops = hops;
+            _ = if to.is_ipv4() {
+                sockopt::set_ip_ttl(&*self.socket, hops.into())
+            } else {
+                sockopt::set_ipv6_unicast_hops(&*self.socket, Some(hops))
+            };
+        }
+        let sent = self.socket.send_to(data, to);
+        if sent.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock) {
+            self.socket.send_to(data, to)?;
+        }
+        Ok(())
+    }
+
     fn life(&self, owner: &Owner) -> u64 {
         match owner {
             Owner::Udp { .. } if !self.dns => LIFE,
@@ -113,13 +164,16 @@ impl Flows {
     ) -> io::Result<()> {
         let socket = Arc::new(socket);
         let user = reach.user.clone();
-        let watch = reach.handle.watch(socket.clone(), Readiness::READ, move |_| {
+        let v6 = !socket.local_addr().is_ok_and(|at| at.is_ipv4());
+        _ = host::keep_datagram_errors(socket.as_fd(), v6);
+        let watch = reach.handle.watch(socket.clone(), Readiness::READ, move |ready| {
             if let Some(user) = user.upgrade() {
-                user.datagrams(owner);
+                // Nobody waits for room: then it is an error.
+                user.datagrams(owner, ready.write);
             }
         })?;
         let watch = Some(watch);
-        let flow = Flow { socket, _watch: watch, used: now, dns: false, fixed, sent: 0 };
+        let flow = Flow { socket, _watch: watch, used: now, dns: false, fixed, sent: 0, hops: 0 };
         self.flows.insert(owner, flow);
         Ok(())
     }
@@ -156,14 +210,13 @@ impl Flows {
         reach: &Reach,
         guest: SocketAddr,
         (to, dns): (SocketAddr, bool),
-        data: &[u8],
+        (data, hops): (&[u8], u8),
         now: u64,
     ) -> io::Result<()> {
         let flow = self.flow(reach, Owner::Udp { guest, v4: to.is_ipv4() }, now)?;
         flow.dns |= dns;
         flow.sent += 1;
-        flow.socket.send_to(data, to)?;
-        Ok(())
+        flow.send(data, to, hops)
     }
 
     /// Sends an echo question of the guest.
@@ -171,13 +224,52 @@ impl Flows {
         &mut self,
         reach: &Reach,
         guest: IpAddr,
-        to: IpAddr,
+        (to, hops): (IpAddr, u8),
         echo: &Echo<'_>,
         now: u64,
     ) -> io::Result<()> {
         let flow = self.flow(reach, Owner::Echo { guest, id: echo.id }, now)?;
-        flow.socket.send_to(&echo.question(to.is_ipv6()), (to, 0))?;
-        Ok(())
+        flow.send(&echo.question(to.is_ipv6()), SocketAddr::new(to, 0), hops)
+    }
+
+    /// Tells the guest what the network says of its datagrams.
+    pub(crate) fn errors(&mut self, out: &mut Out, reach: &Reach, owner: Owner) {
+        let Some(flow) = self.flows.get(&owner) else { return };
+        let (socket, dns) = (flow.socket.clone(), flow.dns);
+        let mut data = [0; 512];
+        for _ in 0..BATCH {
+            let Ok(error) = host::datagram_error(socket.as_fd(), &mut data) else { return };
+            let Some((error, why)) = error.and_then(|e| Some((e, Why::told(&e)?))) else {
+                continue;
+            };
+            let data = data.get(..error.len).unwrap_or(&data);
+            let v4 = error.to.is_ipv4();
+            let to = match owner {
+                // An address of the host's is another one of the guest's.
+                Owner::Udp { guest, .. } => reach.config.inward(error.to, dns, guest.is_ipv4()),
+                Owner::Echo { .. } => reach.config.inward(error.to, false, v4),
+            };
+            let router = error.from.map(|ip| SocketAddr::new(ip, 0));
+            let router = router.and_then(|at| reach.config.inward(at, false, v4));
+            let (Some(to), Some(router)) = (to, router.or(to)) else { continue };
+            let (guest, protocol, payload) = match owner {
+                Owner::Udp { guest, .. } => {
+                    let len = u16::try_from(data.len() + 8).unwrap_or(u16::MAX);
+                    let words = [guest.port(), to.port(), len, 0];
+                    let head = words.into_iter().flat_map(u16::to_be_bytes);
+                    (guest.ip(), wire::UDP, head.chain(data.iter().copied()).collect())
+                }
+                Owner::Echo { guest, id } => {
+                    let mut message = data.to_vec();
+                    put(&mut message, 4, &id.to_be_bytes());
+                    (guest, if v4 { wire::ICMP } else { wire::ICMP6 }, message)
+                }
+            };
+            if guest.is_ipv4() == v4 {
+                let packet = quoted((guest, to.ip()), protocol, &payload);
+                icmp::failed(out, (router.ip(), guest), why, &packet);
+            }
+        }
     }
 
     /// Takes what came for a socket and gives it to the guest.
@@ -206,7 +298,7 @@ impl Flows {
                         if v6 { Echo::parse6(data, false) } else { Echo::parse(data, false) };
                     let Some(echo) = echo.map(|echo| Echo { id, ..echo }) else { continue };
                     match (from.ip(), guest) {
-                        (IpAddr::V4(from), _) => crate::icmp::reply(out, (from, guest), &echo),
+                        (IpAddr::V4(from), _) => icmp::reply(out, (from, guest), &echo),
                         (IpAddr::V6(from), IpAddr::V6(guest)) => {
                             crate::icmp6::echo_reply(out, (from, guest), &echo);
                         }

@@ -11,6 +11,8 @@ use crate::map::LINK_LOCAL;
 use crate::out::{Out, Wish, mac_of, put};
 use crate::wire::{self, Fields as _};
 
+pub(crate) const UNREACHABLE: u8 = 1;
+pub(crate) const EXCEEDED: u8 = 3;
 pub(crate) const ECHO: u8 = 128;
 pub(crate) const ECHO_REPLY: u8 = 129;
 const ROUTER_SOLICITATION: u8 = 133;

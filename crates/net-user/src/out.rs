@@ -313,7 +313,8 @@ fn ip_head(
             put(ip, 2, &total.to_be_bytes());
             put(ip, 4, &id.to_be_bytes());
             put(ip, 6, &fragment.to_be_bytes());
-            put(ip, 8, &[64, protocol, 0, 0]);
+            let hops = if protocol == wire::ICMP { 255 } else { 64 };
+            put(ip, 8, &[hops, protocol, 0, 0]);
             put(ip, 12, &from.octets());
             put(ip, 16, &to.octets());
             let sum = !frame::fold(frame::sum(0, ip));

@@ -95,7 +95,7 @@ mod tests {
 
     fn ip() -> Ip {
         let (from, to) = (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::BROADCAST.into());
-        Ip { from, to, protocol: 17, start: 0, len: 0, fragment: None }
+        Ip { from, to, protocol: 17, hops: 64, start: 0, len: 0, fragment: None }
     }
 
     fn add(r: &mut Reassembly, id: u32, offset: usize, len: usize, more: bool) -> Option<usize> {

@@ -13,7 +13,7 @@ use crate::conns::Conns;
 use crate::dhcp::Dhcp;
 use crate::flows::{Flows, Owner};
 use crate::forward::{HostSide, Rule};
-use crate::icmp::{self, Echo};
+use crate::icmp::{self, Echo, Why};
 use crate::icmp6;
 use crate::out::Out;
 use crate::reassembly::Reassembly;
@@ -93,7 +93,10 @@ impl Stack {
         self.conns.resume(&mut self.out, now);
     }
 
-    pub(crate) fn datagrams(&mut self, reach: &Reach, owner: Owner, now: u64) {
+    pub(crate) fn datagrams(&mut self, reach: &Reach, (owner, failed): (Owner, bool), now: u64) {
+        if failed {
+            self.flows.errors(&mut self.out, reach, owner);
+        }
         self.flows.receive(&mut self.out, reach, owner, now);
     }
 
@@ -233,6 +236,9 @@ impl Stack {
         if reach.config.is_inside(ip.from) && !reach.config.is_host(ip.from) {
             self.met(ip.from, ethernet.from);
         }
+        if ip.hops <= 1 && self.is_beyond(reach, ip) {
+            return self.failed(reach, ip, Why::hops(ip.to.is_ipv6()), head);
+        }
         if let Some(piece) = ip.fragment {
             let mut data = vec![0; ip.len];
             frame.copy(ip.start, &mut data);
@@ -255,16 +261,44 @@ impl Stack {
             }
             wire::UDP => {
                 if let Some(datagram) = Datagram::parse(head, ip) {
-                    self.udp(reach, ethernet, &datagram, (frame, head), now);
+                    self.udp(reach, ip, &datagram, (frame, head), now);
                 }
             }
             wire::ICMP | wire::ICMP6 => {
                 let mut data = vec![0; ip.len];
                 let n = frame.copy(ip.start, &mut data);
                 data.truncate(n);
-                self.icmp(reach, ethernet, ip, &data, now);
+                self.icmp(reach, ethernet, (ip, head), &data, now);
             }
             _ => {}
+        }
+    }
+
+    /// Whether a packet has a router to pass.
+    fn is_beyond(&self, reach: &Reach, ip: &Ip) -> bool {
+        let many = match ip.to {
+            IpAddr::V4(to) => to.is_broadcast() || to.is_multicast(),
+            IpAddr::V6(to) => to.is_multicast(),
+        };
+        !many && !reach.config.is_inside(ip.to) && !reach.config.restrict
+    }
+
+    /// Tells the guest as its router why a packet did not arrive.
+    fn failed(&mut self, reach: &Reach, ip: &Ip, why: Why, head: &[u8]) {
+        let router = match ip.to {
+            IpAddr::V4(_) => reach.config.v4.map(|v4| IpAddr::V4(v4.host)),
+            IpAddr::V6(_) => reach.config.v6.as_ref().map(|v6| IpAddr::V6(v6.host)),
+        };
+        // Nothing is said of messages that say such things (RFC 1122, 3.2.2; RFC 4443, 2.4).
+        let first = head.get(ip.start).copied();
+        let about_error = match ip.protocol {
+            wire::ICMP => !Echo::is_question(first, false),
+            wire::ICMP6 => !Echo::is_question(first, true),
+            _ => false,
+        };
+        if let Some(router) = router.filter(|_| !about_error) {
+            let packet = head.get(ETHERNET..).unwrap_or_default();
+            icmp::failed(&mut self.out, (router, ip.from), why, packet);
         }
     }
 
@@ -288,7 +322,7 @@ impl Stack {
     fn udp(
         &mut self,
         reach: &Reach,
-        ethernet: &Ethernet,
+        ip: &Ip,
         datagram: &Datagram,
         (frame, head): (&Frame<'_>, &[u8]),
         now: u64,
@@ -318,29 +352,34 @@ impl Stack {
             }
             return;
         }
-        _ = ethernet;
         let Some(outward) = reach.config.outward(to, &mut self.resolver, now) else { return };
         let target = (outward.to, outward.dns);
         // Several datagrams of one length may come as one (virtio 1.3, 5.1.6.2).
         let several = frame.offload.gso & !gso::ECN == gso::UDP_L4 && frame.offload.segment > 0;
         let size = if several { usize::from(frame.offload.segment) } else { data.len().max(1) };
-        let mut sent = Ok(());
+        let (mut sent, hops) = (Ok(()), ip.hops.max(2) - 1);
         if data.is_empty() {
-            sent = self.flows.send(reach, from, target, &data, now);
+            sent = self.flows.send(reach, from, target, (&data, hops), now);
         }
         for datagram in data.chunks(size) {
-            sent = sent.and(self.flows.send(reach, from, target, datagram, now));
+            sent = sent.and(self.flows.send(reach, from, target, (datagram, hops), now));
         }
-        if let (Err(error), IpAddr::V4(_), Some(v4)) = (sent, from.ip(), v4)
-            && error.kind() == std::io::ErrorKind::NetworkUnreachable
-        {
-            // Network unreachable (RFC 792).
-            let packet = head.get(ETHERNET..).unwrap_or_default();
-            icmp::unreachable(&mut self.out, (v4.host, from.ip()), 0, packet);
+        match sent {
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                self.failed(reach, ip, Why::of(&error, ip.to.is_ipv6()), head);
+            }
+            _ => {}
         }
     }
 
-    fn icmp(&mut self, reach: &Reach, ethernet: &Ethernet, ip: &Ip, data: &[u8], now: u64) {
+    fn icmp(
+        &mut self,
+        reach: &Reach,
+        ethernet: &Ethernet,
+        (ip, head): (&Ip, &[u8]),
+        data: &[u8],
+        now: u64,
+    ) {
         match (ip.protocol, ip.from, ip.to) {
             (wire::ICMP, _, IpAddr::V4(to)) => {
                 let Some(echo) = Echo::parse(data, true) else { return };
@@ -348,24 +387,29 @@ impl Stack {
                     icmp::reply(&mut self.out, (to, ip.from), &echo);
                     return;
                 }
-                let target = SocketAddr::new(ip.to, 0);
-                if reach.config.outward(target, &mut self.resolver, now).is_some() {
-                    _ = self.flows.ping(reach, ip.from, to.into(), &echo, now);
-                }
+                self.ping(reach, (ip, head), &echo, now);
             }
             (wire::ICMP6, IpAddr::V6(from), IpAddr::V6(to)) => {
                 let outside = !reach.config.is_host(ip.to) && !reach.config.is_dns(ip.to);
                 if let Some(echo) = Echo::parse6(data, true).filter(|_| outside) {
-                    let target = SocketAddr::new(ip.to, 0);
-                    if reach.config.outward(target, &mut self.resolver, now).is_some() {
-                        _ = self.flows.ping(reach, ip.from, ip.to, &echo, now);
-                    }
-                    return;
+                    return self.ping(reach, (ip, head), &echo, now);
                 }
                 let ends = (ethernet.from, from, to);
                 icmp6::input(&mut self.out, &reach.config, ends, data);
             }
             _ => {}
+        }
+    }
+
+    /// An echo question of the guest for somebody outside.
+    fn ping(&mut self, reach: &Reach, (ip, head): (&Ip, &[u8]), echo: &Echo<'_>, now: u64) {
+        let target = SocketAddr::new(ip.to, 0);
+        if reach.config.outward(target, &mut self.resolver, now).is_none() {
+            return;
+        }
+        let to = (ip.to, ip.hops.max(2) - 1);
+        if let Err(error) = self.flows.ping(reach, ip.from, to, echo, now) {
+            self.failed(reach, ip, Why::of(&error, ip.to.is_ipv6()), head);
         }
     }
 }

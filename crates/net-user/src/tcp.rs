@@ -545,7 +545,14 @@ impl Conn {
                 self.ack_due = true;
             }
         }
-        if ready.read && self.phase == Phase::Open {
+        if self.phase != Phase::Open {
+            // The host speaks first; it is read when the guest knows of the connection.
+            if let Some(host) = &mut self.host {
+                host.want(Readiness::NONE);
+            }
+            return;
+        }
+        if ready.read {
             self.pull(out);
         }
         if self.phase == Phase::Open {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::wire::{self, ACK, ETHERNET, Ethernet, FIN, Ip, RST, SYN, Segment, pseudo_sum};
 use crate::{Text, User, UserArgs};
 
+mod errors;
 mod more;
 mod saved;
 

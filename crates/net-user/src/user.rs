@@ -35,6 +35,8 @@ pub struct User {
     instance: u64,
     pub(crate) reach: Reach,
     stack: Mutex<Stack>,
+    /// Sockets that are ready and were not looked at yet.
+    ready: Mutex<Vec<(u64, Readiness)>>,
 }
 
 impl Kind for UserArgs {
@@ -62,6 +64,7 @@ impl User {
             timer: OnceLock::new(),
             reach: Reach { config, handle, user: this.clone() },
             stack: Mutex::new(Stack::new(link)),
+            ready: Mutex::default(),
         });
         let weak = Arc::downgrade(&user);
         let timer = clock.timer(move || {
@@ -106,13 +109,34 @@ impl User {
     }
 
     /// A socket of a flow has something.
-    pub(crate) fn datagrams(&self, owner: Owner) {
-        self.batch(|stack, reach, now| stack.datagrams(reach, owner, now));
+    pub(crate) fn datagrams(&self, owner: Owner, failed: bool) {
+        self.batch(|stack, reach, now| stack.datagrams(reach, (owner, failed), now));
     }
 
-    /// A socket of a connection is ready.
+    /// A socket of a connection is ready. All that are in one round of the loop become one batch:
+    /// one lock, one look at the card, one interrupt.
     pub(crate) fn stream_ready(&self, token: u64, ready: Readiness) {
-        self.batch(|stack, reach, now| stack.stream_ready(reach, token, ready, now));
+        let mut waiting = self.ready.lock();
+        waiting.push((token, ready));
+        if waiting.len() == 1
+            && let Some(user) = self.reach.user.upgrade()
+        {
+            self.reach.handle.call(Box::new(move || user.streams_ready()));
+        }
+    }
+
+    fn streams_ready(&self) {
+        let mut all = std::mem::take(&mut *self.ready.lock());
+        self.batch(|stack, reach, now| {
+            for (token, ready) in all.drain(..) {
+                stack.stream_ready(reach, token, ready, now);
+            }
+        });
+        let mut waiting = self.ready.lock();
+        if waiting.is_empty() {
+            // The memory serves again.
+            *waiting = all;
+        }
     }
 
     /// Somebody wants to be connected to the guest.
@@ -156,6 +180,10 @@ impl Backend for User {
 
     fn flush(&self) {
         self.batch(|_, _, _| {});
+    }
+
+    fn is_busy(&self) -> bool {
+        self.stack.is_locked()
     }
 
     fn room(&self) {

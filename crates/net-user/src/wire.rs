@@ -66,6 +66,8 @@ pub(crate) struct Ip {
     pub(crate) from: IpAddr,
     pub(crate) to: IpAddr,
     pub(crate) protocol: u8,
+    /// Routers that it may pass.
+    pub(crate) hops: u8,
     /// Where the payload begins in the frame.
     pub(crate) start: usize,
     /// Bytes of payload.
@@ -102,6 +104,7 @@ impl Ip {
             from: Ipv4Addr::from(ip.array::<4>(12)?).into(),
             to: Ipv4Addr::from(ip.array::<4>(16)?).into(),
             protocol: ip.at8(9)?,
+            hops: ip.at8(8)?,
             start: ETHERNET + header,
             len: total - header,
             fragment,
@@ -143,6 +146,7 @@ impl Ip {
             from: Ipv6Addr::from(ip.array::<16>(8)?).into(),
             to: Ipv6Addr::from(ip.array::<16>(24)?).into(),
             protocol,
+            hops: ip.at8(7)?,
             start,
             len,
             fragment: fragment.filter(|piece| piece.more || piece.offset > 0),
@@ -286,6 +290,7 @@ mod tests {
             from: Ipv4Addr::LOCALHOST.into(),
             to: Ipv4Addr::LOCALHOST.into(),
             protocol: TCP,
+            hops: 64,
             start: ETHERNET + 20,
             len: 28,
             fragment: None,

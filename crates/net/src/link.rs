@@ -5,7 +5,7 @@
 //! own frames asks first ([`Link::offer`]).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use device::Saved;
@@ -16,8 +16,9 @@ use crate::filter::{Direction, Filter, Verdict};
 use crate::frame::{Bytes, Frame, NEEDS_CSUM, Offload, gso};
 use crate::vhost::Vhost;
 
-/// Most frames and bytes that wait for a card.
-const MAX_FRAMES: usize = 1024;
+/// Most frames and bytes that wait for a card: answers to a burst of the guest wait here, not in
+/// the sender's timer.
+const MAX_FRAMES: usize = 10_000;
 const MAX_BYTES: usize = 4 << 20;
 /// Longest frame: 64 KiB of payload and its headers.
 pub const MAX_FRAME: usize = 65536 + 64;
@@ -176,6 +177,10 @@ pub trait Backend: Send + Sync {
     }
     /// No more frames come for now.
     fn flush(&self) {}
+    /// Another thread is at work here, and [`Backend::send`] would wait for it.
+    fn is_busy(&self) -> bool {
+        false
+    }
     /// The card has room again.
     fn room(&self) {}
     /// What the guest takes over changed.
@@ -256,9 +261,14 @@ pub struct Link {
     nic: RwLock<Option<Weak<dyn Nic>>>,
     down: AtomicBool,
     closed: AtomicBool,
+    this: Weak<Link>,
     /// A card was told that there is no room, or frames wait.
     waiting: AtomicBool,
     pending: Mutex<Pending>,
+    /// Frames in `pending` and on their way out of it; changes with its lock held.
+    queued: AtomicUsize,
+    /// Who takes frames out of `pending`; before its lock.
+    draining: Mutex<()>,
     filters: RwLock<Vec<Entry>>,
     filtered: AtomicBool,
 }
@@ -267,7 +277,8 @@ impl Link {
     /// A link without ends.
     #[must_use]
     pub fn new(id: &str, kind: &'static str, handle: Handle) -> Arc<Link> {
-        Arc::new(Link {
+        Arc::new_cyclic(|this| Link {
+            this: this.clone(),
             id: id.to_owned(),
             kind,
             handle,
@@ -277,6 +288,8 @@ impl Link {
             closed: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             pending: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            draining: Mutex::default(),
             filters: RwLock::default(),
             filtered: AtomicBool::new(false),
         })
@@ -313,7 +326,7 @@ impl Link {
     /// Disconnects the card.
     pub fn detach(&self) {
         *self.nic.write() = None;
-        *self.pending.lock() = Pending::default();
+        self.forget();
     }
 
     /// The card.
@@ -468,6 +481,12 @@ impl Link {
         }
     }
 
+    /// Whether a frame of the guest would have to wait for another thread.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.backend().is_some_and(|backend| backend.is_busy())
+    }
+
     /// The card has no more frames for now.
     pub fn guest_done(&self) {
         if let Some(backend) = self.backend() {
@@ -476,7 +495,14 @@ impl Link {
     }
 
     fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) && !self.pending.lock().frames.is_empty()
+        self.queued.load(Ordering::SeqCst) > 0
+    }
+
+    /// Drops what waits.
+    fn forget(&self) {
+        let mut pending = self.pending.lock();
+        *pending = Pending::default();
+        self.queued.store(0, Ordering::SeqCst);
     }
 
     /// A frame for the guest; `false` when there is no room. [`Backend::room`] follows then.
@@ -502,7 +528,7 @@ impl Link {
         if nic.receive_on(pair, frame) {
             return true;
         }
-        self.waiting.store(true, Ordering::Release);
+        self.waiting.store(true, Ordering::SeqCst);
         // The guest may have given buffers between the two.
         nic.receive_on(pair, frame)
     }
@@ -527,14 +553,27 @@ impl Link {
         if !self.is_waiting() && self.hand_over(0, frame) {
             return true;
         }
-        let mut pending = self.pending.lock();
-        let len = frame.len();
-        if pending.frames.len() >= MAX_FRAMES || pending.bytes + len > MAX_BYTES {
-            return false;
+        let first = {
+            let mut pending = self.pending.lock();
+            let len = frame.len();
+            if pending.frames.len() >= MAX_FRAMES || pending.bytes + len > MAX_BYTES {
+                return false;
+            }
+            pending.bytes += len;
+            let bytes = frame.to_vec(MAX_FRAME);
+            pending.frames.push_back(Stored { offload: frame.offload, bytes });
+            self.waiting.store(true, Ordering::SeqCst);
+            self.queued.fetch_add(1, Ordering::SeqCst) == 0
+        };
+        // The guest may have given buffers before this frame was seen to wait: nobody else looks.
+        if first
+            && self.drain()
+            && let Some(link) = self.this.upgrade()
+        {
+            // Others may have been told to wait behind it.
+            self.waiting.store(true, Ordering::SeqCst);
+            self.handle.call(Box::new(move || link.guest_has_room()));
         }
-        pending.bytes += len;
-        pending.frames.push_back(Stored { offload: frame.offload, bytes: frame.to_vec(MAX_FRAME) });
-        self.waiting.store(true, Ordering::Release);
         true
     }
 
@@ -548,38 +587,49 @@ impl Link {
     /// Whether the back end wants to hear of room.
     #[must_use]
     pub fn wants_room(&self) -> bool {
-        self.waiting.load(Ordering::Acquire)
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// The card has room again: waiting frames go first. Call it on the link's loop.
     pub fn guest_has_room(&self) {
-        if !self.waiting.swap(false, Ordering::AcqRel) {
+        if !self.waiting.swap(false, Ordering::SeqCst) {
             return;
         }
-        let Some(nic) = self.nic() else { return };
-        loop {
-            let Some(stored) = self.pending.lock().frames.pop_front() else { break };
-            let parts = [stored.bytes.as_slice()];
-            let frame = Frame { offload: stored.offload, bytes: Bytes::Host(&parts) };
-            if nic.receive(&frame) {
-                let mut pending = self.pending.lock();
-                pending.bytes = pending.bytes.saturating_sub(stored.bytes.len());
-                continue;
-            }
-            self.pending.lock().frames.push_front(stored);
-            self.waiting.store(true, Ordering::Release);
-            nic.flush();
-            return;
-        }
-        if let Some(backend) = self.backend() {
+        if self.drain()
+            && let Some(backend) = self.backend()
+        {
             backend.room();
         }
-        nic.flush();
+        self.backend_done();
+    }
+
+    /// Gives the card what waits; whether nothing waits any more.
+    fn drain(&self) -> bool {
+        let _one = self.draining.lock();
+        let Some(nic) = self.nic() else { return true };
+        loop {
+            let Some(stored) = self.pending.lock().frames.pop_front() else { return true };
+            let parts = [stored.bytes.as_slice()];
+            let frame = Frame { offload: stored.offload, bytes: Bytes::Host(&parts) };
+            let taken = nic.receive(&frame) || {
+                self.waiting.store(true, Ordering::SeqCst);
+                // The guest may have given buffers between the two.
+                nic.receive(&frame)
+            };
+            let mut pending = self.pending.lock();
+            // All may have been forgotten meanwhile.
+            if !taken && self.queued.load(Ordering::SeqCst) > 0 {
+                pending.frames.push_front(stored);
+                return false;
+            }
+            pending.bytes = pending.bytes.saturating_sub(stored.bytes.len());
+            self.queued.store(pending.frames.len(), Ordering::SeqCst);
+        }
     }
 
     /// A state was loaded: frames that wait belong to another time.
     pub fn settle(&self) {
-        *self.pending.lock() = Pending::default();
+        self.forget();
         if let Some(backend) = self.backend() {
             backend.settle();
         }
@@ -596,6 +646,117 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A card with some buffers, and what came into them.
+    #[derive(Default)]
+    struct Ring {
+        room: AtomicUsize,
+        /// Buffers that the driver gives, without a word, when it was refused so many times.
+        late: Mutex<Option<(usize, usize)>>,
+        got: Mutex<Vec<Vec<u8>>>,
+    }
+
+    impl Nic for Ring {
+        fn info(&self) -> NicInfo {
+            NicInfo { name: None, mac: [2, 0, 0, 0, 0, 1] }
+        }
+        fn receive(&self, frame: &Frame<'_>) -> bool {
+            if self.room.load(Ordering::SeqCst) > 0 {
+                self.room.fetch_sub(1, Ordering::SeqCst);
+                self.got.lock().push(frame.to_vec(64));
+                return true;
+            }
+            let mut late = self.late.lock();
+            match &mut *late {
+                Some((0, room)) => self.room.store(std::mem::take(room), Ordering::SeqCst),
+                Some((times, _)) => *times -= 1,
+                None => {}
+            }
+            false
+        }
+        fn set_link(&self, _: bool) {}
+    }
+
+    fn ring(room: usize) -> (evloop::EventLoop, Arc<Link>, Arc<Ring>) {
+        let events = evloop::EventLoop::new().unwrap();
+        let link = Link::new("n", "user", events.handle());
+        let ring = Arc::new(Ring { room: room.into(), ..Ring::default() });
+        let nic: Arc<dyn Nic> = ring.clone();
+        assert!(link.attach(Arc::downgrade(&nic)));
+        (events, link, ring)
+    }
+
+    #[test]
+    fn a_burst_waits_for_the_card_in_order() {
+        let (_events, link, ring) = ring(256);
+        let frame = |n: u32| n.to_be_bytes().repeat(16);
+        for n in 0..6000 {
+            assert!(link.deliver(&Frame::plain(&[&frame(n)])), "frame {n}");
+        }
+        assert!(!link.offer(&Frame::plain(&[&frame(0)])), "others wait");
+        while ring.got.lock().len() < 6000 {
+            assert!(link.wants_room());
+            ring.room.store(256, Ordering::SeqCst);
+            link.guest_has_room();
+        }
+        assert!((0..6000).zip(&*ring.got.lock()).all(|(n, got)| *got == frame(n)));
+        assert!(link.offer(&Frame::plain(&[&frame(0)])));
+        ring.room.store(0, Ordering::SeqCst);
+        let mut kept = 0;
+        while link.deliver(&Frame::plain(&[&frame(0)])) {
+            kept += 1;
+        }
+        assert_eq!(kept, MAX_FRAMES, "no more than that");
+    }
+
+    #[test]
+    fn buffers_that_come_unheard_are_found() {
+        // Refused twice; the buffers come before the frame is seen to wait.
+        let (mut events, link, card) = ring(0);
+        *card.late.lock() = Some((1, 5));
+        assert!(link.deliver(&Frame::plain(&[&[1; 60]])));
+        assert_eq!(card.got.lock().len(), 1);
+        events.run_once(Some(std::time::Duration::ZERO)).unwrap();
+        assert!(link.offer(&Frame::plain(&[&[2; 60]])), "nothing waits any more");
+        // The same while those that waited are given.
+        let (_events, link, card) = ring(0);
+        for n in 0..4 {
+            assert!(link.deliver(&Frame::plain(&[&[n; 60]])));
+        }
+        card.room.store(2, Ordering::SeqCst);
+        *card.late.lock() = Some((0, 2));
+        link.guest_has_room();
+        assert_eq!(card.got.lock().len(), 4);
+    }
+
+    #[test]
+    fn frames_of_another_thread_do_not_get_stuck() {
+        let (mut events, link, card) = ring(0);
+        let handle = events.handle();
+        let sender = {
+            let link = link.clone();
+            std::thread::spawn(move || {
+                for n in 0..20_000u32 {
+                    while !link.deliver(&Frame::plain(&[&n.to_be_bytes().repeat(16)])) {
+                        std::thread::yield_now();
+                    }
+                }
+                handle.wake();
+            })
+        };
+        // The driver: gives buffers, and says so when it is to.
+        while card.got.lock().len() < 20_000 {
+            card.room.fetch_add(3, Ordering::SeqCst);
+            if link.wants_room() {
+                link.guest_has_room();
+            }
+            events.run_once(Some(std::time::Duration::ZERO)).unwrap();
+        }
+        sender.join().unwrap();
+        let got = card.got.lock();
+        let number = |frame: &Vec<u8>| u32::from_be_bytes(*frame.first_chunk().unwrap());
+        assert!(got.iter().map(number).eq(0..20_000), "all, in order");
+    }
 
     /// Notes that it was passed.
     struct Note(&'static str, Arc<Mutex<Vec<&'static str>>>);

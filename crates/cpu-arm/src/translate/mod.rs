@@ -131,7 +131,7 @@ impl Translator for ArmTranslator {
             };
             let branches = if cx.count { 1 } else { MAX_BRANCHES };
             let full = n >= max || t.branches >= branches || t.b.is_full();
-            if full || i64::from(next) >= PAGE || cx.stops.contains(&next) {
+            if full || next as usize >= page.len() || cx.stops.contains(&next) {
                 t.leave(exit_at(i64::from(next)));
                 return;
             }

@@ -1,5 +1,6 @@
 //! The Linux implementation of the host layer.
 
+pub(crate) mod datagram;
 pub(crate) mod disk;
 pub(crate) mod event;
 pub(crate) mod fd;

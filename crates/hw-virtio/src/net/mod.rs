@@ -291,9 +291,12 @@ impl VirtioNet {
         }
     }
 
-    /// Sends a few short frames in the calling thread: waking another one would take longer.
-    /// Whether that was all.
+    /// Sends a few short frames in the calling thread: waking another one would take longer, but
+    /// not than waiting for it. Whether that was all.
     fn transmit_now(&self, pair: u16) -> bool {
+        if self.link.as_ref().is_some_and(|link| link.is_busy()) {
+            return false;
+        }
         let turn = self.turns.get(usize::from(pair)).and_then(|turn| turn.try_lock());
         turn.is_some_and(|_turn| !self.transmit_some(pair, FEW, SHORT))
     }

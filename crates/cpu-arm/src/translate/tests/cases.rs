@@ -192,11 +192,19 @@ fn single_step() {
 
 #[test]
 fn page_end_and_caps() {
-    let m = machine();
+    let mut m = machine();
     let block = m.block(&[NOP, NOP], 0x1ff8, Passes::all());
     assert_eq!(block.exits, [Exit::Rel(4096)]);
     let block = m.block(&[NOP; 100], 0x1000, Passes::all());
     assert_eq!((block.insns, &block.exits[..]), (64, &[Exit::Page(256)][..]));
+    // Bytes that are not there are not looked at.
+    let far = [0x1400_0080, NOP, NOP]; // b +512
+    m.seen = 512;
+    let block = m.block(&far, PC & !0xfff, Passes::all());
+    assert_eq!((block.insns, &block.exits[..]), (1, &[Exit::Page(512)][..]));
+    m.seen = 4096;
+    let block = m.block(&far, PC & !0xfff, Passes::all());
+    assert_ne!(block.insns, 1);
     let block = m.block(&[0xb400_0100; 20], 0x1000, Passes::all());
     assert_eq!((block.insns, block.exits.len()), (7, 8));
 }

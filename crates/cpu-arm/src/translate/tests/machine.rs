@@ -32,6 +32,8 @@ pub(super) struct Machine {
     pub(super) mem_base: u64,
     pub(super) key: ModeKey,
     pub(super) isa: Isa,
+    /// Bytes of the page that the translator is given.
+    pub(super) seen: usize,
     /// Helper calls that were not stood in for.
     pub(super) calls: Vec<(&'static str, [u64; 4])>,
     excl: Option<(u64, u128)>,
@@ -49,6 +51,7 @@ impl Machine {
             mem_base: 0x1_0000,
             key: ModeKey::default().with_el(1).with_mmu(1).with_sp_check(true).with_zva_ok(true),
             isa: Isa::ALL,
+            seen: 4096,
             calls: Vec::new(),
             excl: None,
         }
@@ -104,7 +107,7 @@ impl Machine {
             count: false,
             b: &mut b,
             key: self.key.0,
-            page: &page,
+            page: &page[..self.seen],
             start: start as u32,
             max_insns,
             stops: &[],
