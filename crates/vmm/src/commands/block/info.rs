@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block::{Backend, Node, OnError};
+use block::{Backend, Node};
 use derive::Qapi;
 use qapi::{Result, Value};
 
