@@ -9,7 +9,7 @@ const MAX_LINES: usize = 800;
 
 /// Crates that may hold `unsafe`, and how many blocks each has. A new one is a visible diff here.
 const UNSAFE: &[(&str, usize)] =
-    &[("accel-jit", 39), ("guest-ram", 6), ("host", 53), ("jit-ir", 7)];
+    &[("accel-jit", 39), ("guest-ram", 6), ("host", 57), ("jit-ir", 7)];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };

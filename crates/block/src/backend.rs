@@ -150,6 +150,8 @@ pub struct Backend {
     gate: Mutex<Gate>,
     idle: Condvar,
     policy: Mutex<(OnError, OnError)>,
+    /// Errors are the device's alone: no policy, and nobody else is told.
+    quiet: AtomicBool,
     /// Writes may stay in caches until a flush (`cache.writeback`).
     pub write_cache: AtomicBool,
     /// There was an error that stopped the machine (`io-status`); 0 ok, 1 failed, 2 no space.
@@ -188,8 +190,8 @@ pub struct Trouble {
     pub write: bool,
     /// What is done about it.
     pub verdict: Verdict,
-    /// There is no space left.
-    pub no_space: bool,
+    /// There is no space left; `None` where no policy ever stops the machine.
+    pub no_space: Option<bool>,
     /// The system's reason.
     pub reason: String,
 }
@@ -212,6 +214,7 @@ impl Backend {
             gate: Mutex::default(),
             idle: Condvar::new(),
             policy: Mutex::default(),
+            quiet: AtomicBool::new(false),
             write_cache: AtomicBool::new(true),
             status: AtomicU64::new(0),
             accounts: Accounts::default(),
@@ -293,6 +296,7 @@ impl Backend {
     /// The device lets go of it.
     pub fn detach(&self) {
         *self.user.lock() = None;
+        self.quiet.store(false, Ordering::Relaxed);
         if let Some(root) = &mut *self.root.lock()
             && let Ok(hold) = root.node().hold("a drive", Use { writes: false, shares_write: true })
         {
@@ -324,6 +328,20 @@ impl Backend {
         *self.policy.lock() = (reads, writes);
     }
 
+    /// Whether some error stops the machine (`io-status` is kept then).
+    #[must_use]
+    pub fn may_stop(&self) -> bool {
+        let (reads, writes) = self.policy();
+        let device_decides = self.quiet.load(Ordering::Relaxed) || self.user.lock().is_none();
+        let full = matches!(writes, OnError::Stop | OnError::Enospc | OnError::Auto);
+        !device_decides && (full || reads == OnError::Stop)
+    }
+
+    /// Makes all errors answers for the device, whatever the policy says, and tells nobody else.
+    pub fn leave_errors_to_the_device(&self) {
+        self.quiet.store(true, Ordering::Relaxed);
+    }
+
     /// What is done about errors of reads and of writes.
     #[must_use]
     pub fn policy(&self) -> (OnError, OnError) {
@@ -350,7 +368,9 @@ impl Backend {
         request: Request,
     ) -> Option<(Done, io::Result<()>)> {
         // What cannot be done at all, or not there, is the device's affair.
-        if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) {
+        let theirs =
+            matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
+        if theirs || self.quiet.load(Ordering::Relaxed) {
             return Some((request.done, Err(error)));
         }
         let write = request.op != Op::Read;
@@ -380,6 +400,7 @@ impl Backend {
             let node = self.node().map(|node| node.name().to_owned()).unwrap_or_default();
             let path = self.user().map(|user| user.path).unwrap_or_default();
             let (device, reason) = (self.name.clone(), host::reason(error));
+            let no_space = self.may_stop().then_some(no_space);
             told(Trouble { device, path, node, write, verdict, no_space, reason });
         }
     }

@@ -232,6 +232,8 @@ pub struct Resolved {
     pub align: u32,
     /// The file may be used through a ring.
     pub ring: bool,
+    /// A write that the ring cut short is a full disk; otherwise what is left is tried, and tells why.
+    pub cut_is_full: bool,
     /// Keeps the bytes where they are.
     pub guard: Option<Flight>,
 }

@@ -209,6 +209,10 @@ impl Lane {
                     node.count(&request.op, request.len);
                     return (request.done)(Ok(()));
                 }
+                if !read && resolved.cut_is_full {
+                    drop(resolved);
+                    return (request.done)(Err(io::ErrorKind::StorageFull.into()));
+                }
                 // The end of the file, or an interrupted transfer: the blocking way goes on.
                 self.pool.submit(move || finish_direct(&node, request, &resolved, n));
             }

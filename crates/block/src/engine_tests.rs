@@ -145,15 +145,15 @@ fn errors_are_reported_ignored_or_stop_as_the_policy_says() {
     let write = || b.begin(Op::Write, 0, &[(0, 512)]);
     b.backend.set_policy(OnError::Report, OnError::Report);
     assert!(write().recv().unwrap().is_err());
-    assert_eq!(told.recv().unwrap(), (Verdict::Report, true, true));
+    assert_eq!(told.recv().unwrap(), (Verdict::Report, true, None));
     b.backend.set_policy(OnError::Report, OnError::Ignore);
     write().recv().unwrap().unwrap();
-    assert_eq!(told.recv().unwrap(), (Verdict::Ignore, true, true));
+    assert_eq!(told.recv().unwrap(), (Verdict::Ignore, true, None));
     for policy in [OnError::Stop, OnError::Enospc, OnError::Auto] {
         FAIL.store(true, Ordering::SeqCst);
         b.backend.set_policy(OnError::Report, policy);
         let parked = write();
-        assert_eq!(told.recv().unwrap(), (Verdict::Stop, true, true));
+        assert_eq!(told.recv().unwrap(), (Verdict::Stop, true, Some(true)));
         assert!(parked.try_recv().is_err(), "the guest hears nothing while it is stopped");
         assert_eq!(b.backend.status.load(Ordering::Relaxed), 2);
         FAIL.store(false, Ordering::SeqCst);
@@ -166,6 +166,10 @@ fn errors_are_reported_ignored_or_stop_as_the_policy_says() {
     assert_eq!(told.recv().unwrap().0, Verdict::Stop);
     b.backend.give_up();
     assert!(parked.recv().unwrap().is_err(), "a reset ends what is parked");
+    // A device that has no policy: nobody else is told.
+    b.backend.leave_errors_to_the_device();
+    assert!(write().recv().unwrap().is_err());
+    assert!(told.try_recv().is_err() && !b.backend.may_stop());
     FAIL.store(false, Ordering::SeqCst);
 }
 

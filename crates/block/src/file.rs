@@ -47,6 +47,7 @@ struct Disk {
     path: String,
     threshold: Arc<Threshold>,
     ring: bool,
+    cut_is_full: bool,
     is_device: bool,
     /// It may have no medium.
     is_cdrom: bool,
@@ -203,7 +204,8 @@ impl BlockDriver for Disk {
             None => (&doors.file, 1),
         };
         let align = u32::try_from(align).ok()?;
-        Some(Resolved { file: file.clone(), at, align, ring: self.ring, guard: None })
+        let (ring, cut_is_full) = (self.ring, self.cut_is_full);
+        Some(Resolved { file: file.clone(), at, align, ring, cut_is_full, guard: None })
     }
 
     fn write_zeroes(&self, at: u64, len: u64, unmap: bool) -> io::Result<()> {
@@ -393,12 +395,15 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let colon = path.find(':').is_some_and(|at| !path.get(..at).unwrap_or("").contains('/'));
     at.filename = if colon { format!("./{path}") } else { path.clone() };
     let ring = aio.as_deref() != Some("threads");
+    // As at the peer, which uses threads unless it is told not to.
+    let cut_is_full = ring && aio.is_some();
     Ok(Arc::new(Disk {
         doors: RwLock::new(Doors { file: Arc::new(file), direct }),
         lock: locked,
         path,
         threshold: at.threshold.clone(),
         ring,
+        cut_is_full,
         is_device: is_device || is_cdrom,
         is_cdrom,
         plain: AtomicBool::new(false),

@@ -66,7 +66,7 @@ impl IoGroup {
     }
 
     /// Waits until a request may go.
-    pub(crate) fn wait(&self, writes: bool, bytes: u64) {
+    pub fn wait(&self, writes: bool, bytes: u64) {
         let mut now = self.now.lock();
         loop {
             let time = now.2.delay(writes, bytes);

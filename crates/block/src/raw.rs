@@ -119,7 +119,8 @@ fn create(new: &Creation) -> Result<()> {
     let Some(whole) = new.size.checked_next_multiple_of(512).filter(|n| *n < 1 << 63) else {
         return Err(Error::generic("Could not resize file: Invalid argument"));
     };
-    file.set_len(whole).map_err(fail)?;
+    let grown = file.set_len(whole);
+    grown.map_err(|e| Error::generic(format!("Could not resize file: {}", host::reason(&e))))?;
     match new.option("preallocation").unwrap_or("off") {
         // As QEMU does it, so that maps of new images are alike: the first block has a place.
         "off" => {

@@ -33,7 +33,7 @@ pub use system::poll::{Interest, PollEvent, Poller};
 pub use system::random::fill_random;
 pub use system::ring::{Ring, RingDone, RingOp};
 pub use system::session::{detach_stdio, new_session};
-pub use system::signal::{Signal, SignalWatch};
+pub use system::signal::{Signal, SignalWatch, outlive_file_limits};
 pub use system::tap::{TAP_HEADER, open_tap, set_tap_buffer, set_tap_offloads, tap_name};
 pub use system::time::{local_offset_seconds, monotonic_ns, realtime_ns, thread_id};
 pub use system::tty::{

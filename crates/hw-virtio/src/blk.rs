@@ -187,7 +187,9 @@ impl DeviceType for VirtioBlk {
         let graph = at.service::<Arc<Graph>>();
         let read_only =
             graph.as_ref().and_then(|g| g.backend(&drive.0)).is_none_or(|node| node.is_read_only());
-        let path = format!("/machine/peripheral/{}/virtio-backend", at.id());
+        // On PCI the disk is the device behind the transport.
+        let behind = at.parent_bus::<pci::PciBus>().map_or("", |_| "/virtio-backend");
+        let path = format!("/machine/peripheral/{}{behind}", at.id());
         let user = User { path, writes: !read_only, ..User::default() };
         let backend =
             props.disk.claim(graph.as_ref(), ("virtio-blk-device", Some(&drive.0)), user)?;

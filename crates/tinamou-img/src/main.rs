@@ -121,6 +121,7 @@ fn run(args: &[String]) -> Done {
 }
 
 fn main() -> ExitCode {
+    host::outlive_file_limits();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match run(&args) {
         Ok(0) if block::is_lost() => ExitCode::FAILURE,

@@ -228,10 +228,17 @@ impl Given {
             }
         };
         if !self.below.is_empty() {
-            let mut below = options.take("file").unwrap_or_else(Value::empty);
-            for (name, value) in &self.below {
+            let mut below = match options.take("file") {
+                Some(file) => file,
+                // All of the file is said by its options.
+                None => {
+                    block::tree(Value::map(self.below.iter().filter(|o| o.0 != "aio").cloned()))
+                }
+            };
+            for (name, value) in self.below.iter().filter(|o| self.file.is_some() || o.0 == "aio") {
                 set_below(&mut below, name, value, 0);
             }
+            let mut below = block::tree(below);
             if below.get("driver").is_none() {
                 below.set("driver", Value::from("file"));
             }

@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use fail::Stop;
 
 fn main() -> ExitCode {
+    host::outlive_file_limits();
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         host::restore_terminals();

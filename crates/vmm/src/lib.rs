@@ -17,6 +17,7 @@
 mod actions;
 pub mod commands;
 mod event;
+mod event_rate;
 mod fds;
 mod listing;
 mod machine;

@@ -65,6 +65,7 @@ pub struct Vm {
     execution: OnceLock<Arc<dyn Execution>>,
     state: Mutex<RunState>,
     sinks: Mutex<Vec<Weak<dyn EventSink>>>,
+    rates: crate::event_rate::Rates,
     exit: Mutex<Option<Exit>>,
     human: OnceLock<Human>,
     ready: AtomicBool,
@@ -91,6 +92,7 @@ impl Vm {
             services: services.clone(),
             migration: crate::commands::MigrationState::default(),
             clock,
+            rates: crate::event_rate::Rates::new(&handle),
             handle,
             requests: requests.clone(),
             machine: OnceLock::new(),
@@ -202,13 +204,27 @@ impl Vm {
     /// Sends an event to everyone.
     pub fn emit(&self, name: &'static str, data: Option<Value>) {
         let event = Event { name, data, at: host::realtime_ns() };
+        let this = self.this.clone();
+        let event = self.rates.pass(event, move |key| {
+            if let Some(vm) = this.upgrade()
+                && let Some(event) = vm.rates.over(key)
+            {
+                vm.tell(&event);
+            }
+        });
+        if let Some(event) = event {
+            self.tell(&event);
+        }
+    }
+
+    fn tell(&self, event: &Event) {
         let sinks: Vec<_> = {
             let mut sinks = self.sinks.lock();
             sinks.retain(|sink| sink.strong_count() > 0);
             sinks.iter().filter_map(Weak::upgrade).collect()
         };
         for sink in sinks {
-            sink.event(&event);
+            sink.event(event);
         }
     }
 

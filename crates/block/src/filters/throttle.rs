@@ -81,38 +81,34 @@ impl Limits {
     /// Limits contradict one another.
     pub fn new(rules: &Rules, op_size: u64) -> Result<Limits> {
         let refuse = |text: &str| Err(Error::generic(text));
-        for limit in rules {
-            if [limit.average, limit.max].iter().any(|n| !(0.0..=MOST).contains(n)) {
-                return refuse("bps/iops/max values must be within [0, 1000000000000000]");
-            }
-        }
         for all in rules.chunks(3) {
-            let used = |at: usize| all.get(at).is_some_and(|limit| limit.average > 0.0);
-            if used(0) && (used(1) || used(2)) {
+            let used = |at: usize| all.get(at).is_some_and(|l| l.average > 0.0);
+            let bursts = |at: usize| all.get(at).is_some_and(|l| l.max > 0.0);
+            if used(0) && (used(1) || used(2)) || bursts(0) && (bursts(1) || bursts(2)) {
                 let text = "bps/iops/max total values and read/write values cannot be used at the same time";
-                return Err(Error::generic(text));
+                return refuse(text);
             }
         }
-        if rules.iter().any(|l| l.max > 0.0 && l.average == 0.0) {
-            return Err(Error::generic("bps_max/iops_max require corresponding bps/iops values"));
-        }
-        if rules.iter().any(|l| l.max > 0.0 && l.max < l.average) {
-            return Err(Error::generic("bps_max/iops_max cannot be lower than bps/iops"));
+        if op_size > 0 && rules.iter().skip(3).all(|limit| limit.average <= 0.0) {
+            return refuse("iops size requires an iops value to be set");
         }
         for limit in rules {
-            if limit.max > 0.0 && limit.length < 1.0 {
-                return refuse("the burst length cannot be 0");
-            }
-            if limit.length > 1.0 && limit.max <= 0.0 {
-                return refuse("burst length set without burst rate");
-            }
-            if limit.max > 0.0 && limit.length > MOST / limit.max {
-                return refuse("burst length too high for this burst rate");
-            }
-        }
-        let requests = rules.iter().skip(3);
-        if op_size > 0 && requests.clone().all(|limit| limit.average <= 0.0) {
-            return refuse("iops size requires an iops value to be set");
+            let problem = if [limit.average, limit.max].iter().any(|n| !(0.0..=MOST).contains(n)) {
+                "bps/iops/max values must be within [0, 1000000000000000]"
+            } else if limit.max > 0.0 && limit.length < 1.0 {
+                "the burst length cannot be 0"
+            } else if limit.length > 1.0 && limit.max <= 0.0 {
+                "burst length set without burst rate"
+            } else if limit.max > 0.0 && limit.length > MOST / limit.max {
+                "burst length too high for this burst rate"
+            } else if limit.max > 0.0 && limit.average == 0.0 {
+                "bps_max/iops_max require corresponding bps/iops values"
+            } else if limit.max > 0.0 && limit.max < limit.average {
+                "bps_max/iops_max cannot be lower than bps/iops"
+            } else {
+                continue;
+            };
+            return refuse(problem);
         }
         let since = Instant::now();
         let bucket = |limit: &Limit| {

@@ -1,4 +1,4 @@
-//! Termination signals as a descriptor (signalfd(2)).
+//! Termination signals as a descriptor (signalfd(2)), and the one that ends programs at a limit.
 #![expect(unsafe_code, reason = "signalfd and the signal mask")]
 // UNSAFE: rustix has no signalfd; these are the libc calls themselves.
 
@@ -36,6 +36,13 @@ impl Signal {
             .into_iter()
             .find(|s| s.number().unsigned_abs() == n)
     }
+}
+
+/// A write beyond the largest file this process may make is an error (EFBIG) and not the process's
+/// end (setrlimit(2), `RLIMIT_FSIZE`). Processes started later have it so too.
+pub fn outlive_file_limits() {
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Delivers signals by a readable descriptor instead of handlers.

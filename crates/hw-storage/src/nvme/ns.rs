@@ -114,7 +114,7 @@ impl Namespace {
         let user = User { path, writes: !read_only, ..User::default() };
         let backend = disk.claim(graph.as_ref(), (kind, drive), user)?;
         // Errors are the commands' status, whatever the drive says, as at the peer.
-        backend.set_policy(block::OnError::Report, block::OnError::Report);
+        backend.leave_errors_to_the_device();
         if backend.node().is_none() {
             backend.detach();
             return Err(Error::generic("Device needs media, but drive is empty"));

@@ -7,6 +7,7 @@
 //! Source: QEMU's manual, `qemu-img convert`, options -c, -m, -S, -W, --salvage.
 
 use std::io;
+use std::sync::Arc;
 
 use block::Node;
 use parking_lot::{Condvar, Mutex};
@@ -20,7 +21,7 @@ const PIECE: u64 = 2 << 20;
 /// What is copied to where, and how.
 pub(super) struct Copy<'a> {
     /// Sources, one behind the other.
-    pub(super) from: &'a [std::sync::Arc<Node>],
+    pub(super) from: &'a [Arc<Node>],
     pub(super) to: &'a Node,
     pub(super) progress: Progress,
     /// Runs of zeroes of at least so many bytes are left out; 0: nothing is.
@@ -39,7 +40,7 @@ pub(super) struct Copy<'a> {
     /// The system copies where both sides are files.
     pub(super) offload: bool,
     /// Keeps writing slow.
-    pub(super) rate: Option<block::Limits>,
+    pub(super) rate: Option<Arc<block::IoGroup>>,
 }
 
 /// A range that is alike.

@@ -100,7 +100,7 @@ fn parallel(given: &Given) -> Result<usize, Fail> {
 }
 
 /// The limit of `-r`, in bytes per second.
-fn rate(given: &Given) -> Result<Option<block::Limits>, Fail> {
+fn rate(given: &Given) -> Result<Option<Arc<block::IoGroup>>, Fail> {
     let Some(text) = given.value("rate") else { return Ok(None) };
     if text.starts_with('-') {
         let text = "Invalid rate limit specified. Must be between 0 and 9223372036854775807.";
@@ -117,7 +117,7 @@ fn rate(given: &Given) -> Result<Option<block::Limits>, Fail> {
     if let Some(writes) = rules.get_mut(2) {
         writes.average = average;
     }
-    Ok(Some(block::Limits::new(&rules)?))
+    Ok(Some(block::IoGroup::new("", &rules, 0)?))
 }
 
 /// The word of `-l`: `snapshot.id=`, `snapshot.name=` or either.

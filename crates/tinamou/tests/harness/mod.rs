@@ -31,13 +31,19 @@ impl Drop for Emulator {
 impl Emulator {
     pub(crate) fn start(program: &str, args: &str) -> Option<Emulator> {
         use std::os::unix::process::CommandExt as _;
+        let mut command = Command::new(program);
+        command.arg0(PEER);
+        Emulator::launch(command, args)
+    }
+
+    /// Starts what `command` runs with these arguments and its own.
+    pub(crate) fn launch(mut command: Command, args: &str) -> Option<Emulator> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tinamou-pci-{}-{number}", std::process::id());
         let socket = std::env::temp_dir().join(name);
         let monitor = format!("unix:{},server=on,wait=off", socket.display());
-        let mut child = Command::new(program)
-            .arg0(PEER)
+        let mut child = command
             .args(["-M", "virt", "-nodefaults", "-S", "-display", "none"])
             .args(["-qtest", "stdio", "-qmp", &monitor, "-m", "256"])
             .args(args.split_whitespace())
@@ -52,7 +58,7 @@ impl Emulator {
         let stream = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
-                Err(error) => assert!(tries.next().is_some(), "{program}: {error}"),
+                Err(error) => assert!(tries.next().is_some(), "{command:?}: {error}"),
             }
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -70,19 +76,23 @@ impl Emulator {
         line.trim().to_owned()
     }
 
-    /// The words of an error, or `ok`.
-    pub(crate) fn qmp(&mut self, command: &str) -> String {
+    /// A command's reply.
+    pub(crate) fn reply(&mut self, command: &str) -> String {
         writeln!(self.qmp.get_mut(), "{command}").expect("QMP takes commands");
         loop {
             let line = self.line();
-            if line.contains("\"event\"") {
-                self.events.push(line);
-                continue;
+            if !line.contains("\"event\"") {
+                return line;
             }
-            return match line.split_once("\"desc\": ") {
-                Some((_, words)) => words.trim_end_matches('}').to_owned(),
-                None => "ok".into(),
-            };
+            self.events.push(line);
+        }
+    }
+
+    /// The words of an error, or `ok`.
+    pub(crate) fn qmp(&mut self, command: &str) -> String {
+        match self.reply(command).split_once("\"desc\": ") {
+            Some((_, words)) => words.trim_end_matches('}').to_owned(),
+            None => "ok".into(),
         }
     }
 

@@ -349,7 +349,7 @@ impl BlockIoError {
             node_name: Some(trouble.node.clone()),
             operation: if trouble.write { "write" } else { "read" }.into(),
             action: action.into(),
-            nospace: (trouble.verdict == block::Verdict::Stop).then_some(trouble.no_space),
+            nospace: trouble.no_space,
             reason: trouble.reason.clone(),
         }
     }

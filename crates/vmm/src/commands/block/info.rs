@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use block::{Backend, Node, OnError};
+use block::{Backend, Node};
 use derive::Qapi;
 use qapi::{Result, Value};
 
@@ -164,6 +164,17 @@ pub(super) fn snapshot(s: &block::Snapshot) -> SnapshotInfo {
     }
 }
 
+/// Whether a node, or what is below a filter, knows what its format is like: disks that keep nothing
+/// and those of servers do not.
+fn has_format_info(node: &Arc<Node>) -> bool {
+    let passes = node.class().is_filter() || ["raw", "blkdebug"].contains(&node.class().name);
+    let below = ["file", "image"].iter().find_map(|name| node.child(name));
+    match below {
+        Some(below) if passes => has_format_info(&below),
+        _ => !["null-co", "null-aio", "nbd"].contains(&node.class().name),
+    }
+}
+
 fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     use qapi::Qapi as _;
     let about = node.driver().format_info();
@@ -177,7 +188,7 @@ fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     ImageInfo {
         filename: node.filename().to_owned(),
         format: name.to_owned(),
-        dirty_flag: Some(about.dirty),
+        dirty_flag: has_format_info(node).then_some(about.dirty),
         actual_size: allocated(node),
         virtual_size: node.len(),
         cluster_size: match about.cluster_size {
@@ -239,9 +250,6 @@ pub(crate) fn block_info(
     let user = backend.user();
     let node = backend.node();
     let tray = device.and_then(|(_, slot)| slot.tray_open());
-    let (reads, writes) = backend.policy();
-    let stops = |policy| matches!(policy, OnError::Stop | OnError::Enospc | OnError::Auto);
-    let watched = user.is_some() && (stops(reads) || stops(writes));
     let status = match backend.status.load(Ordering::Relaxed) {
         0 => "ok",
         2 => "nospace",
@@ -260,7 +268,7 @@ pub(crate) fn block_info(
             device_info(&node.skip_implicit(), writeback, true, group.as_deref())
         }),
         tray_open: tray,
-        io_status: watched.then(|| status.to_owned()),
+        io_status: backend.may_stop().then(|| status.to_owned()),
     })
 }
 
