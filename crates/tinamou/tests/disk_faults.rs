@@ -4,6 +4,10 @@
 //! Faults are those of a rule of `blkdebug`, of an NBD server, of a file system that is full, and of a
 //! limit of files that cuts a write short. Without a peer, our own answers are looked at only.
 
+#[path = "harness/disk.rs"]
+#[expect(dead_code, reason = "this test uses a part")]
+mod disk_driver;
+#[expect(dead_code, reason = "this test uses a part")]
 mod harness;
 #[path = "harness/nvme.rs"]
 mod nvme_driver;
@@ -12,191 +16,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use disk_driver::{Disk, Kind};
 use harness::{Emulator, OURS, PEER};
-use nvme_driver::{DATA, Nvme};
-
-const RAM: u64 = 0x4000_0000;
-/// The ring of virtio; what the machine tells of itself lies at the start of RAM.
-const RING: u64 = RAM + 0x80_0000;
-/// Where a request of virtio has its head and its answer.
-const HEAD: u64 = RING + 0x4000;
-const ANSWER: u64 = RING + 0x5000;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
-    Blk,
-    Scsi,
-    Nvme,
-}
-
-/// A driver for one virtio queue behind MMIO, one request at a time.
-struct Virtio<'a> {
-    e: &'a mut Emulator,
-    base: u64,
-    queue: u64,
-    count: u16,
-}
-
-impl Virtio<'_> {
-    fn of(e: &mut Emulator, queue: u64) -> Virtio<'_> {
-        let places = (0..32).map(|n| 0x0a00_0000 + n * 0x200);
-        let found: Vec<u64> = places.filter(|at| e.read32(at + 8) != 0).collect();
-        let base = *found.first().expect("a device");
-        e.write(base + 0x70, 32, 3);
-        for sel in 0..2 {
-            e.write(base + 0x24, 32, sel);
-            e.write(base + 0x20, 32, sel);
-        }
-        e.write(base + 0x70, 32, 11);
-        e.write(base + 0x30, 32, queue);
-        e.write(base + 0x38, 32, 16);
-        for (register, at) in [(0x80, 0), (0x90, 0x1000), (0xa0, 0x2000)] {
-            e.write(base + register, 32, RING + at);
-            e.write(base + register + 4, 32, 0);
-        }
-        e.write(base + 0x44, 32, 1);
-        e.write(base + 0x70, 32, 15);
-        Virtio { e, base, queue, count: 0 }
-    }
-
-    /// Rings for a request of these pieces: place, length, and whether the device writes.
-    fn begin(&mut self, parts: &[(u64, u32, bool)]) {
-        for (n, (at, len, writes)) in (0u16..).zip(parts) {
-            let more = usize::from(n) + 1 < parts.len();
-            let mut d = at.to_le_bytes().to_vec();
-            d.extend(len.to_le_bytes());
-            d.extend((u16::from(more) | u16::from(*writes) << 1).to_le_bytes());
-            d.extend((n + 1).to_le_bytes());
-            self.e.put(RING + 16 * u64::from(n), &d);
-        }
-        self.e.put(RING + 0x1004 + 2 * u64::from(self.count % 16), &[0, 0]);
-        self.count += 1;
-        self.e.put(RING + 0x1002, &self.count.to_le_bytes());
-        self.e.write(self.base + 0x50, 32, self.queue);
-    }
-
-    fn is_back(&mut self) -> bool {
-        self.e.bytes(RING + 0x2002, 2) == self.count.to_le_bytes()
-    }
-
-    fn said(&mut self, kind: Kind) -> String {
-        if kind == Kind::Blk {
-            return format!("status {}", self.e.bytes(ANSWER, 1)[0]);
-        }
-        let a = self.e.bytes(ANSWER, 108);
-        let sense = if a[10] == 2 { (a[14], a[24], a[25]) } else { (0, 0, 0) };
-        format!("status {} response {} sense {sense:x?}", a[10], a[11])
-    }
-}
-
-/// A disk of some kind with its driver.
-enum Disk<'a> {
-    Virtio(Virtio<'a>, Kind),
-    Nvme(Nvme<'a>),
-}
-
-impl Disk<'_> {
-    fn of(e: &mut Emulator, kind: Kind) -> Disk<'_> {
-        let queue = match kind {
-            Kind::Nvme => {
-                let mut n = Nvme::of(e);
-                for (opcode, at, flags) in [(5, 0x13_0000, 1), (1, 0x12_0000, 1 << 16 | 1)] {
-                    let made = n.run(0, opcode, 0, (RAM + at, 0), [31 << 16 | 1, flags, 0]);
-                    assert_eq!(made.1, 0, "a queue");
-                }
-                return Disk::Nvme(n);
-            }
-            Kind::Blk => 0,
-            Kind::Scsi => 2,
-        };
-        Disk::Virtio(Virtio::of(e, queue), kind)
-    }
-
-    fn e(&mut self) -> &mut Emulator {
-        match self {
-            Disk::Virtio(v, _) => v.e,
-            Disk::Nvme(n) => n.e,
-        }
-    }
-
-    fn begin(&mut self, write: bool, sector: u16, count: u8) {
-        let len = u32::from(count) * 512;
-        let [high, low] = sector.to_be_bytes();
-        match self {
-            Disk::Nvme(n) => {
-                let words = [sector.into(), 0, u32::from(count) - 1];
-                n.begin(1, if write { 1 } else { 2 }, 1, (DATA, DATA + 4096), words);
-            }
-            Disk::Virtio(v, Kind::Blk) => {
-                let mut head = vec![u8::from(write), 0, 0, 0, 0, 0, 0, 0, low, high];
-                head.resize(16, 0);
-                v.e.put(HEAD, &head);
-                v.begin(&[(HEAD, 16, false), (DATA, len, !write), (ANSWER, 1, true)]);
-            }
-            Disk::Virtio(v, _) => {
-                let mut head = vec![1, 0, 0, 0, 0, 0, 0, 0];
-                head.resize(19, 0);
-                head.extend([if write { 0x2a } else { 0x28 }, 0, 0, 0, high, low, 0, 0, count]);
-                head.resize(51, 0);
-                v.e.put(HEAD, &head);
-                let (data, answer) = ((DATA, len, !write), (ANSWER, 108, true));
-                let parts = if write { [data, answer] } else { [answer, data] };
-                v.begin(&[(HEAD, 51, false), parts[0], parts[1]]);
-            }
-        }
-    }
-
-    /// What a request came to, if it is there.
-    fn answer(&mut self) -> Option<String> {
-        match self {
-            Disk::Nvme(n) => n.answer(1).map(|(_, status, _)| format!("status {status:#x}")),
-            Disk::Virtio(v, kind) => v.is_back().then(|| v.said(*kind)),
-        }
-    }
-
-    /// What came of a request: an answer, or a machine that stands.
-    fn outcome(&mut self) -> String {
-        for _ in 0..4000 {
-            if let Some(answer) = self.answer() {
-                return answer;
-            }
-            let status = self.e().reply("{\"execute\":\"query-status\"}");
-            if let Some((_, state)) = status.split_once("\"status\": \"")
-                && !state.starts_with("running")
-            {
-                return format!("stands: {}", state.split('"').next().unwrap_or(""));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        panic!("no answer");
-    }
-
-    fn run(&mut self, write: bool, sector: u16, count: u8) -> String {
-        self.begin(write, sector, count);
-        self.outcome()
-    }
-
-    /// Events of storage and of the machine since the last time.
-    fn events(&mut self) -> Vec<String> {
-        self.e().reply("{\"execute\":\"query-status\"}");
-        let wanted = ["BLOCK_IO_ERROR", "STOP", "RESUME"];
-        let all = std::mem::take(&mut self.e().events).into_iter();
-        let all = all.filter(|line| wanted.iter().any(|name| line.contains(name)));
-        // Times are not compared, and members have no order.
-        let plain = |line: String| {
-            let line = line.split("\"timestamp\": {").map(|part| {
-                let is_time = part.starts_with("\"seconds\"");
-                if is_time { part.split_once('}').map_or("", |(_, rest)| rest) } else { part }
-            });
-            let line: String = line.collect();
-            let mut words: Vec<_> = line.split([',', '{', '}']).map(str::trim).collect();
-            words.sort_unstable();
-            words.retain(|word| !word.is_empty());
-            words.join(" ")
-        };
-        all.map(plain).collect()
-    }
-}
+use nvme_driver::DATA;
 
 /// A file system's or a server's fault.
 struct Fault<'a> {

@@ -1,6 +1,7 @@
 //! PCI Express ports, native hot plug and NVMe from outside: our program and the installed peer get
 //! the same accesses by qtest and the same commands by QMP, and give the same answers.
 
+#[expect(dead_code, reason = "this test uses a part")]
 mod harness;
 #[path = "harness/nvme.rs"]
 mod nvme_driver;

@@ -96,6 +96,26 @@ impl Emulator {
         }
     }
 
+    /// Events of these names since the last time, as words in order.
+    pub(crate) fn told(&mut self, names: &[&str]) -> Vec<String> {
+        self.reply("{\"execute\":\"query-status\"}");
+        let all = std::mem::take(&mut self.events).into_iter();
+        let all = all.filter(|line| names.iter().any(|name| line.contains(name)));
+        // Times are not compared, and members have no order.
+        let plain = |line: String| {
+            let line = line.split("\"timestamp\": {").map(|part| {
+                let is_time = part.starts_with("\"seconds\"");
+                if is_time { part.split_once('}').map_or("", |(_, rest)| rest) } else { part }
+            });
+            let line: String = line.collect();
+            let mut words: Vec<_> = line.split([',', '{', '}']).map(str::trim).collect();
+            words.sort_unstable();
+            words.retain(|word| !word.is_empty());
+            words.join(" ")
+        };
+        all.map(plain).collect()
+    }
+
     pub(crate) fn device_add(&mut self, args: &str) -> String {
         self.qmp(&format!("{{\"execute\":\"device_add\",\"arguments\":{{{args}}}}}"))
     }
