@@ -151,6 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a thread that stops in a request")]
     fn one_request_stops_until_it_is_told_to_go_on() {
         for last in [Breakpoint::Resume("a"), Breakpoint::Remove("a")] {
             let (breaks, went) = (Arc::new(Breaks::default()), Arc::new(AtomicU32::new(0)));
