@@ -7,12 +7,12 @@
 //! Source: QEMU's QMP reference; replies compared with QEMU 10.0.
 
 pub(super) mod change;
+pub(super) mod commit_now;
 pub(super) mod create;
 pub(super) mod info;
 pub(super) mod internal;
 pub(super) mod io;
 mod io_more;
-pub(super) mod commit_now;
 pub(super) mod jobs;
 pub(super) mod layers;
 pub(super) mod limits;
