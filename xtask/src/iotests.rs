@@ -7,8 +7,10 @@
 //! are qcow2 and raw, and with `--all` also qcow2 with other options and raw through a server of NBD,
 //! and LUKS. Tests that fail with the peer's own tool on this machine are run and named apart; what
 //! the peer does is kept in the build folder. `TINAMOU_IMG` names another build of the tool.
+//! What `check` printed, with all differences, stays in the build folder (`ours-KIND.log`), and a
+//! table tells the first difference of each test that fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -138,6 +140,45 @@ const MORE: [Kind; 5] = [
     ("raw-nbd", &["-raw", "-nbd"]),
 ];
 
+/// Where the words of a run are kept, beside the programs that it used.
+fn log_of(bin: &Path, kind: &str) -> PathBuf {
+    let whose = bin.file_name().unwrap_or_default().to_string_lossy();
+    bin.with_file_name(format!("{whose}-{kind}.log"))
+}
+
+/// The first differences in what `check` printed, by test: the line that is missing, or where none
+/// is missing the line that is too many.
+fn first_differences(text: &str) -> BTreeMap<String, String> {
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
+    let mut test: Option<String> = None;
+    let mut extra: Option<&str> = None;
+    let mut close = |test: &mut Option<String>, line: &str| {
+        if let Some(test) = test.take() {
+            found.entry(test).or_insert_with(|| line.to_owned());
+        }
+    };
+    for line in text.lines() {
+        if let Some(path) = line.strip_prefix("+++ ") {
+            let name = path.split_whitespace().next().and_then(|path| path.rsplit('/').next());
+            test = name.and_then(|name| name.strip_suffix(".out.bad")).map(str::to_owned);
+        } else if line.starts_with("--- ") {
+            continue;
+        } else if line.starts_with('-') && line.trim_end().len() > 1 {
+            close(&mut test, line);
+        } else if line.starts_with('+') && line.trim_end().len() > 1 {
+            extra.get_or_insert(line);
+            continue;
+        } else if let Some(line) = extra {
+            close(&mut test, line);
+        }
+        extra = None;
+    }
+    if let Some(line) = extra {
+        close(&mut test, line);
+    }
+    found
+}
+
 fn run_kind(tests: &Path, bin: &Path, kind: Kind, which: &[String]) -> Result<Found> {
     let (name, args) = kind;
     let scratch = std::env::temp_dir().join(format!("iotests-{}-{name}", std::process::id()));
@@ -154,8 +195,11 @@ fn run_kind(tests: &Path, bin: &Path, kind: Kind, which: &[String]) -> Result<Fo
     }
     check.env("TEST_DIR", &scratch).env("SOCK_DIR", scratch.join("s")).stderr(Stdio::inherit());
     let out = check.output().map_err(|e| format!("check: {e}"))?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let log = log_of(bin, name);
+    fs::write(&log, text.as_bytes()).map_err(say(&log))?;
     let mut found = Found::default();
-    for line in String::from_utf8_lossy(&out.stdout).lines() {
+    for line in text.lines() {
         // Lines are written over: the last part counts.
         let words: Vec<&str> = line.rsplit('\r').next().unwrap_or("").split_whitespace().collect();
         if let [name, verdict, ..] = words.as_slice()
@@ -195,6 +239,19 @@ fn join(set: &BTreeSet<String>) -> String {
     set.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 
+/// Prints a table of the first differences of tests that fail.
+fn print_differences(bin: &Path, kind: &str, failed: &BTreeSet<String>) -> Result<()> {
+    let log = log_of(bin, kind);
+    let differences = first_differences(&fs::read_to_string(&log).map_err(say(&log))?);
+    println!("| {kind} test | first difference |\n|---|---|");
+    for test in failed {
+        let line = differences.get(test).map_or("no output to compare", String::as_str);
+        let line: String = line.chars().take(100).collect();
+        println!("| {test} | `{}` |", line.replace('|', "\\|").replace('`', "'"));
+    }
+    Ok(())
+}
+
 /// Runs and prints passed, failed and not run for each format.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     packages::need(NEEDS)?;
@@ -230,6 +287,23 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         );
         println!("  failed: {}\n  not run: {}", join(&own), join(&found.not_run));
         println!("  fail with both: {}", join(&both));
+        print_differences(&ours, format, &own)?;
     }
     if failures == 0 { Ok(()) } else { Err(format!("{failures} tests fail")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_differences;
+
+    #[test]
+    fn first_differences_are_told_by_test() {
+        let text = "102   fail  output mismatch\n--- /a/102.out\n+++ /t/qcow2-file-102/102.out.bad\n\
+                    @@ -1,2 +1,2 @@\n (qemu)\n-64 KiB\n+Error\n-more\n\
+                    142   fail\n--- /a/142.out\n+++ /t/142.out.bad\n@@ -1 +1 @@\n \n+greeting\n \n-x\n\
+                    087   pass\n--- /a/9.out\n+++ /t/9.out.bad\n@@ -1 +1 @@\n-\n+last\n";
+        let found = first_differences(text);
+        let found: Vec<_> = found.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(found, [("102", "-64 KiB"), ("142", "+greeting"), ("9", "+last")]);
+    }
 }

@@ -12,6 +12,7 @@ pub(crate) const TEST: &[(&str, &str)] = &[
     ("/usr/lib/ipxe/qemu/efi-e1000e.rom", "ipxe-qemu"),
     ("ip", "iproute2"),
     ("passt", "passt"),
+    ("dpdk-testpmd", "dpdk-dev"),
     ("qemu-nbd", "qemu-utils"),
     ("nbdkit", "nbdkit"),
     ("dtc", "device-tree-compiler"),

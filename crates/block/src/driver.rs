@@ -238,6 +238,19 @@ pub struct Resolved {
     pub guard: Option<Flight>,
 }
 
+/// What is done with a breakpoint of `blkdebug`; the texts are events and tags.
+#[derive(Clone, Copy, Debug)]
+pub enum Breakpoint<'a> {
+    /// The next request with this event stops there and has this tag then.
+    Set(&'a str, &'a str),
+    /// The tag is forgotten; requests that have it go on.
+    Remove(&'a str),
+    /// One request with this tag goes on.
+    Resume(&'a str),
+    /// Blocks until a request has stopped with this tag.
+    Wait(&'a str),
+}
+
 fn none<T>() -> io::Result<T> {
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -322,6 +335,14 @@ pub trait BlockDriver: Send + Sync {
     /// `cluster_alloc`, ...); nothing but `blkdebug` listens.
     fn event(&self, name: &str) {
         _ = name;
+    }
+    /// Requests stop at an event or go on; nothing but `blkdebug` knows this.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] of other drivers; no such event, tag or request.
+    fn breakpoint(&self, what: &Breakpoint<'_>) -> io::Result<()> {
+        _ = what;
+        none()
     }
     /// Goes on in other ways (for reading only, past the page cache, ...); nothing is under way.
     ///

@@ -378,7 +378,11 @@ impl Graph {
         if name.len() > 31 {
             return Err(Error::generic("Node name too long"));
         }
-        if self.find(&name).is_some() || self.has_drive(&name) {
+        if self.has_drive(&name) {
+            let text = format!("node-name={name} is conflicting with a device id");
+            return Err(Error::generic(text));
+        }
+        if self.find(&name).is_some() {
             return Err(Error::generic(format!("Duplicate nodes with node-name='{name}'")));
         }
         Ok(name)
@@ -523,10 +527,14 @@ impl Graph {
     /// Adds a drive: an id for a node, or for an empty slot.
     ///
     /// # Errors
-    /// The id is taken.
+    /// The id is taken, by a drive or by a node: commands look for both under one name.
     pub fn add_drive(&self, id: &str, node: Option<Arc<Node>>) -> Result<Arc<Backend>> {
         if self.has_drive(id) {
             return Err(Error::duplicate_id(id, "drive"));
+        }
+        if self.find(id).is_some() {
+            let text = format!("Device name '{id}' conflicts with an existing node name");
+            return Err(Error::generic(text));
         }
         let drive = Backend::new(id, node.as_ref(), self.told.clone())?;
         self.drives.lock().push(drive.clone());

@@ -81,3 +81,22 @@ fn names_of_backing_files_are_relative_to_the_image() {
     assert_eq!(relative_to("/a/b.qcow2", "null-co://"), "null-co://");
     assert!(filename_options("bogus:x").is_err());
 }
+
+#[test]
+fn drives_and_nodes_share_their_names() {
+    let graph = Graph::new(CLASSES);
+    let node = add(&graph, "null-co,node-name=n").unwrap();
+    graph.add_drive("d", Some(node)).unwrap();
+    assert_eq!(
+        add(&graph, "null-co,node-name=d").err().unwrap(),
+        "node-name=d is conflicting with a device id"
+    );
+    assert_eq!(
+        add(&graph, "null-co,node-name=n").err().unwrap(),
+        "Duplicate nodes with node-name='n'"
+    );
+    assert_eq!(
+        graph.add_drive("n", None).err().unwrap().desc,
+        "Device name 'n' conflicts with an existing node name"
+    );
+}

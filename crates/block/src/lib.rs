@@ -41,9 +41,9 @@ pub use backend::{
 };
 pub use conf::{BlockdevOnError, DiskProps, OnOffAuto};
 pub use driver::{
-    Bitmap, BitmapChange, BlockClass, BlockDriver, CheckReport, CreateOption, Creation, Extent,
-    Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid, is_lost,
-    lost, unsupported,
+    Bitmap, BitmapChange, BlockClass, BlockDriver, Breakpoint, CheckReport, CreateOption, Creation,
+    Extent, Fix, FormatInfo, Keys, Preallocation, Resolved, Snapshot, SnapshotChange, invalid,
+    is_lost, lost, unsupported,
 };
 pub use engine::{Done, Lane, Op, Request};
 pub use filters::throttle::{Limit, Limits, Rules, ThrottleGroup};

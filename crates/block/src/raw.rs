@@ -109,9 +109,13 @@ fn create(new: &Creation) -> Result<()> {
         Error::generic(format!("Could not create '{}': {}", new.filename, host::reason(&error)))
     };
     let path = new.filename.strip_prefix("file:").unwrap_or(&new.filename);
-    let file = File::options().write(true).create(true).truncate(true).read(true).open(path);
+    // What another program uses must stay as it is: cut only once the lock is there.
+    let file = File::options().write(true).create(true).truncate(false).read(true).open(path);
     let file = file.map_err(fail)?;
     crate::lock::lock(&file, path, crate::lock::Wants::of(true, false))?;
+    if file.metadata().is_ok_and(|data| data.is_file()) {
+        file.set_len(0).map_err(fail)?;
+    }
     let Some(whole) = new.size.checked_next_multiple_of(512).filter(|n| *n < 1 << 63) else {
         return Err(Error::generic("Could not resize file: Invalid argument"));
     };
@@ -160,3 +164,25 @@ pub(crate) const RAW: BlockClass = BlockClass {
     },
     has_backing: false,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_image_leaves_a_file_alone_that_somebody_uses() {
+        let path = std::env::temp_dir().join(format!("raw-create-{}", std::process::id()));
+        std::fs::write(&path, b"contents").unwrap();
+        let name = path.to_str().unwrap().to_owned();
+        let other = File::options().read(true).write(true).open(&path).unwrap();
+        crate::lock::lock(&other, &name, crate::lock::Wants::of(true, false)).unwrap();
+        let new = Creation { filename: name.clone(), size: 4096, ..Creation::default() };
+        let refused = create(&new).unwrap_err();
+        assert!(refused.desc.contains("lock"), "{}", refused.desc);
+        assert_eq!(std::fs::read(&path).unwrap(), b"contents");
+        drop(other);
+        create(&new).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 4096], "nothing is left of the old file");
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -4,8 +4,6 @@
 //! The writer is this very test, started again with a limit of its files (`ulimit -f`); the test
 //! lifts the limit (prlimit(1)) between the stop and the going on.
 
-#![expect(clippy::disallowed_methods, reason = "a test reads what its child prints")]
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::Arc;

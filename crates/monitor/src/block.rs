@@ -2,7 +2,7 @@
 //!
 //! All of it is made from the replies of QMP commands, in the peer's words. `info block -v` shows
 //! the images of one disk after the other without formats' own data. `change` changes media only,
-//! not passwords of displays. Not here: `commit`.
+//! not passwords of displays.
 //! Source: what QEMU 10.0 prints.
 
 use std::fmt::Write as _;
@@ -339,6 +339,17 @@ pub(crate) fn snapshot(vm: &Arc<Vm>, words: &str) -> String {
         args.set("format", Value::from(format));
     }
     answer(execute(vm, "blockdev-snapshot-sync", args))
+}
+
+/// `commit device|all`.
+pub(crate) fn commit(vm: &Arc<Vm>, words: &str) -> String {
+    let mut words = words.split_whitespace();
+    let wrong = match (words.next(), words.next()) {
+        (Some(device), None) => return vmm::commands::commit_now(vm, device),
+        (None, _) => "block device name expected",
+        _ => "extraneous characters at the end of line",
+    };
+    format!("commit: {wrong}\nTry \"help commit\" for more information\n")
 }
 
 /// `qemu-io [-d] device "command"`.

@@ -127,6 +127,12 @@ pub static COMMANDS: &[HumanCommand] = &[
         "close a file descriptor previously passed via SCM rights",
         |vm, n| { one(vm, "closefd", "fdname", n) }
     ),
+    command!(
+        "commit",
+        "device|all",
+        "commit changes to the disk images (if -snapshot is used) or backing files",
+        crate::block::commit
+    ),
     command!("cont|c", "", "resume emulation", |vm, _| plain(vm, "cont")),
     command!("delvm", "tag", "delete a VM snapshot from its tag", crate::snapshots::delete),
     command!(

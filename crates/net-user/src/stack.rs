@@ -297,7 +297,9 @@ impl Stack {
             _ => false,
         };
         if let Some(router) = router.filter(|_| !about_error) {
-            let packet = head.get(ETHERNET..).unwrap_or_default();
+            // Not what fills the frame up.
+            let end = head.len().min(ip.start.saturating_add(ip.len));
+            let packet = head.get(ETHERNET..end).unwrap_or_default();
             icmp::failed(&mut self.out, (router, ip.from), why, packet);
         }
     }

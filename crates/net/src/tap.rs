@@ -9,7 +9,7 @@
 //! behaviour.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Weak};
@@ -262,12 +262,13 @@ struct Opened {
 
 impl Opened {
     /// Descriptors that somebody else opened.
-    fn given(fds: Vec<OwnedFd>, text: String) -> Result<Opened> {
+    fn given(fds: Vec<OwnedFd>, names: &[&str], text: String) -> Result<Opened> {
         let mut found = None;
-        for fd in &fds {
-            let bad = explain("Unable to query TUNGETIFF on FD");
+        for (index, fd) in fds.iter().enumerate() {
+            let number = names.get(index).map_or(fd.as_raw_fd().to_string(), |n| (*n).to_owned());
+            let bad = format!("Unable to query TUNGETIFF on FD {number}");
             host::set_nonblocking(fd, true).map_err(explain("Unable to set non-blocking"))?;
-            let (name, header) = host::tap_name(fd).map_err(bad)?;
+            let (name, header) = host::tap_name(fd).map_err(explain(&bad))?;
             match &found {
                 Some((_, first)) if *first != header => {
                     return Err(Error::generic("vnet_hdr not consistent across given tap fds"));
@@ -281,7 +282,7 @@ impl Opened {
     }
 
     fn helped(helper: &str, bridge: &str, text: String) -> Result<Opened> {
-        Opened::given(vec![help(helper, bridge)?], text)
+        Opened::given(vec![help(helper, bridge)?], &[], text)
     }
 }
 
@@ -308,7 +309,7 @@ impl TapArgs {
             let words = format!("{NAMES}helper=, queues=, fds=, and vhostfds=");
             self.refuse(named || others, &words, "fd")?;
             let fd = descriptor(given, context).map_err(of_link)?;
-            return Opened::given(vec![fd], format!("fd={given}"));
+            return Opened::given(vec![fd], &[given], format!("fd={given}"));
         }
         if let Some(given) = &self.fds {
             let others = self.helper.is_some() || self.vhostfd.is_some();
@@ -321,7 +322,8 @@ impl TapArgs {
             }
             let fds: Result<Vec<_>> =
                 names.iter().map(|name| descriptor(name, context).map_err(of_link)).collect();
-            return Opened::given(fds?, format!("fd={}", names.first().unwrap_or(&"")));
+            let text = format!("fd={}", names.first().unwrap_or(&""));
+            return Opened::given(fds?, &names, text);
         }
         if let Some(helper) = &self.helper {
             let words = format!("{NAMES}queues=, and vhostfds=");

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use derive::Qapi;
@@ -130,6 +131,14 @@ pub trait FilterKind: Filter + Sized + 'static {
     fn make(props: Self::Props, link: &Arc<Link>, table: &Netdevs) -> Result<Arc<Self>>;
     /// It was put on its link.
     fn attached(_: &Arc<Self>) {}
+    /// Sets a property of its own; `false`: there is none of that name that can be set.
+    ///
+    /// # Errors
+    /// The value does not do.
+    fn set(&self, name: &str, value: &qapi::Value) -> Result<bool> {
+        _ = (name, value);
+        Ok(false)
+    }
 }
 
 /// A filter on its link; when it is dropped, it is taken off.
@@ -167,7 +176,7 @@ impl<F: FilterKind> ObjectType for Attached<F> {
         let (wire, own) = (link.clone(), filter.clone());
         at.offer(device::Setter(Arc::new(move |name, value| {
             let Some(status) = value.as_str().filter(|_| name == "status") else {
-                return Ok(false);
+                return kind.set(name, value);
             };
             let on = is_on(status)?;
             if let Some(link) = wire.upgrade() {
@@ -252,6 +261,11 @@ pub struct BufferProps {
     pub interval: Word,
 }
 
+fn positive(interval: Word) -> Result<u32> {
+    let text = "Property 'filter-buffer.interval' requires a positive value";
+    if interval.0 > 0 { Ok(interval.0) } else { Err(Error::generic(text)) }
+}
+
 /// Most bytes that a buffer keeps; what comes beyond passes.
 const MAX_KEPT: usize = 64 << 20;
 
@@ -264,6 +278,8 @@ struct Kept {
 /// Keeps frames until a timer lets all of them go.
 pub struct Buffer {
     props: BufferProps,
+    /// Microseconds between two releases.
+    interval: AtomicU32,
     link: Weak<Link>,
     kept: Mutex<(VecDeque<Kept>, usize)>,
     timer: OnceLock<device::Timer>,
@@ -290,7 +306,7 @@ impl Buffer {
 
     fn arm(&self) {
         if let Some(timer) = self.timer.get() {
-            let wait = u64::from(self.props.interval.0).saturating_mul(1000);
+            let wait = u64::from(self.interval.load(Ordering::Relaxed)).saturating_mul(1000);
             timer.arm_at(timer.clock().now_ns().saturating_add(wait));
         }
     }
@@ -304,12 +320,10 @@ impl FilterKind for Buffer {
         &props.common
     }
     fn make(props: BufferProps, link: &Arc<Link>, table: &Netdevs) -> Result<Arc<Buffer>> {
-        if props.interval == Word(0) {
-            let text = "Property 'filter-buffer.interval' requires a positive value";
-            return Err(Error::generic(text));
-        }
+        let interval = positive(props.interval)?;
         let buffer = Arc::new_cyclic(|this| Buffer {
             props,
+            interval: AtomicU32::new(interval),
             link: Arc::downgrade(link),
             kept: Mutex::default(),
             timer: OnceLock::new(),
@@ -323,6 +337,15 @@ impl FilterKind for Buffer {
         }));
         buffer.arm();
         Ok(buffer)
+    }
+    fn set(&self, name: &str, value: &qapi::Value) -> Result<bool> {
+        if name != "interval" {
+            return Ok(false);
+        }
+        let word: Word = qapi::Qapi::from_value(value.clone(), qapi::Source::Json)?;
+        // The release that is due stays; the next one is so much later.
+        self.interval.store(positive(word)?, Ordering::Relaxed);
+        Ok(true)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `throttle-group` with the drives and nodes that use it: one set of limits by one name, in QEMU
 //! 10.0's words.
 
-#![expect(clippy::disallowed_methods, reason = "a test has a thread that waits")]
+#![expect(clippy::disallowed_methods, reason = "a thread that waits in a node")]
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;

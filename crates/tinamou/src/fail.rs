@@ -15,12 +15,14 @@ pub(crate) enum Stop {
     Failed(Failure),
 }
 
-/// One line for a person: where and what, and a hint.
+/// One line for a person: where and what, and a hint behind it; what an error itself brings along
+/// as a hint stands on a line of its own, as at the peer.
 #[derive(Debug)]
 pub(crate) struct Failure {
     place: Option<String>,
     text: String,
     hint: Option<String>,
+    below: Option<String>,
 }
 
 static TIMESTAMPS: AtomicBool = AtomicBool::new(false);
@@ -65,19 +67,25 @@ impl Failure {
         let place = self.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
         let hint = self.hint.as_deref().map(|hint| hint.trim_end_matches(['.', '\n']));
         let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-        format!("{program}: {place}{}{hint}\n", self.text)
+        let below = self.below.as_deref().map(|below| format!("{}\n", below.trim_end()));
+        format!("{program}: {place}{}{hint}\n{}", self.text, below.unwrap_or_default())
     }
 }
 
 impl Stop {
     /// An error that no single option is to blame for.
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self::Failed(Failure { place: None, text: text.into(), hint: None })
+        Self::Failed(Failure { place: None, text: text.into(), hint: None, below: None })
     }
 
     /// An error of an option.
     pub(crate) fn at(place: &str, text: impl Into<String>) -> Self {
-        Self::Failed(Failure { place: Some(place.into()), text: text.into(), hint: None })
+        Self::Failed(Failure {
+            place: Some(place.into()),
+            text: text.into(),
+            hint: None,
+            below: None,
+        })
     }
 
     /// The same with a hint in brackets behind it.
@@ -91,7 +99,7 @@ impl Stop {
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Self::Failed(Failure { place: None, text: error.desc, hint: error.hint })
+        Self::Failed(Failure { place: None, text: error.desc, hint: None, below: error.hint })
     }
 }
 
@@ -105,13 +113,27 @@ impl<T> At<T> for qapi::Result<T> {
     fn at(self, place: &str) -> Step<T> {
         self.map_err(|error| {
             let place = Some(place.to_owned());
-            Stop::Failed(Failure { place, text: error.desc, hint: error.hint })
+            Stop::Failed(Failure { place, text: error.desc, hint: None, below: error.hint })
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn hints_of_errors_stand_below() {
+        use super::{At as _, Stop};
+        let text = |stop| match stop {
+            Stop::Failed(failure) => failure.text("p"),
+            _ => String::new(),
+        };
+        let error = || qapi::Error::generic("no lock").with_hint("Is it used?");
+        assert_eq!(text(Stop::from(error())), "p: no lock\nIs it used?\n");
+        let at = Err::<(), _>(error()).at("-drive x").unwrap_err();
+        assert_eq!(text(at), "p: -drive x: no lock\nIs it used?\n");
+        assert_eq!(text(Stop::new("no").hint("own.")), "p: no (own)\n");
+    }
+
     #[test]
     fn times_are_dates() {
         assert_eq!(super::time_text(0), "1970-01-01T00:00:00.000000Z");

@@ -185,6 +185,13 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
     for (number, serial) in settings.serials.iter().enumerate() {
         serials.push(legacy_chardev(vm, &mut kept, &format!("serial{number}"), serial)?);
     }
+    let networks = network::table(vm);
+    plan.open(&networks)?;
+    for object in objects.iter().filter(|object| !object.early) {
+        add_object(vm, object)?;
+    }
+    let drives = crate::drives::open_all(vm, settings)?;
+    // As at the peer no monitor greets before networks, objects and drives are known to be right.
     for (number, (monitor, kind)) in settings.monitors.iter().enumerate() {
         let id = format!("compat_monitor{number}");
         if let Some(id) = legacy_chardev(vm, &mut kept, &id, monitor)? {
@@ -195,12 +202,6 @@ fn create(program: &str, vm: &Arc<Vm>, settings: &Settings, machine: &str) -> St
         let (id, kind) = mon_option(vm, mon)?;
         add_or_defer_monitor(vm, &mut kept, &id, kind, &mon.place)?;
     }
-    let networks = network::table(vm);
-    plan.open(&networks)?;
-    for object in objects.iter().filter(|object| !object.early) {
-        add_object(vm, object)?;
-    }
-    let drives = crate::drives::open_all(vm, settings)?;
     board::create(program, vm, settings, machine, (serials, drives.flash))?;
     plan.plug(program, vm)?;
     for (late, kind) in std::mem::take(&mut kept.late) {

@@ -193,6 +193,7 @@ pub use self::pci::{pci_buses, pci_class_name};
 pub use ::pci::FunctionInfo;
 pub(crate) use balloon::{BalloonInfo, find as find_balloon};
 pub(crate) use block::change::{BlockIoError, TrayMoved};
+pub use block::commit_now::commit_now;
 pub use block::io::io_command;
 pub(crate) use block::jobs::{
     BlockJobEnd, BlockJobError, BlockJobPending, JobStatusChange, drop_drive, jobs,

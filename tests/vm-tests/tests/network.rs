@@ -461,3 +461,54 @@ cat /sys/class/net/eth0/statistics/rx_errors | sed 's/^/REPORT errors /'";
     _ = second.wait();
     _ = fs::remove_file(image);
 }
+
+/// DPDK's own program serves the queues and answers echoes; it is killed in the midst, another one
+/// takes over, and the guest goes on.
+#[test]
+fn dpdk_serves_a_guest_and_is_replaced() {
+    let socket = scratch("dpdk-socket");
+    let path = socket.display().to_string();
+    let script = "ip addr add 10.7.0.2/24 dev eth0
+until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done
+ping -c 5 -s 1400 10.7.0.1 | grep -q '5 packets received' && echo REPORT first
+read line
+until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done
+ping -c 5 -s 1400 10.7.0.1 | grep -q '5 packets received' && echo REPORT second";
+    let image = initrd("dpdk", script);
+    let chardev = format!("socket,id=c,path={path},server=on");
+    let args = [
+        "-object",
+        "memory-backend-memfd,id=m,size=1G,share=on",
+        "-machine",
+        "memory-backend=m",
+        "-chardev",
+        &chardev,
+        "-netdev",
+        "vhost-user,id=n,chardev=c",
+        "-device",
+        "virtio-net-pci,netdev=n",
+    ];
+    let mut vm = boot(&image.display().to_string(), &args);
+    let program = |name: &str| {
+        let device = format!("net_vhost0,iface={path},queues=1,client=1");
+        let prefix = format!("tnm-{name}-{}", std::process::id());
+        let own = ["-l", "0,1", "--no-huge", "-m", "256", "--no-pci", "--file-prefix", &prefix];
+        let rest = ["--forward-mode=icmpecho", "--total-num-mbufs=4096", "--port-topology=loop"];
+        let mut pmd = Command::new("dpdk-testpmd");
+        pmd.args(own).args(["--vdev", &device, "--"]).args(rest).arg("--auto-start");
+        pmd.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        pmd.spawn().expect("dpdk-testpmd starts")
+    };
+    let mut first = program("a");
+    vm.wait_for("REPORT first");
+    first.kill().expect("own child");
+    first.wait().expect("own child");
+    let mut second = program("b");
+    vm.send("\n");
+    vm.wait_for("REPORT second");
+    let ended = vm.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    _ = second.kill();
+    _ = second.wait();
+    _ = fs::remove_file(image);
+}

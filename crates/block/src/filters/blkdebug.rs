@@ -6,7 +6,7 @@
 //! `flush_to_disk`, `pwritev`, `pwritev_zero`, `pwritev_rmw_*`, `pwritev_done`), from the format above
 //! ([`BlockDriver::event`]: `read_aio`, `write_aio`, `l2_load`, `cluster_alloc`, ...), and `none` always
 //! is. Limits cut requests into pieces, each of which is asked for; with `align` whole blocks are.
-//! Not here: suspending requests; events of formats that this program's formats do not have.
+//! Requests stop at events where a person set a breakpoint (`breaks.rs`). Not here: events of formats that this program's formats do not have.
 //! Source: QEMU's documentation, "Block I/O error injection using blkdebug".
 
 use std::io;
@@ -15,8 +15,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use qapi::{Error, Result, Source, Value};
 
+use super::breaks::Breaks;
 use super::pass::{Access, Filter, Passing, Rest};
-use crate::driver::{BlockClass, BlockDriver, Extent};
+use crate::driver::{BlockClass, BlockDriver, Breakpoint, Extent};
 use crate::node::{Child, Node};
 use crate::opening::Opening;
 
@@ -251,13 +252,19 @@ struct Blkdebug {
     image: Child,
     rules: Mutex<Rules>,
     limits: Limits,
+    breaks: Breaks,
 }
 
 impl Blkdebug {
+    /// Something happens; the request may stop here for long, so nothing is locked meanwhile.
+    fn happen(&self, event: &str) {
+        self.rules.lock().event(event);
+        self.breaks.reached(event);
+    }
+
     fn ask(&self, event: &str, kind: &str, at: u64, len: u64) -> io::Result<()> {
-        let mut rules = self.rules.lock();
-        rules.event(event);
-        rules.check(kind, at, len)
+        self.happen(event);
+        self.rules.lock().check(kind, at, len)
     }
 
     /// Asks for the whole blocks of a piece; the blocks that a write changes in part are read.
@@ -268,7 +275,7 @@ impl Blkdebug {
             Access::WriteZeroes => ("write-zeroes", "pwritev_zero"),
             Access::Discard => ("discard", ""),
             Access::Flush => {
-                self.rules.lock().event("flush_to_os");
+                self.happen("flush_to_os");
                 return self.ask("flush_to_disk", "flush", 0, 0);
             }
         };
@@ -277,11 +284,11 @@ impl Blkdebug {
         if matches!(access, Access::Write | Access::WriteZeroes) {
             if first < at {
                 self.ask("pwritev_rmw_head", "read", first, align)?;
-                self.rules.lock().event("pwritev_rmw_after_head");
+                self.happen("pwritev_rmw_after_head");
             }
             if end > at + len && (end - align > first || first == at) {
                 self.ask("pwritev_rmw_tail", "read", end - align, align)?;
-                self.rules.lock().event("pwritev_rmw_after_tail");
+                self.happen("pwritev_rmw_after_tail");
             }
         }
         self.ask(event, kind, first, end - first)
@@ -300,7 +307,7 @@ impl Filter for Blkdebug {
             rest(at + done, n)?;
             done += n;
             if access == Access::Write {
-                self.rules.lock().event("pwritev_done");
+                self.happen("pwritev_done");
             }
             if done >= len {
                 return Ok(());
@@ -313,7 +320,10 @@ impl Filter for Blkdebug {
         Ok(Extent { offset: Some(at), ..found })
     }
     fn event(&self, name: &str) {
-        self.rules.lock().event(name);
+        self.happen(name);
+    }
+    fn breakpoint(&self, what: &Breakpoint<'_>) -> io::Result<()> {
+        self.breaks.change(what)
     }
 }
 
@@ -342,7 +352,12 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         Some(path) => format!("blkdebug:{path}:{}", image.node().filename()),
         None => image.node().filename().to_owned(),
     };
-    Ok(Arc::new(Passing(Blkdebug { image, rules: Mutex::new(rules), limits })))
+    Ok(Arc::new(Passing(Blkdebug {
+        image,
+        rules: Mutex::new(rules),
+        limits,
+        breaks: Breaks::default(),
+    })))
 }
 
 pub(crate) const CLASS: BlockClass = BlockClass {

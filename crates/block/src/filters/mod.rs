@@ -6,6 +6,7 @@
 //! Source: QEMU's manual, "filter drivers".
 
 pub(crate) mod blkdebug;
+mod breaks;
 pub(crate) mod copy_on_read;
 mod pass;
 pub(crate) mod throttle;

@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::driver::{BlockDriver, Extent, Preallocation};
+use crate::driver::{BlockDriver, Breakpoint, Extent, Preallocation};
 use crate::node::Node;
 
 /// Kinds of requests.
@@ -38,6 +38,11 @@ pub(crate) trait Filter: Send + Sync {
     /// Something happens in the format above.
     fn event(&self, name: &str) {
         _ = name;
+    }
+    /// Requests stop at an event or go on.
+    fn breakpoint(&self, what: &Breakpoint<'_>) -> io::Result<()> {
+        _ = what;
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -92,5 +97,8 @@ impl<F: Filter> BlockDriver for Passing<F> {
     }
     fn event(&self, name: &str) {
         self.0.event(name);
+    }
+    fn breakpoint(&self, what: &Breakpoint<'_>) -> io::Result<()> {
+        self.0.breakpoint(what)
     }
 }

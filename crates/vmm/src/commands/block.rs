@@ -3,14 +3,16 @@
 //!
 //! Slots are [`block::Backend`]s: those of `-drive` by their ids, those that devices made by the
 //! device; limits and thresholds are in [`limits`], internal snapshots in [`internal`]. Not here:
-//! bitmaps, exports.
+//! bitmaps, exports. The human monitor alone has [`io`] and [`commit_now`].
 //! Source: QEMU's QMP reference; replies compared with QEMU 10.0.
 
 pub(super) mod change;
+pub(super) mod commit_now;
 pub(super) mod create;
 pub(super) mod info;
 pub(super) mod internal;
 pub(super) mod io;
+mod io_more;
 pub(super) mod jobs;
 pub(super) mod layers;
 pub(super) mod limits;

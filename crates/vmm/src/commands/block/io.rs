@@ -2,7 +2,8 @@
 //!
 //! `read`, `write` (with `-P`, `-z`, `-u`, `-q`), `discard` and `flush`; what was done is told where
 //! the program's output goes, as the peer does. Requests go to the root node by themselves: limits
-//! do not count them. Not built: the tool's other commands.
+//! do not count them. `map`, `length`, `alloc`, `reopen` and the breakpoints of `blkdebug` are in
+//! `io_more.rs`. Not built: the tool's other commands.
 //! Source: QEMU's manual, `qemu-io`, and what it prints.
 
 use std::sync::Arc;
@@ -29,15 +30,24 @@ impl Request {
     fn parse(words: &[&str]) -> Option<Request> {
         let (mut request, mut words) = (Request::default(), words.iter());
         while let Some(word) = words.next() {
-            match *word {
-                "-P" => {
-                    let number = words.next().and_then(|word| qapi::parse_int(word))?;
-                    request.pattern = Some(u8::try_from(number & 0xff).ok()?);
+            let Some(letters) = word.strip_prefix('-') else {
+                request.numbers.push(parse_size(word, 1)?);
+                continue;
+            };
+            // Letters may stand together, and a value behind its letter.
+            for (n, letter) in letters.char_indices() {
+                match letter {
+                    'P' => {
+                        let glued = &letters[n + 1..];
+                        let value = if glued.is_empty() { *words.next()? } else { glued };
+                        request.pattern = Some(u8::try_from(qapi::parse_int(value)? & 0xff).ok()?);
+                        break;
+                    }
+                    'z' => request.zero = true,
+                    'u' => request.unmap = true,
+                    'q' => request.quiet = true,
+                    _ => return None,
                 }
-                "-z" => request.zero = true,
-                "-u" => request.unmap = true,
-                "-q" => request.quiet = true,
-                word => request.numbers.push(parse_size(word, 1)?),
             }
         }
         Some(request)
@@ -51,7 +61,7 @@ impl Request {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     let Some(unit) = UNITS.iter().enumerate().rev().find(|(n, _)| bytes >> (10 * (n + 1)) > 0)
     else {
@@ -65,7 +75,7 @@ fn size(bytes: u64) -> String {
     format!("{whole}.{thousandths:03} {}", unit.1)
 }
 
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }
 
@@ -130,6 +140,9 @@ pub fn io_command(vm: &Vm, device: &str, line: &str) -> Result<String> {
     })?;
     let words: Vec<&str> = line.split_whitespace().collect();
     let Some((command, rest)) = words.split_first() else { return Ok(String::new()) };
+    if let Some(done) = super::io_more::run(&graph, &node, command, rest) {
+        return done;
+    }
     let command = command.strip_prefix("aio_").unwrap_or(command);
     if !["read", "write", "discard", "flush"].contains(&command) {
         return Err(Error::generic(format!("command \"{command}\" not found")));
@@ -155,6 +168,11 @@ mod tests {
     fn requests_are_read_and_sizes_shown_as_the_tool_does() {
         let request = Request::parse(&["-P", "0x11", "64k", "1M"]).unwrap();
         assert_eq!((request.pattern, request.range()), (Some(0x11), Some((65536, 1 << 20))));
+        let request = Request::parse(&["-qzuP0x11", "0", "512"]).unwrap();
+        assert!(request.quiet && request.zero && request.unmap);
+        assert_eq!((request.pattern, request.range()), (Some(0x11), Some((0, 512))));
+        assert_eq!(Request::parse(&["-qP", "0x112", "0", "1"]).unwrap().pattern, Some(0x12));
+        assert!(Request::parse(&["-Pé"]).is_none() && Request::parse(&["-é"]).is_none());
         assert!(Request::parse(&["-P"]).is_none() && Request::parse(&["x"]).is_none());
         assert!(Request::parse(&["0", "1T"]).unwrap().range().is_none());
         for (bytes, want) in [(512, "512 bytes"), (65536, "64 KiB"), (1536, "1.500 KiB")] {
