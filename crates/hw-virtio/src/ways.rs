@@ -80,9 +80,6 @@ fn deal(mapping: &[Mapping], queues: u16) -> qapi::Result<Vec<String>> {
     let fail = |text: String| Err(Error::generic(text));
     let explicit = mapping.first().is_some_and(|m| m.vqs.is_some());
     let mut names: Vec<Option<String>> = vec![None; queues.into()];
-    if mapping.is_empty() {
-        return fail("iothread-vq-mapping must not be empty".into());
-    }
     for (at, entry) in mapping.iter().enumerate() {
         if mapping.iter().take(at).any(|other| other.iothread == entry.iothread) {
             return fail(format!(
@@ -133,8 +130,11 @@ pub(crate) fn ways(
 ) -> qapi::Result<Vec<Way>> {
     let names: Vec<Option<String>> = match (iothread, mapping) {
         (Some(link), _) => vec![Some(link.0.clone()); count.into()],
-        (None, Some(mapping)) => deal(mapping, count)?.into_iter().map(Some).collect(),
-        (None, None) => vec![None; count.into()],
+        // A list of none is as if it were not said.
+        (None, Some(mapping)) if !mapping.is_empty() => {
+            deal(mapping, count)?.into_iter().map(Some).collect()
+        }
+        (None, _) => vec![None; count.into()],
     };
     let mut all = Vec::new();
     for (index, name) in (first..).zip(names) {
@@ -147,7 +147,11 @@ pub(crate) fn ways(
             });
             continue;
         };
-        let thread = at.object::<evloop::Handle>("iothread", &name, "iothread")?;
+        let thread =
+            at.object::<evloop::Handle>("iothread", &name, "iothread").map_err(|error| {
+                let text = format!("IOThread \"{name}\" object does not exist");
+                if iothread.is_none() { Error::generic(text) } else { error }
+            })?;
         let lane = graph.lane(Some((&name, &thread)));
         let serve = serve.clone();
         let kick = Some(Kick::new(Some((*thread).clone()), move || serve(index)));

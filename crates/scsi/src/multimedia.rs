@@ -103,5 +103,6 @@ fn event_status(disk: &Disk, task: Task, allowed: usize) {
         return task.give(&[0, 2, 0x80, 0x10], allowed);
     }
     let status = u8::from(disk.is_open()) | u8::from(disk.has_medium()) << 1;
-    task.give(&[0, 6, 4, 0x10, disk.take_event(), status, 0, 0], allowed);
+    // The peer counts what follows the header; MMC-6, 6.7.2.2 counts its rest as well.
+    task.give(&[0, 4, 4, 0x10, disk.take_event(), status, 0, 0], allowed);
 }

@@ -184,7 +184,7 @@ fn media_of_a_cd_drive_are_changed() {
     b.disk.backend().change(Some(&medium)).unwrap();
     b.disk.set_open(false);
     let (_, event) = b.run(&[0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8], 8, &[]);
-    assert_eq!(event, [0, 6, 4, 0x10, 2, 2, 0, 0], "a new medium");
+    assert_eq!(event, [0, 4, 4, 0x10, 2, 2, 0, 0], "a new medium");
     assert_eq!(b.sense(&[0], 0, &[]), (6, 0x28, 0));
     let (_, capacity) = b.run(&[0x25], 8, &[]);
     assert_eq!(capacity, [0, 0, 1, 0xff, 0, 0, 8, 0]);

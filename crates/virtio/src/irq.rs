@@ -61,7 +61,8 @@ impl Irq {
     pub(crate) fn config(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         let vector = *self.config_vector.lock();
-        self.raise(ISR_CONFIG, vector);
+        // As at the peer, the pin says both.
+        self.raise(ISR_QUEUE | ISR_CONFIG, vector);
     }
 
     /// The driver broke a rule; queues take nothing until a reset. The interrupt is sent later

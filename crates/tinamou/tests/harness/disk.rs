@@ -199,7 +199,7 @@ impl Disk<'_> {
     /// What a SCSI command came to, and what it told.
     pub(crate) fn command(&mut self, cdb: &[u8], told: u32) -> String {
         let Disk::Virtio(v, Kind::Scsi) = self else { panic!("no SCSI here") };
-        v.e.put(DATA, &vec![0; told as usize]);
+        v.e.put(DATA, &vec![0; told.max(1) as usize]);
         v.begin_command(cdb, (told, true));
         let outcome = self.outcome();
         let bytes = if told == 0 { Vec::new() } else { self.e().bytes(DATA, told as usize) };
