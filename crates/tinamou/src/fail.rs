@@ -15,8 +15,8 @@ pub(crate) enum Stop {
     Failed(Failure),
 }
 
-/// One line for a person: where and what, and a hint behind it; what an error itself brings along
-/// as a hint stands on a line of its own, as at the peer.
+/// One line for a person: where and what, and a hint behind it; hints of the peer stand on a line of
+/// their own, as there.
 #[derive(Debug)]
 pub(crate) struct Failure {
     place: Option<String>,
@@ -62,6 +62,13 @@ fn time_text(ns: i64) -> String {
 pub(crate) type Step<T> = Result<T, Stop>;
 
 impl Failure {
+    /// Whole sentences are the peer's hints, which stand below; others are our own.
+    fn of(place: Option<String>, error: Error) -> Self {
+        let (below, hint) = error.hint.into_iter().partition(|hint| hint.ends_with(['.', '?']));
+        let one = |hints: Vec<String>| hints.into_iter().next();
+        Self { place, text: error.desc, hint: one(hint), below: one(below) }
+    }
+
     /// The text as it goes to standard error.
     pub(crate) fn text(&self, program: &str) -> String {
         let place = self.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
@@ -99,7 +106,7 @@ impl Stop {
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Self::Failed(Failure { place: None, text: error.desc, hint: None, below: error.hint })
+        Self::Failed(Failure::of(None, error))
     }
 }
 
@@ -111,10 +118,7 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for qapi::Result<T> {
     fn at(self, place: &str) -> Step<T> {
-        self.map_err(|error| {
-            let place = Some(place.to_owned());
-            Stop::Failed(Failure { place, text: error.desc, hint: None, below: error.hint })
-        })
+        self.map_err(|error| Stop::Failed(Failure::of(Some(place.to_owned()), error)))
     }
 }
 
@@ -132,6 +136,8 @@ mod tests {
         let at = Err::<(), _>(error()).at("-drive x").unwrap_err();
         assert_eq!(text(at), "p: -drive x: no lock\nIs it used?\n");
         assert_eq!(text(Stop::new("no").hint("own.")), "p: no (own)\n");
+        let own = qapi::Error::generic("no model").with_hint("models: a, b");
+        assert_eq!(text(Stop::from(own)), "p: no model (models: a, b)\n");
     }
 
     #[test]
