@@ -71,6 +71,35 @@ fn bitmaps_that_are_lost_at_the_end_are_told() {
     assert_eq!(std::fs::read(dir.join("a.raw")).unwrap()[..65536], [7; 65536]);
 }
 
+#[test]
+fn commit_of_the_human_monitor_writes_to_the_backing_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    if !peer(dir, &["create", "-q", "-f", "qcow2", "b.qcow2", "1M"]) {
+        return;
+    }
+    peer(dir, &["create", "-q", "-f", "qcow2", "-b", "b.qcow2", "-F", "qcow2", "o.qcow2"]);
+    let hmp = |line: &str| {
+        format!(
+            r#"{{"execute": "human-monitor-command", "arguments": {{"command-line": "{line}"}}}}"#
+        )
+    };
+    let commands = [hmp(r#"qemu-io d \"write -P 7 64k 64k\""#), hmp("commit d"), hmp("commit no")];
+    let drive = ["-drive", "if=none,id=d,file=o.qcow2,format=qcow2"];
+    let out = run(dir, &drive, &commands.each_ref().map(String::as_str));
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(said.contains("Device 'no' not found"), "{said}");
+    for image in ["b.qcow2", "o.qcow2"] {
+        peer(dir, &["check", "-q", image]);
+        peer(dir, &["convert", "-O", "raw", image, "r.raw"]);
+        assert_eq!(
+            std::fs::read(dir.join("r.raw")).unwrap()[65536..131_072],
+            [7; 65536],
+            "{image}"
+        );
+    }
+}
+
 /// Events and answers of QMP, line by line.
 struct Talk {
     child: std::process::Child,
