@@ -122,8 +122,15 @@ impl Chain {
     }
 }
 
+/// Opens an image. Whoever ended the last request of its former user may hold its lock a moment longer.
 fn open(graph: &Arc<Graph>, path: &Path) -> Arc<Node> {
-    graph.open_image(&path.display().to_string(), Some("qcow2"), Flags::default()).unwrap()
+    let path = path.display().to_string();
+    loop {
+        match graph.open_image(&path, Some("qcow2"), Flags::default()) {
+            Err(error) if error.desc.contains(" lock") => std::thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    }
 }
 
 /// The whole disk as an image of this name has it, after a check.
