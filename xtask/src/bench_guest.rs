@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -135,20 +135,6 @@ fn boot(program: &Path, guest: &guests::Guest, cpu: &str) -> Result<Boot> {
     })
 }
 
-/// Builds the kernels and an initrd of them.
-fn kernels_initrd(guest: &guests::Guest) -> Result<PathBuf> {
-    let program = guest.dir.join("kernels");
-    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
-    compiler.args(["-O2", "-static", "-o"]).arg(&program);
-    compiler.args(["tests/guests/bench/kernels.c", "-lm"]);
-    steps::run("compiling the kernels", &mut compiler)?;
-    let bytes = fs::read(&program).map_err(|e| format!("{}: {e}", program.display()))?;
-    let initrd = guest.dir.join("initrd-kernels");
-    let archive = guests::archive(&["dev", "proc", "sys"], &[("init", 0o100_755, &bytes)]);
-    fs::write(&initrd, archive).map_err(|e| format!("{}: {e}", initrd.display()))?;
-    Ok(initrd)
-}
-
 /// Nanoseconds per operation, by kernel.
 fn kernels(
     program: &Path,
@@ -201,7 +187,8 @@ fn geometric_mean(rows: &[Row], of: impl Fn(&Row) -> bool) -> Option<(usize, f64
 
 fn measure(ours: &Path, rounds: usize, only_kernels: bool) -> Result<Vec<Row>> {
     let guest = guests::fetch()?;
-    let initrd = kernels_initrd(&guest)?;
+    let source = ("kernels", "bench/kernels.c");
+    let initrd = guests::program(&guest, source, &["-lm"], &["dev", "proc", "sys"])?;
     let peer = Path::new(PEER);
     let mut rows = Vec::new();
     for cpu in CPUS {

@@ -18,18 +18,6 @@ const WATCHED: u64 = 4;
 /// What was measured: name and number; smaller is better.
 type Numbers = Vec<(String, f64)>;
 
-fn compiled(guest: &guests::Guest) -> Result<PathBuf> {
-    let program = guest.dir.join("system");
-    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
-    compiler.args(["-O2", "-static", "-o"]).arg(&program).arg("tests/guests/bench/system.c");
-    steps::run("compiling the guest's program", &mut compiler)?;
-    let bytes = fs::read(&program).map_err(|e| format!("{}: {e}", program.display()))?;
-    let initrd = guest.dir.join("initrd-system");
-    let archive = guests::archive(&["dev", "proc"], &[("init", 0o100_755, &bytes)]);
-    fs::write(&initrd, archive).map_err(|e| format!("{}: {e}", initrd.display()))?;
-    Ok(initrd)
-}
-
 fn seconds_of<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
     let began = Instant::now();
@@ -133,7 +121,9 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
         None => steps::build_release()?,
     };
     let guest = guests::fetch()?;
-    let (initrd, image) = (compiled(&guest)?, power_off_image()?);
+    let source = ("system", "bench/system.c");
+    let initrd = guests::program(&guest, source, &[], &["dev", "proc"])?;
+    let image = power_off_image()?;
     let peer = Path::new("qemu-system-aarch64");
     let (mut a, mut b) = (Numbers::new(), Numbers::new());
     for _ in 0..rounds {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Result, packages, root};
+use crate::{Result, packages, root, steps};
 
 const PACKAGE: &str = "debian-installer-12-netboot-arm64";
 const IMAGES: &str = "usr/lib/debian-installer/images/12/arm64/text/debian-installer/arm64";
@@ -72,6 +72,25 @@ fn cpio_entry(out: &mut Vec<u8>, name: &str, mode: u32, data: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
     out.extend(data);
     out.resize(out.len().next_multiple_of(4), 0);
+}
+
+/// Compiles `tests/guests/SOURCE` for the guest and puts it alone, as init, into the initrd `initrd-NAME`
+/// with these folders.
+pub(crate) fn program(
+    guest: &Guest,
+    (name, source): (&str, &str),
+    options: &[&str],
+    dirs: &[&str],
+) -> Result<PathBuf> {
+    let (program, initrd) = (guest.dir.join(name), guest.dir.join(format!("initrd-{name}")));
+    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
+    compiler.args(["-O2", "-static", "-o"]).arg(&program);
+    compiler.arg(Path::new("tests/guests").join(source)).args(options);
+    steps::run("compiling the guest's program", &mut compiler)?;
+    let bytes = fs::read(&program).map_err(|e| format!("{}: {e}", program.display()))?;
+    let archive = archive(dirs, &[("init", 0o100_755, &bytes)]);
+    fs::write(&initrd, archive).map_err(|e| format!("{}: {e}", initrd.display()))?;
+    Ok(initrd)
 }
 
 /// An archive of folders and files (name, mode, content), with a console.

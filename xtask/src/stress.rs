@@ -5,7 +5,6 @@
 //! compiles in a Debian guest instead, on all CPUs at once (`tests/scripts/compile.py`). In both the emulator verifies
 //! some blocks and looks at its TLBs now and then; `STRESS_ACCEL` says otherwise.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -46,15 +45,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     };
     packages::need(packages::TEST)?;
     let guest = guests::fetch()?;
-    let init = guest.dir.join("stress");
-    let compiler = &mut Command::new("aarch64-linux-gnu-gcc");
-    compiler.args(["-O2", "-static", "-pthread", "-o"]).arg(&init).arg("tests/guests/stress.c");
-    steps::run("compiling the guest's program", compiler)?;
-    let initrd = guest.dir.join("initrd-stress");
-    let program = fs::read(&init).map_err(|e| format!("{}: {e}", init.display()))?;
-    let dirs = ["dev", "tmp"];
-    let archive = guests::archive(&dirs, &[("init", 0o100_755, &program)]);
-    fs::write(&initrd, archive).map_err(|e| format!("{}: {e}", initrd.display()))?;
+    let source = ("stress", "stress.c");
+    let initrd = guests::program(&guest, source, &["-pthread"], &["dev", "tmp"])?;
     let emulator = match std::env::var_os("TINAMOU") {
         Some(path) => path.into(),
         None => steps::build_release()?,

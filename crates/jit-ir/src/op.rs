@@ -198,7 +198,7 @@ impl MemDesc {
         Self((log2 as u16 & 7) | (u16::from(mmu & 15) << 4))
     }
     /// A store that clears the 64 bytes, aligned to 64, that the address is in; its value is 0. A fault is
-    /// reported for the address as given (Arm DC ZVA).
+    /// reported for the address as given.
     #[must_use]
     pub fn clears64(mmu: u8) -> Self {
         Self::new(6, mmu)

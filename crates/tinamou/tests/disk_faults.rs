@@ -82,8 +82,8 @@ fn disk(path: &Path) {
     std::fs::write(path, vec![0x11; 1 << 20]).expect("a disk");
 }
 
-/// A request that fails, then what stands goes on, then the disk is looked at.
-fn fails(disk: &mut Disk<'_>, write: bool) -> Vec<String> {
+/// A request that fails; if the machine stands it goes on once.
+fn fails_once(disk: &mut Disk<'_>, write: bool) -> Vec<String> {
     disk.e().put(DATA, &[0x77; 8192]);
     let mut out = vec![disk.run(write, 8, 8)];
     out.extend(disk.events());
@@ -92,6 +92,12 @@ fn fails(disk: &mut Disk<'_>, write: bool) -> Vec<String> {
         out.push(format!("cont: {words}, {}", disk.outcome()));
         out.extend(disk.events());
     }
+    out
+}
+
+/// The same, then the disk is looked at.
+fn fails(disk: &mut Disk<'_>, write: bool) -> Vec<String> {
+    let mut out = fails_once(disk, write);
     disk.e().put(DATA, &[0x55; 8192]);
     out.push(disk.run(false, 8, 16));
     out.push(format!("{:x?}", disk.e().bytes(DATA + 4092, 8)));
@@ -143,7 +149,8 @@ fn a_write_that_is_cut_short_fails_with_what_is_there() {
                 &fault,
                 || disk(file.path()),
                 |d| {
-                    let mut out = fails_once(d);
+                    // If it stands it fails again; a reset ends that.
+                    let mut out = fails_once(d, true);
                     out.push(d.run(true, 0, 8));
                     out
                 },
@@ -156,20 +163,6 @@ fn a_write_that_is_cut_short_fails_with_what_is_there() {
             assert_eq!((all[13 * 512], all[14 * 512], all.len()), (0x77, 0x11, 1 << 20));
         }
     }
-}
-
-/// A write that fails and is not made again.
-fn fails_once(disk: &mut Disk<'_>) -> Vec<String> {
-    disk.e().put(DATA, &[0x77; 8192]);
-    let mut out = vec![disk.run(true, 8, 8)];
-    out.extend(disk.events());
-    if out[0].starts_with("stands") {
-        // It fails again, and the machine stands again; a reset ends that.
-        let words = disk.e().qmp("{\"execute\":\"cont\"}");
-        out.push(format!("cont: {words}, {}", disk.outcome()));
-        out.extend(disk.events());
-    }
-    out
 }
 
 /// A server that was started, gone with this.
@@ -214,7 +207,7 @@ fn a_failing_server_is_a_failing_disk() {
             socket.display()
         );
         let out = compare(&Fault { kind, node: &node, policy, limit: None }, serve, |d| {
-            let mut out = fails_once(d);
+            let mut out = fails_once(d, true);
             // The server has room again.
             std::fs::remove_file(&trigger).expect("the file");
             if out[0].starts_with("stands") {
@@ -257,7 +250,7 @@ fn a_full_file_system_stops_the_machine_until_there_is_room() {
         };
         compare(&Fault { kind, node: &node, policy: "", limit: None }, fill, |d| {
             // The first page has room, and not all that follow.
-            let mut out = fails_once(d);
+            let mut out = fails_once(d, true);
             out.push(d.run(true, 16, 16));
             out.extend(d.events());
             std::fs::remove_file(&filler).expect("the file");

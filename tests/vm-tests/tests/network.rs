@@ -414,18 +414,9 @@ fn firmware_boots_from_the_network() {
     _ = fs::remove_dir_all(files);
 }
 
-/// A program outside serves the queues; it is killed, and another one takes over.
-#[test]
-fn a_vhost_user_program_serves_a_guest_and_is_replaced() {
-    let socket = scratch("vhost-socket");
-    let path = socket.display().to_string();
-    let script = "ip addr add 10.7.0.2/24 dev eth0
-until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done; echo REPORT first
-read line
-until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done; echo REPORT second
-cat /sys/class/net/eth0/statistics/rx_errors | sed 's/^/REPORT errors /'";
-    let image = initrd("vhost", script);
-    let chardev = format!("socket,id=c,path={path},server=on");
+/// A guest whose card's queues a program at the socket serves.
+fn boot_with_vhost_user(image: &Path, socket: &str) -> Vm {
+    let chardev = format!("socket,id=c,path={socket},server=on");
     let args = [
         "-object",
         "memory-backend-memfd,id=m,size=1G,share=on",
@@ -438,7 +429,21 @@ cat /sys/class/net/eth0/statistics/rx_errors | sed 's/^/REPORT errors /'";
         "-device",
         "virtio-net-pci,netdev=n",
     ];
-    let mut vm = boot(&image.display().to_string(), &args);
+    boot(&image.display().to_string(), &args)
+}
+
+/// A program outside serves the queues; it is killed, and another one takes over.
+#[test]
+fn a_vhost_user_program_serves_a_guest_and_is_replaced() {
+    let socket = scratch("vhost-socket");
+    let path = socket.display().to_string();
+    let script = "ip addr add 10.7.0.2/24 dev eth0
+until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done; echo REPORT first
+read line
+until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done; echo REPORT second
+cat /sys/class/net/eth0/statistics/rx_errors | sed 's/^/REPORT errors /'";
+    let image = initrd("vhost", script);
+    let mut vm = boot_with_vhost_user(&image, &path);
     let program = || {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/vhost-user.py");
         let mut python = Command::new("python3");
@@ -475,20 +480,7 @@ read line
 until ping -c 1 10.7.0.1 | grep -q '1 packets received'; do :; done
 ping -c 5 -s 1400 10.7.0.1 | grep -q '5 packets received' && echo REPORT second";
     let image = initrd("dpdk", script);
-    let chardev = format!("socket,id=c,path={path},server=on");
-    let args = [
-        "-object",
-        "memory-backend-memfd,id=m,size=1G,share=on",
-        "-machine",
-        "memory-backend=m",
-        "-chardev",
-        &chardev,
-        "-netdev",
-        "vhost-user,id=n,chardev=c",
-        "-device",
-        "virtio-net-pci,netdev=n",
-    ];
-    let mut vm = boot(&image.display().to_string(), &args);
+    let mut vm = boot_with_vhost_user(&image, &path);
     let program = |name: &str| {
         let device = format!("net_vhost0,iface={path},queues=1,client=1");
         let prefix = format!("tnm-{name}-{}", std::process::id());
