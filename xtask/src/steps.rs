@@ -51,9 +51,30 @@ pub(crate) fn check(_: &[String]) -> Result<()> {
     run("lints (clippy)", &mut clippy)
 }
 
-/// Tests that passed, failed, were left out.
+/// Tests that passed, failed, were left out, and what the failed ones printed.
 #[derive(Default)]
-struct Totals([usize; 3]);
+struct Totals([usize; 3], Failures);
+
+/// What failed tests printed: a log may be cut to its end, which is thousands of lines after them.
+#[derive(Default)]
+struct Failures {
+    lines: Vec<String>,
+    inside: bool,
+}
+
+impl Failures {
+    /// Lines kept, and bytes of each.
+    const LIMITS: (usize, usize) = (200, 2000);
+
+    /// Keeps a line if it is between `failures:` and the result of a test program.
+    fn add(&mut self, line: &str) {
+        self.inside |= line == "failures:";
+        if self.inside && self.lines.len() < Self::LIMITS.0 && !line.is_empty() {
+            self.lines.push(line.chars().take(Self::LIMITS.1).collect());
+        }
+        self.inside &= !line.starts_with("test result: ");
+    }
+}
 
 impl Totals {
     /// Adds a line like `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
@@ -77,6 +98,7 @@ impl Totals {
                 let line = line.map_err(failed)?;
                 println!("{line}");
                 self.add(&line);
+                self.1.add(&line);
             }
         }
         let status = child.wait().map_err(failed)?;
@@ -105,6 +127,9 @@ fn all_tests(totals: &mut Totals, args: &[String]) -> Result<()> {
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let mut totals = Totals::default();
     let result = all_tests(&mut totals, args);
+    for line in &totals.1.lines {
+        println!("{line}");
+    }
     if let Err(e) = &result {
         eprintln!("{e}");
     }
@@ -149,7 +174,23 @@ fn link(bin: &Path, program: &str, name: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Totals;
+    use super::{Failures, Totals};
+
+    #[test]
+    fn what_failed_tests_printed_is_kept() {
+        let mut kept = Failures::default();
+        let text = "running 2 tests\n\nfailures:\n\n---- a stdout ----\nwhy\n\nfailures:\n    a\n\n\
+                    test result: FAILED. 1 passed; 1 failed\nrunning 1 test";
+        text.lines().for_each(|line| kept.add(line));
+        let end = "test result: FAILED. 1 passed; 1 failed";
+        let expected = ["failures:", "---- a stdout ----", "why", "failures:", "    a", end];
+        assert_eq!(kept.lines, expected);
+        for _ in 0..3 {
+            text.lines().for_each(|line| kept.add(&line.repeat(10_000)));
+            text.lines().for_each(|line| kept.add(line));
+        }
+        assert!(kept.lines.len() == 24 && !kept.inside);
+    }
 
     #[test]
     fn totals_add_up() {

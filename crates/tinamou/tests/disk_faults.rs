@@ -136,10 +136,14 @@ fn policies_are_kept_as_at_the_peer() {
 fn a_write_that_is_cut_short_fails_with_what_is_there() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let path = file.path().display();
-    for (format, kind) in ["io_uring", "threads", "native,file.cache.direct=on"]
-        .into_iter()
-        .flat_map(|aio| KINDS.map(|kind| (aio, kind)))
-    {
+    let mut ways = vec!["threads"];
+    if host::Ring::new(1).is_ok() {
+        ways.extend(["io_uring", "native,file.cache.direct=on"]);
+    } else {
+        // Threads stand in for rings then, and the peer refuses them.
+        println!("NOT RUN: no io_uring here");
+    }
+    for (format, kind) in ways.into_iter().flat_map(|aio| KINDS.map(|kind| (aio, kind))) {
         // The kernel writes six sectors of eight.
         let node = format!("driver=raw,file.driver=file,file.filename={path},file.aio={format}");
         let limit = Some((8 + 6) * 512);
