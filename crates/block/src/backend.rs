@@ -367,9 +367,12 @@ impl Backend {
         error: io::Error,
         request: Request,
     ) -> Option<(Done, io::Result<()>)> {
-        // What cannot be done at all, or not there, is the device's affair.
-        let theirs =
-            matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
+        // What cannot be done at all, or not there, is the device's affair. A host that says so of a
+        // transfer (EINVAL of direct I/O) is a disk that failed.
+        let host_failed = error.raw_os_error().is_some()
+            && matches!(request.op, Op::Read | Op::Write | Op::Flush);
+        let theirs = !host_failed
+            && matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
         if theirs || self.quiet.load(Ordering::Relaxed) {
             return Some((request.done, Err(error)));
         }

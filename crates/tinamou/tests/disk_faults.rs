@@ -78,7 +78,10 @@ fn compare(
 
 const KINDS: [Kind; 3] = [Kind::Blk, Kind::Scsi, Kind::Nvme];
 
+/// A new disk. It is another file than before: a ring of a killed program may hold the old one and
+/// its locks a moment longer.
 fn disk(path: &Path) {
+    _ = std::fs::remove_file(path);
     std::fs::write(path, vec![0x11; 1 << 20]).expect("a disk");
 }
 
@@ -113,6 +116,9 @@ fn policies_are_kept_as_at_the_peer() {
         ("write", "report ignore stop enospc", 5),
         ("write", "report ignore stop enospc", 28),
         ("read", "report ignore stop", 5),
+        // EINVAL of the host is a disk that failed too.
+        ("write", "report stop", 22),
+        ("read", "stop", 22),
     ] {
         for (policy, kind) in policies.split(' ').flat_map(|p| KINDS.map(|kind| (p, kind))) {
             let node = format!(
@@ -129,7 +135,7 @@ fn policies_are_kept_as_at_the_peer() {
         }
     }
     // Stop, and what is full with enospc: not with NVMe, whose commands always end.
-    assert_eq!(stood, 8, "machines that stood");
+    assert_eq!(stood, 12, "machines that stood");
 }
 
 #[test]
@@ -143,6 +149,7 @@ fn a_write_that_is_cut_short_fails_with_what_is_there() {
         // Threads stand in for rings then, and the peer refuses them.
         println!("NOT RUN: no io_uring here");
     }
+    let mut whole = false;
     for (format, kind) in ways.into_iter().flat_map(|aio| KINDS.map(|kind| (aio, kind))) {
         // The kernel writes six sectors of eight.
         let node = format!("driver=raw,file.driver=file,file.filename={path},file.aio={format}");
@@ -160,11 +167,15 @@ fn a_write_that_is_cut_short_fails_with_what_is_there() {
                 },
             );
             // A ring's short write is a full disk; a thread tries the rest and hears why.
-            let full = policy != ",werror=report" && format != "threads";
+            // A file system of 4 KiB blocks takes no part of one past the page cache (told by the
+            // event of the first kind).
+            whole |= out.iter().any(|line| line.contains("Invalid argument"));
+            let full = policy != ",werror=report" && format != "threads" && !whole;
             let stands = (full || policy == ",werror=stop") && kind != Kind::Nvme;
             assert_eq!(out[0].starts_with("stands"), stands, "{out:?}");
             let all = std::fs::read(file.path()).expect("the disk");
-            assert_eq!((all[13 * 512], all[14 * 512], all.len()), (0x77, 0x11, 1 << 20));
+            let last = if whole { 0x11 } else { 0x77 };
+            assert_eq!((all[13 * 512], all[14 * 512], all.len()), (last, 0x11, 1 << 20));
         }
     }
 }
@@ -245,6 +256,19 @@ fn a_full_file_system_stops_the_machine_until_there_is_room() {
     let node = format!("driver=raw,file.driver=file,file.filename={}", path.display());
     let all = KINDS.map(|kind| {
         let fill = || {
+            for file in [&path, &filler] {
+                _ = std::fs::remove_file(file);
+            }
+            // What a killed program's ring holds is free a moment later.
+            let used = || {
+                let fs = rustix::fs::statvfs(dir.path()).expect("the file system");
+                fs.f_blocks - fs.f_bfree
+            };
+            let mut tries = 0..6000;
+            while used() > 0 {
+                assert!(tries.next().is_some(), "{} pages are in use", used());
+                std::thread::sleep(Duration::from_millis(5));
+            }
             let disk = std::fs::File::create(&path).expect("a disk");
             disk.set_len(1 << 20).expect("a disk with holes");
             let mut filler = std::fs::File::create(&filler).expect("a file");

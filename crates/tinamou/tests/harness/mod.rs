@@ -60,6 +60,9 @@ impl Emulator {
                 Ok(stream) => break stream,
                 Err(error) => assert!(tries.next().is_some(), "{command:?}: {error}"),
             }
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("{command:?} ended: {status}");
+            }
             std::thread::sleep(Duration::from_millis(5));
         };
         let qmp = BufReader::new(stream);
