@@ -65,13 +65,52 @@ fn entry_of(t: &[L1Entry], va: u64) -> &L1Entry {
     &t[(va >> 12) as usize & (t.len() - 1)]
 }
 
+/// Bits of [`SharedL1::writable`].
+const WRITABLE: usize = 1 << 16;
+
 /// What other threads see of a vCPU's first level.
-pub(crate) struct SharedL1(Mutex<Vec<Table>>);
+pub(crate) struct SharedL1 {
+    tables: Mutex<Vec<Table>>,
+    /// Which pages, by a hash of the host address, were put in to be written since the bits were last
+    /// gathered. Set by the vCPU alone, before the entry; pages that no bit stands for are in no table, and
+    /// most pages that get code are such.
+    writable: Box<[AtomicU64]>,
+}
 
 impl SharedL1 {
+    fn new() -> Self {
+        let writable = (0..WRITABLE / 64).map(|_| AtomicU64::new(0)).collect();
+        Self { tables: Mutex::default(), writable }
+    }
+
+    fn bit(&self, page: u64) -> (&AtomicU64, u64) {
+        let n = (page >> 12) as usize & (WRITABLE - 1);
+        (&self.writable[n / 64], 1 << (n % 64))
+    }
+
+    /// Whether the bit was not set yet.
+    fn note(&self, page: u64) -> bool {
+        let (word, bit) = self.bit(page);
+        word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::SeqCst) & bit == 0
+    }
+
+    /// Makes the bits those of the entries that are there; the number of bits.
+    fn gather(&self) -> usize {
+        let tables = self.tables.lock();
+        self.writable.iter().for_each(|w| w.store(0, Ordering::SeqCst));
+        let entries = tables.iter().flat_map(|t| t.iter());
+        let written = entries.filter(|e| e.write.load(Ordering::Relaxed) & TAG_INVALID == 0);
+        written.filter(|e| self.note(e.page.load(Ordering::Relaxed))).count()
+    }
+
     /// Makes writes to a page, by host address, take the slow path (any thread).
     pub(crate) fn protect(&self, page: u64) {
-        for e in self.0.lock().iter().flat_map(|t| t.iter()) {
+        let tables = self.tables.lock();
+        let (word, bit) = self.bit(page);
+        if word.load(Ordering::SeqCst) & bit == 0 {
+            return;
+        }
+        for e in tables.iter().flat_map(|t| t.iter()) {
             if e.page.load(Ordering::Relaxed) == page {
                 e.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
             }
@@ -80,7 +119,7 @@ impl SharedL1 {
 
     /// Makes all writes take the slow path (any thread).
     pub(crate) fn protect_all(&self) {
-        for e in self.0.lock().iter().flat_map(|t| t.iter()) {
+        for e in self.tables.lock().iter().flat_map(|t| t.iter()) {
             e.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
         }
     }
@@ -136,12 +175,15 @@ pub(crate) struct L1 {
     current: [Option<u16>; MMUS],
     clock: u64,
     shared: Arc<SharedL1>,
+    /// Bits set in `shared.writable`.
+    noted: usize,
 }
 
 impl L1 {
     pub(crate) fn new() -> Self {
-        let shared = Arc::new(SharedL1(Mutex::default()));
-        Self { none: table(1), spaces: Vec::new(), current: [None; MMUS], clock: 0, shared }
+        let shared = Arc::new(SharedL1::new());
+        let (spaces, current) = (Vec::new(), [None; MMUS]);
+        Self { none: table(1), spaces, current, clock: 0, shared, noted: 0 }
     }
 
     pub(crate) fn shared(&self) -> Arc<SharedL1> {
@@ -170,6 +212,18 @@ impl L1 {
     /// The entry for a page in the table in use.
     pub(crate) fn slot(&self, mmu: u8, va: u64) -> &L1Entry {
         entry_of(self.table(mmu), va)
+    }
+
+    /// A page, by host address, is about to be put in so that it can be written; before its entry says so.
+    pub(crate) fn will_write(&mut self, page: u64) {
+        if !self.shared.note(page) {
+            return;
+        }
+        self.noted += 1;
+        if self.noted > WRITABLE / 2 {
+            self.noted = self.shared.gather();
+            self.noted += usize::from(self.shared.note(page));
+        }
     }
 
     /// The entries for a page in all tables.
@@ -212,7 +266,7 @@ impl L1 {
             return n;
         }
         let table = table(SIZES.0);
-        self.shared.0.lock().push(Arc::clone(&table));
+        self.shared.tables.lock().push(Arc::clone(&table));
         let (bound, chosen, uses) = (false, 0, Use::default());
         self.spaces.push(Space { table, mmu, tag, bound, chosen, uses });
         self.spaces.len() - 1
@@ -257,7 +311,7 @@ impl L1 {
 
     fn resize(&mut self, n: usize, entries: usize) {
         let new = table(entries);
-        self.shared.0.lock()[n] = Arc::clone(&new);
+        self.shared.tables.lock()[n] = Arc::clone(&new);
         let s = &mut self.spaces[n];
         s.table = new;
         s.uses = Use { since: host::monotonic_ns(), fills: 1, ..Use::default() };
@@ -313,7 +367,7 @@ mod tests {
         }
         let grown = l1.table(0).len();
         assert!(grown >= 1024, "{grown}");
-        assert_eq!(l1.shared().0.lock()[0].len(), grown);
+        assert_eq!(l1.shared().tables.lock()[0].len(), grown);
         for n in 0..10 {
             // The first finds it in use, the others nearly empty.
             l1.forget(Forget::ALL);
@@ -388,16 +442,37 @@ mod tests {
         assert!(has(&l1, 0x1000));
     }
 
+    fn fill_for_write(l1: &mut L1, va: u64, page: u64) {
+        fill(l1, va, 1, false);
+        l1.will_write(page);
+        let e = l1.slot(0, va);
+        e.write.store(va, Ordering::Relaxed);
+        e.page.store(page, Ordering::Relaxed);
+    }
+
     #[test]
     fn other_threads_protect_every_table() {
         let mut l1 = L1::new();
-        fill(&mut l1, 0x1000, 1, false);
-        let e = l1.slot(0, 0x1000);
-        e.write.store(0x1000, Ordering::Relaxed);
-        e.page.store(0x7000, Ordering::Relaxed);
+        fill_for_write(&mut l1, 0x1000, 0x7000);
+        l1.switch(0, tag(2));
+        l1.shared().protect(0x8000);
+        l1.switch(0, tag(1));
+        assert_eq!(l1.slot(0, 0x1000).write.load(Ordering::Relaxed), 0x1000);
         l1.switch(0, tag(2));
         l1.shared().protect(0x7000);
         l1.switch(0, tag(1));
+        assert_eq!(l1.slot(0, 0x1000).write.load(Ordering::Relaxed), 0x1fff);
+    }
+
+    #[test]
+    fn pages_are_protected_however_many_were_written() {
+        let mut l1 = L1::new();
+        fill_for_write(&mut l1, 0x1000, 0x7000);
+        // More than half the bits: they are gathered again, and the page's is among them.
+        let first = WRITABLE as u64;
+        (first..first * 2).for_each(|n| l1.will_write(n << 12 | 1 << 40));
+        assert!(l1.noted <= WRITABLE / 2, "{}", l1.noted);
+        l1.shared().protect(0x7000);
         assert_eq!(l1.slot(0, 0x1000).write.load(Ordering::Relaxed), 0x1fff);
     }
 }

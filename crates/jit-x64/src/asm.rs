@@ -176,54 +176,48 @@ impl From<u8> for Rm {
 #[derive(Clone, Copy, Debug)]
 pub struct Enc(pub u8, pub u8, pub u8);
 
-/// One instruction being put together; appended to the code in one go.
-#[derive(Default)]
-struct Insn {
-    /// Everything before the displacement, first byte lowest. In a register: bytes that are stored one by
-    /// one and read back together stall the host.
-    head: u64,
-    /// Its length in bits.
-    bits: u32,
-    disp: i32,
-    /// Length of the displacement in bytes: 0, 1 or 4.
-    disp_len: usize,
-    /// The displacement is that from the next instruction to this address, which so many bytes of the
-    /// instruction precede.
-    pool: Option<(u64, u8)>,
-}
+/// The start of an instruction being put together: bytes, first byte lowest, and their number in bits. In
+/// a register: bytes that are stored one by one and read back together stall the host. Prefix, REX, three
+/// bytes of opcode, ModRM and SIB make seven bytes at most.
+#[derive(Clone, Copy)]
+struct Head(u64, u32);
 
-impl Insn {
-    #[inline]
-    fn b(&mut self, byte: u8) {
-        self.head |= u64::from(byte) << (self.bits & 63);
-        self.bits += 8;
+impl Head {
+    /// A byte, if `is`; without a jump, since hosts cannot foresee what guests' code needs.
+    #[inline(always)]
+    fn maybe(self, byte: u8, is: bool) -> Self {
+        let byte = if is { u64::from(byte) } else { 0 };
+        Self(self.0 | byte.wrapping_shl(self.1), self.1.wrapping_add(u32::from(is) << 3))
     }
 
-    #[inline]
-    fn modrm(&mut self, reg: u8, rm: Rm) {
-        let reg = (reg & 7) << 3;
-        let m = match rm {
-            Rm::R(r) => return self.b(0xc0 | reg | r & 7),
-            Rm::Pool(to, more) => {
-                self.b(reg | RBP);
-                self.disp_len = 4;
-                self.pool = Some((to, more));
-                return;
-            }
-            Rm::M(m) => m,
-        };
-        let sib = m.index != NO_INDEX || m.base & 7 == RSP;
-        let (mode, len) = match m.disp {
-            0 if m.base & 7 != RBP => (0x00, 0),
-            d if i8::try_from(d).is_ok() => (0x40, 1),
+    #[inline(always)]
+    fn b(self, byte: u8) -> Self {
+        self.maybe(byte, true)
+    }
+
+    /// What precedes ModRM.
+    #[inline(always)]
+    fn new(e: Enc, rex: u8, needs_rex: bool) -> Self {
+        let head = Self(0, 0).maybe(e.0, e.0 != 0).maybe(0x40 | rex, rex != 0 || needs_rex);
+        let third = if e.1 == 2 { 0x38 } else { 0x3a };
+        head.maybe(0x0f, e.1 != 0).maybe(third, e.1 > 1).b(e.2)
+    }
+
+    /// ModRM, SIB and the displacement's length in bytes.
+    #[inline(always)]
+    fn memory(self, reg: u8, m: Mem) -> (Self, usize) {
+        let (reg, base) = ((reg & 7) << 3, m.base & 7);
+        let sib = m.index != NO_INDEX || base == RSP;
+        let byte = m.disp == i32::from(m.disp as i8);
+        let none = m.disp == 0 && base != RBP;
+        let (mode, len) = match (none, byte) {
+            (true, _) => (0x00, 0),
+            (_, true) => (0x40, 1),
             _ => (0x80, 4),
         };
-        self.b(mode | reg | if sib { RSP } else { m.base & 7 });
-        if sib {
-            let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
-            self.b(m.scale << 6 | index << 3 | m.base & 7);
-        }
-        (self.disp, self.disp_len) = (m.disp, len);
+        let head = self.b(mode | reg | if sib { RSP } else { base });
+        let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
+        (head.maybe(m.scale << 6 | index << 3 | base, sib), len)
     }
 }
 
@@ -259,6 +253,8 @@ impl Asm {
         self.code.extend_from_slice(&v.to_le_bytes());
     }
 
+    /// REX.R, REX.X and REX.B.
+    #[inline(always)]
     fn high_bits(reg: u8, rm: Rm) -> (u8, u8, u8) {
         match rm {
             Rm::R(r) => (reg >> 3, 0, r >> 3),
@@ -269,61 +265,69 @@ impl Asm {
 
     /// An instruction with ModRM; `byte` = the register operands are 8-bit ones that need REX for
     /// numbers 4..=7.
+    #[inline(always)] // which of the three it is, callers know
     fn put(&mut self, e: Enc, w: bool, byte: bool, reg: u8, rm: Rm) {
-        let mut c = Insn::default();
-        if e.0 != 0 {
-            c.b(e.0);
-        }
-        let (r, x, b) = Self::high_bits(reg, rm);
-        let rex = u8::from(w) << 3 | r << 2 | x << 1 | b;
-        let low_bytes = byte && (reg >= 4 || matches!(rm, Rm::R(r) if r >= 4));
-        if rex != 0 || low_bytes {
-            c.b(0x40 | rex);
-        }
-        if e.1 != 0 {
-            c.b(0x0f);
-            match e.1 {
-                2 => c.b(0x38),
-                3 => c.b(0x3a),
-                _ => {}
+        match rm {
+            Rm::R(r) => self.put_register(e, w, byte, reg, r),
+            Rm::M(m) => self.put_memory(e, w, byte, reg, m),
+            Rm::Pool(to, more) => {
+                let rex = u8::from(w) << 3 | reg >> 3 << 2;
+                self.append_pool(Head::new(e, rex, false), reg, to, more);
             }
         }
-        c.b(e.2);
-        c.modrm(reg, rm);
-        self.append(&c);
     }
 
-    #[inline]
-    fn append(&mut self, c: &Insn) {
-        let at = self.code.len();
-        let end = at + (c.bits >> 3) as usize + c.disp_len;
-        self.code.extend_from_slice(&c.head.to_le_bytes());
-        if c.disp_len != 0 {
-            let next = self.base.wrapping_add(end as u64);
-            let disp = c.pool.map_or(c.disp, |(to, more)| {
-                to.wrapping_sub(next).wrapping_sub(u64::from(more)) as i32
-            });
-            self.code.truncate(end - c.disp_len);
-            self.code.extend_from_slice(&disp.to_le_bytes());
-        }
+    fn put_register(&mut self, e: Enc, w: bool, byte: bool, reg: u8, r: u8) {
+        let rex = u8::from(w) << 3 | reg >> 3 << 2 | r >> 3;
+        let head = Head::new(e, rex, byte && (reg >= 4 || r >= 4));
+        self.append(head.b(0xc0 | (reg & 7) << 3 | r & 7));
+    }
+
+    fn put_memory(&mut self, e: Enc, w: bool, byte: bool, reg: u8, m: Mem) {
+        let (r, x, b) = Self::high_bits(reg, Rm::M(m));
+        let rex = u8::from(w) << 3 | r << 2 | x << 1 | b;
+        self.append_memory(Head::new(e, rex, byte && reg >= 4), reg, m);
+    }
+
+    #[inline(always)]
+    fn append(&mut self, head: Head) {
+        let end = self.code.len() + (head.1 >> 3) as usize;
+        self.code.extend_from_slice(&head.0.to_le_bytes());
         self.code.truncate(end);
+    }
+
+    #[inline(always)]
+    fn append_memory(&mut self, head: Head, reg: u8, m: Mem) {
+        let (head, len) = head.memory(reg, m);
+        let end = self.code.len() + (head.1 >> 3) as usize + len;
+        let all = u128::from(head.0) | u128::from(m.disp as u32).wrapping_shl(head.1);
+        self.code.extend_from_slice(&all.to_le_bytes());
+        self.code.truncate(end);
+    }
+
+    /// The operand is a constant at `to`; `more` bytes of the instruction follow the displacement.
+    fn append_pool(&mut self, head: Head, reg: u8, to: u64, more: u8) {
+        self.append(head.b((reg & 7) << 3 | RBP));
+        let next = self.here().wrapping_add(4 + u64::from(more));
+        self.imm32(to.wrapping_sub(next) as i32);
     }
 
     /// A VEX-coded general instruction; `pp`: 0 none, 1 = 66, 2 = F3, 3 = F2.
     fn vex(&mut self, (map, pp, opcode): (u8, u8, u8), w: bool, v: u8, reg: u8, rm: Rm) {
         let (r, x, b) = Self::high_bits(reg, rm);
-        let mut c = Insn::default();
-        if x == 0 && b == 0 && map == 1 && !w {
-            c.b(0xc5);
-            c.b((r ^ 1) << 7 | (v ^ 15) << 3 | pp);
+        let head = Head(0, 0);
+        let head = if x == 0 && b == 0 && map == 1 && !w {
+            head.b(0xc5).b((r ^ 1) << 7 | (v ^ 15) << 3 | pp)
         } else {
-            c.b(0xc4);
-            c.b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
-            c.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp);
+            let head = head.b(0xc4).b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
+            head.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp)
+        };
+        let head = head.b(opcode);
+        match rm {
+            Rm::R(s) => self.append(head.b(0xc0 | (reg & 7) << 3 | s & 7)),
+            Rm::M(m) => self.append_memory(head, reg, m),
+            Rm::Pool(to, more) => self.append_pool(head, reg, to, more),
         }
-        c.b(opcode);
-        c.modrm(reg, rm);
-        self.append(&c);
     }
 
     /// mov d, s
