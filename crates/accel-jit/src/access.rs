@@ -255,12 +255,13 @@ impl Core {
         // Generated code takes a page that may be written for one that may be read.
         let both = flag::READ | flag::WRITE;
         let may_write = e.flags & (both | flag::ROM) == both && plain && self.note_write(e, kind);
-        if may_write {
-            self.l1.will_write(e.host);
+        if may_write && self.l1.will_write(e.host, va) {
+            cpu.env().kick();
         }
         let slot = self.l1.slot(mmu, va);
         // The order lets `protect` and this agree: it sets the page's bit in `code_pages`, then looks for
-        // the entry; here the entry is written, then that bit is looked at. So with `will_write`'s bit.
+        // the entry; here the entry is written, then that bit is looked at. So with
+        // `will_write`.
         slot.write.store(TAG_INVALID, Ordering::Relaxed);
         slot.read.store(TAG_INVALID, Ordering::Relaxed);
         slot.addend.store(e.host.wrapping_sub(page), Ordering::Relaxed);

@@ -116,14 +116,15 @@ pub mod cc {
     pub const G: u8 = 15;
 }
 
-const NO_INDEX: u8 = 0xff;
+/// rsp cannot be an index; SIB says so by its number.
+pub const NO_INDEX: u8 = RSP;
 
 /// A memory operand `[base + index * scale + disp]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mem {
     /// Base register.
     pub base: u8,
-    /// Index register, never rsp; 0xff = none.
+    /// Index register; rsp = none.
     pub index: u8,
     /// log2 of the scale.
     pub scale: u8,
@@ -176,6 +177,20 @@ impl From<u8> for Rm {
 #[derive(Clone, Copy, Debug)]
 pub struct Enc(pub u8, pub u8, pub u8);
 
+impl Enc {
+    /// The opcode's bytes, first byte lowest, and their number in bits.
+    #[inline(always)] // a constant nearly everywhere
+    fn opcode(self) -> (u32, u32) {
+        let last = u32::from(self.2);
+        match self.1 {
+            0 => (last, 8),
+            1 => (0x0f | last << 8, 16),
+            2 => (0x380f | last << 16, 24),
+            _ => (0x3a0f | last << 16, 24),
+        }
+    }
+}
+
 /// The start of an instruction being put together: bytes, first byte lowest, and their number in bits. In
 /// a register: bytes that are stored one by one and read back together stall the host. Prefix, REX, three
 /// bytes of opcode, ModRM and SIB make seven bytes at most.
@@ -183,41 +198,45 @@ pub struct Enc(pub u8, pub u8, pub u8);
 struct Head(u64, u32);
 
 impl Head {
-    /// A byte, if `is`; without a jump, since hosts cannot foresee what guests' code needs.
+    /// What precedes ModRM.
     #[inline(always)]
-    fn maybe(self, byte: u8, is: bool) -> Self {
-        let byte = if is { u64::from(byte) } else { 0 };
-        Self(self.0 | byte.wrapping_shl(self.1), self.1.wrapping_add(u32::from(is) << 3))
+    fn new(prefix: u8, opcode: (u32, u32), rex: u8, needs_rex: bool) -> Self {
+        let mut head = Self(0, 0);
+        if prefix != 0 {
+            head = Self(u64::from(prefix), 8);
+        }
+        if rex != 0 || needs_rex {
+            head = head.b(0x40 | rex);
+        }
+        head.bytes(opcode.0, opcode.1)
+    }
+
+    #[inline(always)]
+    fn bytes(self, bytes: u32, bits: u32) -> Self {
+        Self(self.0 | u64::from(bytes).wrapping_shl(self.1), self.1.wrapping_add(bits))
     }
 
     #[inline(always)]
     fn b(self, byte: u8) -> Self {
-        self.maybe(byte, true)
-    }
-
-    /// What precedes ModRM.
-    #[inline(always)]
-    fn new(e: Enc, rex: u8, needs_rex: bool) -> Self {
-        let head = Self(0, 0).maybe(e.0, e.0 != 0).maybe(0x40 | rex, rex != 0 || needs_rex);
-        let third = if e.1 == 2 { 0x38 } else { 0x3a };
-        head.maybe(0x0f, e.1 != 0).maybe(third, e.1 > 1).b(e.2)
+        self.bytes(u32::from(byte), 8)
     }
 
     /// ModRM, SIB and the displacement's length in bytes.
     #[inline(always)]
     fn memory(self, reg: u8, m: Mem) -> (Self, usize) {
         let (reg, base) = ((reg & 7) << 3, m.base & 7);
-        let sib = m.index != NO_INDEX || base == RSP;
-        let byte = m.disp == i32::from(m.disp as i8);
-        let none = m.disp == 0 && base != RBP;
-        let (mode, len) = match (none, byte) {
-            (true, _) => (0x00, 0),
-            (_, true) => (0x40, 1),
-            _ => (0x80, 4),
+        let (mode, len) = if m.disp != i32::from(m.disp as i8) {
+            (0x80, 4)
+        } else if m.disp != 0 || base == RBP {
+            (0x40, 1)
+        } else {
+            (0x00, 0)
         };
-        let head = self.b(mode | reg | if sib { RSP } else { base });
-        let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
-        (head.maybe(m.scale << 6 | index << 3 | base, sib), len)
+        if m.index == NO_INDEX && base != RSP {
+            return (self.b(mode | reg | base), len);
+        }
+        let sib = m.scale << 6 | (m.index & 7) << 3 | base;
+        (self.bytes(u32::from(mode | reg | RSP) | u32::from(sib) << 8, 16), len)
     }
 }
 
@@ -259,7 +278,7 @@ impl Asm {
         match rm {
             Rm::R(r) => (reg >> 3, 0, r >> 3),
             Rm::Pool(..) => (reg >> 3, 0, 0),
-            Rm::M(m) => (reg >> 3, if m.index == NO_INDEX { 0 } else { m.index >> 3 }, m.base >> 3),
+            Rm::M(m) => (reg >> 3, m.index >> 3, m.base >> 3),
         }
     }
 
@@ -267,31 +286,30 @@ impl Asm {
     /// numbers 4..=7.
     #[inline(always)] // which of the three it is, callers know
     fn put(&mut self, e: Enc, w: bool, byte: bool, reg: u8, rm: Rm) {
+        let w = u8::from(w) << 3;
         match rm {
-            Rm::R(r) => self.put_register(e, w, byte, reg, r),
-            Rm::M(m) => self.put_memory(e, w, byte, reg, m),
+            Rm::R(r) => self.put_register(e.0, e.opcode(), w, byte, reg, r),
+            Rm::M(m) => self.put_memory(e.0, e.opcode(), w, byte, reg, m),
             Rm::Pool(to, more) => {
-                let rex = u8::from(w) << 3 | reg >> 3 << 2;
-                self.append_pool(Head::new(e, rex, false), reg, to, more);
+                let head = Head::new(e.0, e.opcode(), w | reg >> 3 << 2, false);
+                self.append_pool(head, reg, to, more);
             }
         }
     }
 
-    fn put_register(&mut self, e: Enc, w: bool, byte: bool, reg: u8, r: u8) {
-        let rex = u8::from(w) << 3 | reg >> 3 << 2 | r >> 3;
-        let head = Head::new(e, rex, byte && (reg >= 4 || r >= 4));
+    fn put_register(&mut self, prefix: u8, op: (u32, u32), w: u8, byte: bool, reg: u8, r: u8) {
+        let head = Head::new(prefix, op, w | reg >> 3 << 2 | r >> 3, byte && (reg >= 4 || r >= 4));
         self.append(head.b(0xc0 | (reg & 7) << 3 | r & 7));
     }
 
-    fn put_memory(&mut self, e: Enc, w: bool, byte: bool, reg: u8, m: Mem) {
-        let (r, x, b) = Self::high_bits(reg, Rm::M(m));
-        let rex = u8::from(w) << 3 | r << 2 | x << 1 | b;
-        self.append_memory(Head::new(e, rex, byte && reg >= 4), reg, m);
+    fn put_memory(&mut self, prefix: u8, op: (u32, u32), w: u8, byte: bool, reg: u8, m: Mem) {
+        let rex = w | reg >> 3 << 2 | m.index >> 3 << 1 | m.base >> 3;
+        self.append_memory(Head::new(prefix, op, rex, byte && reg >= 4), reg, m);
     }
 
     #[inline(always)]
     fn append(&mut self, head: Head) {
-        let end = self.code.len() + (head.1 >> 3) as usize;
+        let end = self.code.len().wrapping_add((head.1 >> 3) as usize);
         self.code.extend_from_slice(&head.0.to_le_bytes());
         self.code.truncate(end);
     }
@@ -299,10 +317,13 @@ impl Asm {
     #[inline(always)]
     fn append_memory(&mut self, head: Head, reg: u8, m: Mem) {
         let (head, len) = head.memory(reg, m);
-        let end = self.code.len() + (head.1 >> 3) as usize + len;
-        let all = u128::from(head.0) | u128::from(m.disp as u32).wrapping_shl(head.1);
-        self.code.extend_from_slice(&all.to_le_bytes());
-        self.code.truncate(end);
+        let disp = u64::from(m.disp as u32);
+        if head.1 <= 32 {
+            let all = head.0 | disp.wrapping_shl(head.1);
+            return self.append(Head(all, head.1.wrapping_add((len as u32) << 3)));
+        }
+        self.append(head);
+        self.append(Head(disp, (len as u32) << 3));
     }
 
     /// The operand is a constant at `to`; `more` bytes of the instruction follow the displacement.
