@@ -350,6 +350,7 @@ impl<'a> Emit<'a> {
         let general = Effects::READS_GENERAL | Effects::WRITES_GENERAL | Effects::MAY_EXIT;
         let full = fx.intersects(general);
         self.clobber_flags();
+        self.al.release_shared(&mut self.asm);
         if fx.contains(Effects::WRITES_GENERAL) {
             self.rescue_flags_slot(NONE);
         }

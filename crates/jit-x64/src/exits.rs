@@ -19,6 +19,8 @@ pub(crate) enum Stub {
     /// A memory access whose group's check failed; `hit` is where the access begins, `clear` the
     /// group's slot if it was the first.
     Single { jump: usize, hit: usize, back: usize, slow: Slow, clear: Option<u8> },
+    /// The same where rsi is to be 0 afterwards.
+    Shared { jump: usize, back: usize, slow: Slow },
     /// An unpatched direct jump, whose displacement is at `field`.
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
@@ -171,9 +173,23 @@ impl Emit<'_> {
 
     /// What an unpatched jump leads to.
     fn unpatched(&mut self, field: usize, to: u32) {
-        self.asm.lea_back(RAX, field);
-        self.store_offset(to);
-        self.asm.jmp_to(self.thunk(id::LOOKUP));
+        let back = u16::try_from(self.asm.pos() + 5 - field);
+        match (u16::try_from(to), back) {
+            (Ok(to), Ok(back)) => self.link(to, back),
+            _ => {
+                self.asm.lea_back(RAX, field);
+                self.store_offset(to);
+                self.asm.jmp_to(self.thunk(id::LOOKUP));
+            }
+        }
+    }
+
+    /// Looks up the code at an offset in the page and patches the displacement so many bytes back from
+    /// behind the call, 0 = none.
+    pub(crate) fn link(&mut self, to: u16, back: u16) {
+        self.asm.call_to(self.thunk(id::LINK));
+        self.asm.code.extend_from_slice(&to.to_le_bytes());
+        self.asm.code.extend_from_slice(&back.to_le_bytes());
     }
 
     fn dispatch(&mut self) {
@@ -269,6 +285,11 @@ impl Emit<'_> {
                     self.single(hit, &slow, clear);
                     self.asm.jmp_to(self.asm.base + back as u64);
                 }
+                Stub::Shared { jump, back, slow } => {
+                    self.asm.bind(jump);
+                    self.single_of_group(&slow);
+                    self.asm.jmp_to(self.asm.base + back as u64);
+                }
                 Stub::HeadCheck { jump, back, n } => self.head_check(jump, back, n),
                 Stub::LeaveLoop { jump } => {
                     self.asm.bind(jump);
@@ -288,9 +309,7 @@ impl Emit<'_> {
                 }
                 Stub::Request { jump, to } => {
                     self.asm.bind(jump);
-                    self.store_offset(to);
-                    self.asm.mov_imm(RAX, 0);
-                    self.asm.jmp_to(self.thunk(id::LOOKUP));
+                    self.link(to as u16, 0);
                 }
                 Stub::Fp { jump, back, desc, from, to } => {
                     self.asm.bind(jump);

@@ -36,7 +36,7 @@ use crate::emit::Emit;
 use crate::exits::Stub;
 use crate::flags::Flags;
 use crate::merge::{GroupCheck, Groups};
-use crate::thunks::{env, id};
+use crate::thunks::env;
 
 /// Vector registers that a loop may hold all the time; the others are for values.
 const VECTORS: usize = 10;
@@ -682,9 +682,7 @@ impl Emit<'_> {
     }
 
     fn look_up_start(&mut self) {
-        self.store_offset(self.block.start);
-        self.asm.mov_imm(RAX, 0);
-        self.asm.jmp_to(self.thunk(id::LOOKUP));
+        self.link(self.block.start as u16, 0);
     }
 }
 
