@@ -444,6 +444,10 @@ impl Emit<'_> {
         if !self.cx.loops || !self.pass(Passes::LOOPS | Passes::CHAIN) {
             return;
         }
+        // A function that calls itself seldom goes around often, and each time it comes back.
+        if self.block.ops.iter().any(|op| op.code == Opcode::PushReturn) {
+            return;
+        }
         let keep = &self.cx.live.keep[..];
         let Some(vectors) = Loop::fits(self.block, keep, self.cx.helpers) else { return };
         self.lp.count(self.block, keep, self.cx.layout, vectors);
