@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 
 use jit_ir::env::{RING, RingEntry};
-use jit_ir::opt::Passes;
-use jit_ir::{Exit, Op, Opcode, Ty, Val};
+use jit_ir::opt::{Liveness, Passes};
+use jit_ir::{Block, Exit, Op, Opcode, Ty, Val};
 
-use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc};
+use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc, shift};
 use crate::emit::Emit;
 use crate::memory::{NewPage, Slow, Source, Target};
 use crate::thunks::{self, env, id};
@@ -41,6 +41,47 @@ pub(crate) enum Stub {
     Leave { jump: usize, exit: Exit },
     /// Where a return that the ring predicted goes on; `field` is that of a `lea`.
     Return { field: usize, to: u32 },
+}
+
+/// A return whose target is a guest's address without its tag. The ring's addresses have none, so the guest's
+/// is compared with them as it is, and loses its tag where they differ.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untag {
+    /// The guest's address.
+    pub(crate) from: Val,
+    /// Its bits 0 to 55, sign-extended.
+    sign: Val,
+    /// The target: that, or it and `from`.
+    to: Val,
+}
+
+impl Untag {
+    /// That of a block, whose ops then wait for its end.
+    pub(crate) fn find(block: &Block, live: &Liveness) -> Option<Self> {
+        let at = block.ops.len().checked_sub(1)?;
+        let exit = block.ops.get(at).filter(|op| op.code == Opcode::ExitTo)?;
+        let Some(Exit::Return(to)) = block.exits.get(exit.imm as usize).copied() else {
+            return None;
+        };
+        let code = |v: Val| block.ops.get(v.index());
+        let sign = match code(to)? {
+            op if op.code == Opcode::And => op.b,
+            _ => to,
+        };
+        let is_sign = |op: &&Op| op.code == Opcode::Sbfx && op.aux == 56 << 8;
+        let from = code(sign).filter(is_sign)?.a;
+        let fits = sign == to || code(to)?.a == from;
+        let last = |v: Val| live.last.get(v.index()).copied();
+        let alone = last(to) == u16::try_from(at).ok()
+            && (sign == to || last(sign) == Some(to.0))
+            && last(from).is_some_and(|n| n <= to.0);
+        (fits && alone).then_some(Self { from, sign, to })
+    }
+
+    /// Whether op `i` waits.
+    pub(crate) fn holds(&self, i: u16) -> bool {
+        i == self.sign.0 || i == self.to.0
+    }
 }
 
 /// `env.ring_top` counts bytes.
@@ -112,8 +153,9 @@ impl Emit<'_> {
 
     /// Emits the code of an exit. Nothing is allocated after it on this path.
     fn leave(&mut self, exit: Exit) {
+        let untag = self.untag.filter(|u| exit == Exit::Return(u.to));
         if let Exit::Indirect(v) | Exit::Return(v) = exit {
-            self.target_to_rax(v);
+            self.target_to_rax(untag.map_or(v, |u| u.from));
         }
         if exit == Exit::Page(self.block.start) {
             if self.is_first() {
@@ -142,6 +184,9 @@ impl Emit<'_> {
                 if self.pass(Passes::RING) {
                     self.pop_return();
                 }
+                if let Some(u) = untag {
+                    self.untag_rax(&u);
+                }
                 self.dispatch();
             }
             Exit::Runtime(offset) => {
@@ -156,6 +201,18 @@ impl Emit<'_> {
                 self.asm.mov_imm(RAX, entry.map_or(0, |h| h.entry as usize as u64));
                 self.asm.jmp_to(self.thunk(id::CALL_EXIT));
             }
+        }
+    }
+
+    fn untag_rax(&mut self, u: &Untag) {
+        let r = if u.sign == u.to { RAX } else { RCX };
+        if r != RAX {
+            self.asm.mov(true, r, RAX);
+        }
+        self.asm.shift(shift::SHL, true, r, 8);
+        self.asm.shift(shift::SAR, true, r, 8);
+        if r != RAX {
+            self.asm.alu(alu::AND, true, RAX, r);
         }
     }
 
