@@ -72,7 +72,7 @@ pub struct RingEntry {
 }
 
 /// Entries of the jump cache (a power of two).
-pub const JUMPS: usize = 1024;
+pub const JUMPS: usize = 4096;
 
 /// One entry of the jump cache: where computed branches went.
 #[derive(Clone, Copy, Debug)]
