@@ -15,6 +15,7 @@ mod emit;
 mod exits;
 mod flags;
 mod fp;
+mod held;
 mod int;
 mod loops;
 mod memory;

@@ -31,10 +31,11 @@ use jit_ir::opt::Passes;
 use jit_ir::{Block, Effects, Exit, HelperDesc, Op, Opcode, StateLayout, Ty, Val};
 
 use crate::alloc::{PIN_REGS, XMM};
-use crate::asm::{Mem, RAX, RDI, RDX, RSI, alu, cc};
+use crate::asm::{Mem, RAX, RDI, RDX, RSI, Rm, alu, cc};
 use crate::emit::Emit;
 use crate::exits::Stub;
 use crate::flags::Flags;
+use crate::held::Held;
 use crate::merge::{GroupCheck, Groups};
 use crate::thunks::env;
 
@@ -151,6 +152,10 @@ struct LoopFlags {
     wide: bool,
     /// Second operand if it is a constant.
     right: Option<i32>,
+    /// Operands that are guest registers whenever the flags are asked for: the host's registers of those,
+    /// and what the first is more than its register.
+    left_pin: Option<(u8, i32)>,
+    right_pin: Option<u8>,
 }
 
 /// Where the operands of the flags are.
@@ -206,7 +211,7 @@ impl Loop {
     /// flags from memory.
     fn find_flags(&mut self, block: &Block, keep: &[bool]) {
         let mut found = None;
-        let mut last_observer = 0;
+        let (mut last_observer, mut seen) = (0, 0);
         for (i, op) in block.ops.iter().enumerate().filter(|(i, _)| keep[*i]) {
             match op.code {
                 Opcode::GetCc | Opcode::Call => return,
@@ -229,13 +234,22 @@ impl Loop {
                     let (code, wide) = (def.code, def.ty != Ty::I32);
                     let right = constant(block, def.b);
                     let set = i as u16;
-                    found = Some(LoopFlags { arith, set, code, wide, right });
+                    let (left_pin, right_pin) = (None, None);
+                    found = Some(LoopFlags { arith, set, code, wide, right, left_pin, right_pin });
+                    seen = last_observer;
                 }
                 c if c.may_fault() || c.is_exit() => last_observer = i,
                 _ => {}
             }
         }
-        self.flags = found;
+        self.flags = found.map(|mut f: LoopFlags| {
+            let arith = block.def(Val(f.arith));
+            let held = Held { block, keep, pins: &self.pins, wide: f.wide };
+            let left = held.content(arith.a, f.arith, seen).map(|r| (r, 0));
+            f.left_pin = left.or_else(|| held.before(f.arith, f.right));
+            f.right_pin = held.content(arith.b, f.arith, seen);
+            f
+        });
     }
 
     /// Finds the system slots that only ever get one constant.
@@ -513,9 +527,11 @@ impl Emit<'_> {
     /// Keeps the operands of the current op if it makes the loop's flags.
     pub(crate) fn keep_operands(&mut self, a: u8, b: Result<i32, u8>) {
         let Some(f) = self.lp.flags.filter(|f| f.arith == self.al.at) else { return };
-        self.asm.store(true, LEFT, a);
+        if f.left_pin.is_none() {
+            self.asm.store(true, LEFT, a);
+        }
         match b {
-            _ if f.right.is_some() => {}
+            _ if f.right.is_some() || f.right_pin.is_some() => {}
             Ok(v) => self.asm.store_imm(3, RIGHT, v),
             Err(b) => self.asm.store(true, RIGHT, b),
         }
@@ -525,9 +541,13 @@ impl Emit<'_> {
     /// flags.
     fn settle_flags(&mut self) {
         let Some(f) = self.lp.flags else { return };
-        let (w, left, right) = (f.wide, LEFT, RIGHT);
+        let w = f.wide;
+        let right = f.right_pin.map_or(Rm::M(RIGHT), Rm::R);
         self.asm.mov(true, RDI, RAX);
-        self.asm.load(w, RAX, left);
+        match f.left_pin {
+            Some((r, plus)) => self.asm.lea(w, RAX, Mem::new(r, plus)),
+            None => self.asm.load(w, RAX, LEFT),
+        }
         match (f.code, f.right) {
             (Opcode::Sub, Some(v)) => self.asm.alu_imm(alu::CMP, w, RAX, v),
             (Opcode::Sub, None) => self.asm.alu(alu::CMP, w, RAX, right),

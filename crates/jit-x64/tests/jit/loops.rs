@@ -123,11 +123,85 @@ fn looping(seed: u64, passes: Passes) -> Block {
     b
 }
 
+/// The only instruction of a loop that makes flags, and what keeps or changes its operands around it.
+fn compare_registers(b: &mut Block, rng: &mut Rng) -> Val {
+    let (left, right) = (rng.below(3) as u32, 3 + rng.below(2) as u32);
+    let changes = |b: &mut Block, rng: &mut Rng, n| match rng.below(3) {
+        0 => Some(step(b, n, rng.below(9) as i64 - 4)),
+        _ => None,
+    };
+    let moved = changes(b, rng, left);
+    if rng.below(3) == 0 {
+        walk_on(b, rng);
+    }
+    let read = |b: &mut Block, n| push(b, Opcode::Get, Ty::I64, |o| o.imm = i64::from(r(n)));
+    let mut a = moved.unwrap_or_else(|| read(b, left));
+    let mut c = changes(b, rng, right).unwrap_or_else(|| read(b, right));
+    let ty = [Ty::I64, Ty::I32][rng.below(2)];
+    if ty == Ty::I32 {
+        a = push(b, Opcode::Trunc, Ty::I32, |o| o.a = a);
+        c = push(b, Opcode::Trunc, Ty::I32, |o| o.a = c);
+    }
+    if rng.below(2) == 0 {
+        let k = rng.below(4) as i64;
+        c = push(b, Opcode::Const, ty, |o| o.imm = k);
+    }
+    let code = [Opcode::Sub, Opcode::Sub, Opcode::Add, Opcode::And][rng.below(4)];
+    let v = push(b, code, ty, |o| (o.a, o.b) = (a, c));
+    let f = push(b, Opcode::FlagsOf, Ty::Cc, |o| o.a = v);
+    push(b, Opcode::SetCc, Ty::Cc, |o| o.a = f);
+    if rng.below(4) == 0 {
+        walk_on(b, rng);
+    }
+    if rng.below(2) == 0 {
+        let to = if ty == Ty::I32 { push(b, Opcode::Zext32, Ty::I64, |o| o.a = v) } else { v };
+        push(b, Opcode::Set, Ty::I64, |o| (o.a, o.imm) = (to, i64::from(r(left))));
+    }
+    if rng.below(4) == 0 {
+        changes(b, rng, left);
+    }
+    f
+}
+
+/// A load or store at the pointer.
+fn walk_on(b: &mut Block, rng: &mut Rng) {
+    let base = push(b, Opcode::Get, Ty::I64, |o| o.imm = i64::from(r(POINTER)));
+    let aux = MemDesc::new(3, 3).0;
+    let v = push(b, Opcode::Load, Ty::I64, |o| (o.a, o.imm, o.aux) = (base, 8, aux));
+    push(b, Opcode::Set, Ty::I64, |o| (o.a, o.imm) = (v, i64::from(r(5 + rng.below(3) as u32))));
+}
+
+/// A small loop with one compare, which leaves by an access, by its flags or when its counter is 0.
+fn comparing(seed: u64) -> Block {
+    let mut rng = Rng::new(seed ^ 0x99);
+    let mut b = Block { len: 4, insns: 1, ..Block::default() };
+    push(&mut b, Opcode::InsnStart, Ty::None, |_| {});
+    if rng.below(2) == 0 {
+        walk_on(&mut b, &mut rng);
+    }
+    let f = compare_registers(&mut b, &mut rng);
+    b.exits.push(Exit::Page(3000));
+    if rng.below(2) == 0 {
+        let cond = rng.below(14) as u16;
+        push(&mut b, Opcode::ExitIfCc, Ty::None, |o| (o.a, o.imm, o.aux) = (f, 0, cond));
+    }
+    step(&mut b, POINTER, [8, 64, 3000][rng.below(3)]);
+    let count = step(&mut b, COUNTER, -1);
+    b.exits.push(Exit::Page(0));
+    push(&mut b, Opcode::ExitIfNz, Ty::None, |o| (o.a, o.imm) = (count, 1));
+    push(&mut b, Opcode::ExitTo, Ty::None, |o| o.imm = 0);
+    b
+}
+
 fn world(seed: u64) -> Box<World> {
     let mut w = World::new(seed);
     let mut rng = Rng::new(seed ^ 0x77);
     w.cpu.r[COUNTER as usize] = 1 + rng.below(40) as u64;
     w.cpu.r[POINTER as usize] = MEMORY + rng.below(MEMORY_LEN) as u64;
+    if rng.below(2) == 0 {
+        // Near where flags change.
+        (0..5).for_each(|n| w.cpu.r[n] = (rng.below(8) as u64).wrapping_sub(4));
+    }
     w
 }
 
@@ -165,6 +239,16 @@ fn differ(code: &mut Code, block: &Block, seed: u64) -> Result<(), String> {
 }
 
 fn campaign(backend: &'static X64, passes: Passes, count: u64, salt: u64) {
+    campaign_of(backend, passes, count, salt, looping);
+}
+
+fn campaign_of(
+    backend: &'static X64,
+    passes: Passes,
+    count: u64,
+    salt: u64,
+    block: fn(u64, Passes) -> Block,
+) {
     let mut code = Code::new(backend, passes);
     code.loops = true;
     let first = env("JIT_SEED").unwrap_or(0);
@@ -173,7 +257,7 @@ fn campaign(backend: &'static X64, passes: Passes, count: u64, salt: u64) {
         if env("JIT_TRACE").is_some() {
             eprintln!("seed {n} passes {passes:?}");
         }
-        let b = looping(seed, passes);
+        let b = block(seed, passes);
         verify::verify(&b, &LAYOUT, HELPERS).unwrap();
         let Err(e) = differ(&mut code, &b, seed) else { continue };
         // Not made smaller: what remains might not come to an end.
@@ -184,6 +268,11 @@ fn campaign(backend: &'static X64, passes: Passes, count: u64, salt: u64) {
 #[test]
 fn loops_with_all_passes() {
     campaign(&BACKEND, Passes::all(), blocks(6000), 0);
+}
+
+#[test]
+fn flags_of_loops_are_there_whenever_they_are_asked_for() {
+    campaign_of(&BACKEND, Passes::all(), blocks(6000), 20, |seed, _| comparing(seed));
 }
 
 #[test]
