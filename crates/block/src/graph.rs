@@ -49,6 +49,8 @@ pub struct Flags {
     pub check: bool,
     /// Open for looking at headers only: no secrets are needed.
     pub header_only: bool,
+    /// The options have a schema, in whose words unknown ones are refused.
+    pub schema: bool,
 }
 
 /// What a node is made of.
@@ -57,7 +59,8 @@ struct Made {
     born: u64,
     class: &'static BlockClass,
     driver: Arc<dyn BlockDriver>,
-    filename: String,
+    path: String,
+    opened_backing: Option<(String, String)>,
     children: Vec<(&'static str, Arc<Link>)>,
     implicit: bool,
     threshold: Arc<Threshold>,
@@ -265,7 +268,7 @@ impl Graph {
         let Some(name) = options.get("node-name").and_then(Value::as_str).map(str::to_owned) else {
             return Err(Error::generic("'node-name' must be specified for the root node"));
         };
-        let flags = Flags { ..Flags::default() };
+        let flags = Flags { schema: true, ..Flags::default() };
         let node = self.open_at(options, source, flags, 0)?;
         self.unnamed.lock().retain(|other| other.upgrade().is_some_and(|o| o.name != name));
         self.named.lock().push(node.clone());
@@ -413,6 +416,7 @@ impl Graph {
             options,
             source,
             filename: String::new(),
+            opened_backing: None,
             flags,
             depth,
             read_only: flags.read_only,
@@ -427,9 +431,10 @@ impl Graph {
         };
         let driver: Arc<dyn BlockDriver> = (class.open)(&mut at)?;
         if let Some((key, _)) = at.options.as_map().and_then(|members| members.first()) {
-            return Err(Error::unexpected(key));
+            return Err(unknown(key, class, flags));
         }
-        let Opening { children, filename, read_only, threshold, name, born, .. } = at;
+        let Opening { children, filename: path, read_only, threshold, name, born, .. } = at;
+        let opened_backing = at.opened_backing;
         let flags = Flags { read_only, ..flags };
         let born = born.unwrap_or_else(|| self.number());
         let made = Made {
@@ -437,7 +442,8 @@ impl Graph {
             born,
             class,
             driver,
-            filename,
+            path,
+            opened_backing,
             children,
             implicit: false,
             threshold,
@@ -452,7 +458,7 @@ impl Graph {
 
     /// Makes the node of an opened driver.
     fn put(&self, made: Made, flags: Flags, detect: Detect) -> Arc<Node> {
-        let Made { name, born, class, driver, filename, children, implicit, threshold, given } =
+        let Made { name, born, class, driver, path, children, implicit, threshold, given, .. } =
             made;
         let node = Arc::new(Node {
             name,
@@ -460,7 +466,8 @@ impl Graph {
             class,
             driver,
             read_only: false.into(),
-            filename,
+            path,
+            opened_backing: Mutex::new(made.opened_backing),
             children: Mutex::new(children),
             users: Mutex::default(),
             detect: 0.into(),
@@ -502,7 +509,7 @@ impl Graph {
         let how = Use { writes: !below.is_read_only(), shares_write: true };
         let child = below.hold_unchecked(&used_by(&name, below, role), how);
         let children = vec![(role, child.link())];
-        let (filename, flags) = (below.filename().to_owned(), below.flags());
+        let (path, flags) = (below.path().to_owned(), below.flags());
         let threshold = Arc::new(Threshold::of(&name));
         let (driver, born) = (driver(child), self.number());
         let made = Made {
@@ -510,7 +517,8 @@ impl Graph {
             born,
             class,
             driver,
-            filename,
+            path,
+            opened_backing: None,
             children,
             implicit: unnamed,
             threshold,
@@ -668,6 +676,18 @@ impl Graph {
         for node in self.nodes() {
             _ = node.flush();
         }
+    }
+}
+
+/// An option that nobody took.
+fn unknown(key: &str, class: &BlockClass, flags: Flags) -> Error {
+    let name = class.name;
+    match (flags.schema, class.protocol) {
+        (true, _) => Error::unexpected(key),
+        (_, true) => {
+            Error::generic(format!("Block protocol '{name}' doesn't support the option '{key}'"))
+        }
+        _ => Error::generic(format!("Block format '{name}' does not support the option '{key}'")),
     }
 }
 

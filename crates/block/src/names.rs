@@ -134,6 +134,12 @@ fn nested(value: Value, depth: usize) -> Value {
     out
 }
 
+/// A member that is described; names of nodes and `null` stay where they are.
+fn take_map(options: &mut Value, name: &str) -> Option<Value> {
+    options.get(name).and_then(Value::as_map)?;
+    options.take(name)
+}
+
 fn merge(into: &mut Value, key: &str, value: Value) {
     match (into.take(key), value) {
         (Some(mut old @ Value::Map(_)), Value::Map(new)) => {
@@ -159,17 +165,25 @@ impl Graph {
         self.complete_at(nested(options, 0), flags, 0)
     }
 
+    /// Fills in the drivers that a description of a file leaves out.
+    ///
+    /// # Errors
+    /// As [`Graph::complete`].
+    pub fn complete_file(&self, options: Value, flags: Flags) -> Result<Value> {
+        self.complete_protocol(nested(options, 0), flags, 0)
+    }
+
     fn complete_at(&self, mut options: Value, flags: Flags, depth: usize) -> Result<Value> {
         if depth > DEPTH {
             return Err(Error::generic("the description of the image is too deep"));
         }
         for role in ["file", "data-file", "header", "image"] {
-            if let Some(child @ Value::Map(_)) = options.take(role) {
+            if let Some(child) = take_map(&mut options, role) {
                 options.set(role, self.complete_protocol(child, flags, depth + 1)?);
             }
         }
-        if let Some(child @ Value::Map(_)) = options.take("backing") {
-            options.set("backing", self.complete_at(child, flags, depth + 1)?);
+        if let Some(child) = take_map(&mut options, "backing") {
+            options.set("backing", self.complete_backing(child, flags, depth + 1)?);
         }
         if options.get("driver").is_some() {
             return Ok(options);
@@ -184,10 +198,25 @@ impl Graph {
         Ok(options)
     }
 
+    /// Without a driver and a file these are some options of the file that the image names.
+    fn complete_backing(&self, mut given: Value, flags: Flags, depth: usize) -> Result<Value> {
+        if ["driver", "file"].iter().any(|key| given.get(key).is_some()) {
+            let flags = Flags { no_backing: false, ..flags };
+            return self.complete_at(given, flags, depth);
+        }
+        if depth < DEPTH
+            && let Some(child) = take_map(&mut given, "backing")
+        {
+            given.set("backing", self.complete_backing(child, flags, depth + 1)?);
+        }
+        Ok(given)
+    }
+
     fn complete_protocol(&self, mut options: Value, flags: Flags, depth: usize) -> Result<Value> {
         if let Some(driver) = options.get("driver").and_then(Value::as_str) {
-            let is_protocol = self.is_protocol(driver);
-            return if is_protocol { Ok(options) } else { self.complete_at(options, flags, depth) };
+            // `blkdebug` has a child though it is a protocol.
+            let is_leaf = self.is_protocol(driver) && options.get("image").is_none();
+            return if is_leaf { Ok(options) } else { self.complete_at(options, flags, depth) };
         }
         let Some(Value::Str(name)) = options.get("filename").cloned() else {
             return self.complete_at(options, flags, depth);

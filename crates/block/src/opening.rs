@@ -24,8 +24,9 @@ pub struct Opening<'a> {
     pub options: Value,
     /// Where they come from.
     pub source: Source,
-    /// Set to what the node is called for people.
+    /// Set to the file that the node comes from.
     pub filename: String,
+    pub(crate) opened_backing: Option<(String, String)>,
     pub(crate) flags: Flags,
     pub(crate) depth: usize,
     /// No writes.
@@ -96,6 +97,14 @@ impl Opening<'_> {
         let node = match given {
             Some(Value::Null) => return Ok(None),
             Some(Value::Str(name)) if name.is_empty() => return Ok(None),
+            // Nobody takes them where no backing files are opened.
+            Some(more @ Value::Map(_)) if self.flags.no_backing && self.flags.header_only => {
+                let mut names = Vec::new();
+                crate::called::flat("backing", &more, &mut names);
+                let name = names.first().map_or("backing", |(name, _)| name.as_str());
+                self.options.set(name, Value::Null);
+                return Ok(None);
+            }
             Some(value) if is_whole(&value) => self.open_child(value, flags)?,
             None if self.flags.no_backing => return Ok(None),
             // Some options of the file that the image names.
@@ -103,12 +112,17 @@ impl Opening<'_> {
                 let Some((file, format)) = named else { return Ok(None) };
                 let path = relative_to(&self.filename, &file);
                 let failed = |e: Error| e.prefixed("Could not open backing file: ");
-                let source = if more.is_some() { self.source } else { Source::Json };
+                let is_own = more.is_none();
+                let source = if is_own { Source::Json } else { self.source };
                 let options = self.graph.image_options(&path, format.as_deref(), flags);
-                options
+                let node = options
                     .map(|options| crate::names::with(options, more.unwrap_or_else(Value::empty)))
                     .and_then(|o| self.graph.open_at(o, source, flags, self.depth + 1))
-                    .map_err(failed)?
+                    .map_err(failed)?;
+                if is_own {
+                    self.opened_backing = Some((file, node.filename()));
+                }
+                node
             }
         };
         let how = Use { writes: false, shares_write: self.force_share };

@@ -100,7 +100,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
             [a, b, len].iter().fold(text.to_owned(), |t, n| t.replacen('%', &n.to_string(), 1));
         return Err(Error::generic(text));
     }
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     Ok(Arc::new(Raw { file, offset, size }))
 }
 

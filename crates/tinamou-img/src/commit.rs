@@ -49,8 +49,7 @@ fn layers(
         };
         let found = base.is_none_or(|base| {
             // Names are meant as the top image's own backing file's is.
-            stored.as_deref() == Some(base)
-                || same(below.filename(), &block::relative_to(name, base))
+            stored.as_deref() == Some(base) || same(below.path(), &block::relative_to(name, base))
         });
         if found {
             return Ok((above, below));
@@ -113,8 +112,8 @@ fn description(
     }
     let direct = above.last().map(|layer| (layer, layer.driver().format_info().backing_file));
     let path = match direct {
-        Some((layer, Some(stored))) => block::relative_to(layer.filename(), &stored),
-        _ => below.filename().to_owned(),
+        Some((layer, Some(stored))) => block::relative_to(layer.path(), &stored),
+        _ => below.path().to_owned(),
     };
     Ok(At::Name(path, below.class().name))
 }

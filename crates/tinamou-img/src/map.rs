@@ -49,9 +49,7 @@ fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
         extent.len = below.len;
         extent.zero |= below.zero;
     }
-    let file = layer
-        .child("file")
-        .map_or_else(|| layer.filename().to_owned(), |f| f.filename().to_owned());
+    let file = layer.child("file").map_or_else(|| layer.filename(), |f| f.filename());
     Ok(Entry { at, extent, depth, present: present && (extent.allocated || !extent.zero), file })
 }
 

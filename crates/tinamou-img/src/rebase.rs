@@ -116,7 +116,7 @@ fn new_backing(
     if name.is_empty() {
         return Ok(None);
     }
-    let path = block::relative_to(image.filename(), name);
+    let path = block::relative_to(image.path(), name);
     let node = graph.open_image(&path, format, flags).map_err(|error| {
         let Fail(text, _) = error.into();
         Fail(format!("Could not open new backing file '{path}': {text}"), 1)
@@ -178,7 +178,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         let text = "Could not change the backing file to '%': backing format must be specified";
         return Err(Fail(text.replace('%', name.unwrap_or("")), 1));
     }
-    match image.driver().change_backing(name, backing_format) {
+    match image.change_backing(name, backing_format) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             let text = "Could not change the backing file to '%': No space left in the file header";

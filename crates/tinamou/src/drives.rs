@@ -222,30 +222,39 @@ impl Given {
                 options
             }
             None if self.format.is_none() && self.below.is_empty() => return Ok(None),
-            None => {
-                let driver = self.format.as_deref().unwrap_or("raw");
-                Value::map([("driver", Value::from(driver))])
-            }
+            None => self
+                .format
+                .as_deref()
+                .map_or_else(Value::empty, |driver| Value::map([("driver", Value::from(driver))])),
         };
         if !self.below.is_empty() {
-            let mut below = match options.take("file") {
-                Some(file) => file,
+            let below = match options.take("file") {
+                Some(mut file) => {
+                    for (name, value) in &self.below {
+                        set_below(&mut file, name, value, 0);
+                    }
+                    file
+                }
                 // All of the file is said by its options.
                 None => {
-                    block::tree(Value::map(self.below.iter().filter(|o| o.0 != "aio").cloned()))
+                    let own = self.below.iter().filter(|(name, _)| name != "aio").cloned();
+                    let mut below = graph.complete_file(Value::map(own), flags)?;
+                    if let Some((name, value)) = self.below.iter().find(|(name, _)| name == "aio") {
+                        set_below(&mut below, name, value, 0);
+                    }
+                    below
                 }
             };
-            for (name, value) in self.below.iter().filter(|o| self.file.is_some() || o.0 == "aio") {
-                set_below(&mut below, name, value, 0);
-            }
-            let mut below = block::tree(below);
-            if below.get("driver").is_none() {
-                below.set("driver", Value::from("file"));
-            }
-            options.set("file", below);
+            options.set("file", block::tree(below));
         }
         for (name, value) in block::tree(self.node.clone()).as_map().unwrap_or(&[]) {
             options.set(name, value.clone());
+        }
+        let probed = options.get("driver").is_none();
+        let options = graph.complete(options, flags)?;
+        if probed && options.get("driver").and_then(Value::as_str) == Some("raw") {
+            let file = self.below.iter().find(|(name, _)| name == "filename");
+            warn_of_raw(file.and_then(|(_, file)| file.as_str()).unwrap_or(""));
         }
         Ok(Some(options))
     }

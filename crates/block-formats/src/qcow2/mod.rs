@@ -133,7 +133,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     }
     let encrypt = at.options.take("encrypt");
     let file = at.child("file")?;
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     let header = Header::read(&file.node())?;
     header.refuse_what_is_unknown()?;
     if header.incompatible & feature::CORRUPT != 0 && !at.read_only && !at.is_check() {
@@ -225,6 +225,7 @@ fn secret(at: &Opening<'_>, encrypt: Option<Value>, kind: &str) -> Result<Option
         )));
     }
     match word("key-secret") {
+        Some(_) if at.is_header_only() => Ok(None),
         Some(id) => at.keys().secret(&id).map(Some),
         None if at.is_header_only() => Ok(None),
         None => Err(Error::generic("Parameter 'encrypt.key-secret' is required for cipher")),

@@ -396,3 +396,59 @@ fn reference_counts_get_another_width() {
     let error = amend(&node, &[("compat", "0.10")]).unwrap_err().desc;
     assert_eq!(error, "compat=0.10 requires refcount_bits=16");
 }
+
+/// What a node is called that is opened with options (as JSON).
+fn called(options: &str) -> String {
+    static CLASSES: &[&BlockClass] =
+        &[&block::FILE, &block::RAW, &block::NULL_CO, &block::BLKDEBUG, &super::CLASS];
+    let graph = Graph::new(CLASSES);
+    let value = graph.complete(qapi::json::from_str(options).unwrap(), Flags::default()).unwrap();
+    graph.open(value, qapi::Source::Json, Flags::default()).unwrap().filename()
+}
+
+#[test]
+fn names_say_what_options_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base", 1 << 20, &[]);
+    let other = create(&dir, "other", 1 << 20, &[]);
+    let backing = [("backing_file", base.as_str()), ("backing_fmt", "qcow2")];
+    let top = create(&dir, "top", 1 << 20, &backing);
+    let file = |path: &str| format!(r#"{{"driver": "file", "filename": "{path}"}}"#);
+    let (t, b) = (file(&top), file(&base));
+    let plain = format!(r#"{{"driver": "qcow2", "file": {t}, "lazy-refcounts": true}}"#);
+    assert_eq!(called(&plain), top);
+    let same = format!(r#"{{"driver": "qcow2", "file": {t}, "backing.file.filename": "{base}"}}"#);
+    assert_eq!(called(&same), top);
+    let name =
+        |backing: &str| format!(r#"json:{{"backing": {backing}, "driver": "qcow2", "file": {t}}}"#);
+    let none = format!(r#"{{"driver": "qcow2", "file": {t}, "backing": null}}"#);
+    assert_eq!(called(&none), name("null"));
+    let changed = format!(r#"{{"file": {t}, "backing.file.filename": "{other}"}}"#);
+    let shown = format!(r#"{{"driver": "qcow2", "file": {}}}"#, file(&other));
+    assert_eq!(called(&changed), name(&shown));
+    let window = format!(r#"{{"driver": "raw", "size": 512, "file": {b}, "offset": 512}}"#);
+    let shown = format!(r#"json:{{"offset": 512, "driver": "raw", "size": 512, "file": {b}}}"#);
+    assert_eq!(called(&window), shown);
+    let rules = format!(r#"{{"file.driver": "blkdebug", "file.image.filename": "{base}"}}"#);
+    assert_eq!(called(&rules), format!("blkdebug::{base}"));
+    let limits = r#"{"driver": "raw", "file": {"driver": "blkdebug", "align": 4096,
+        "inject-error": [{"event": "l2_load"}], "image": {"driver": "null-co"}}}"#;
+    let shown = r#"json:{"driver": "raw", "file": {"image": {"driver": "null-co"}, "driver": "blkdebug", "inject-error.0.event": "l2_load", "align": 4096}}"#;
+    assert_eq!(called(limits), shown);
+}
+
+#[test]
+fn a_backing_name_that_is_changed_shows_what_stands_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base", 1 << 20, &[]);
+    let named = format!("file:{base}");
+    let top = create(&dir, "top", 1 << 20, &[("backing_file", &named), ("backing_fmt", "qcow2")]);
+    let node = open(&top);
+    assert_eq!(node.filename(), top, "the image's own name was followed");
+    node.change_backing(Some("null-co://"), Some("raw")).unwrap();
+    assert!(node.filename().starts_with(r#"json:{"backing": {"driver": "qcow2", "file""#));
+    node.change_backing(Some(&base), Some("qcow2")).unwrap();
+    assert_eq!(node.filename(), top);
+    node.change_backing(Some(&named), Some("qcow2")).unwrap();
+    assert!(node.filename().starts_with("json:"), "nobody looked where it leads");
+}

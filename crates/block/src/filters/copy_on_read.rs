@@ -72,7 +72,7 @@ impl Filter for CopyOnRead {
 
 fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let file = at.writable_child("file")?;
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     Ok(Arc::new(Passing(CopyOnRead { file, gate: RwLock::new(()) })))
 }
 

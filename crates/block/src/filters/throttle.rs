@@ -178,7 +178,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let Some((found, object)) = at.io_group(&group) else {
         return Err(Error::generic(format!("Throttle group '{group}' does not exist")));
     };
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     Ok(Arc::new(Passing(Throttle { file, group: found, _object: object })))
 }
 

@@ -186,7 +186,7 @@ fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     let below = if deep { backing.as_ref() } else { None };
     let shots = about.snapshots;
     ImageInfo {
-        filename: node.filename().to_owned(),
+        filename: node.filename(),
         format: name.to_owned(),
         dirty_flag: has_format_info(node).then_some(about.dirty),
         actual_size: allocated(node),
@@ -198,7 +198,7 @@ fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
         full_backing_filename: about
             .backing_file
             .as_ref()
-            .map(|file| block::relative_to(node.filename(), file)),
+            .map(|file| block::relative_to(node.path(), file)),
         backing_filename: about.backing_file,
         backing_filename_format: about.backing_format,
         snapshots: (!shots.is_empty()).then(|| shots.iter().map(snapshot).collect()),
@@ -221,11 +221,11 @@ pub(crate) fn device_info(
     let layers = if deep { node.chain().len() } else { 1 };
     let depth = i64::try_from(layers).unwrap_or(1) - 1;
     BlockDeviceInfo {
-        file: node.filename().to_owned(),
+        file: node.filename(),
         node_name: Some(node.name().to_owned()),
         ro: node.is_read_only(),
         drv: node.class().name.to_owned(),
-        backing_file: backing.map(|below| below.filename().to_owned()),
+        backing_file: backing.map(|below| below.filename()),
         backing_file_depth: depth,
         encrypted: false,
         detect_zeroes: node.detect_zeroes().word().to_owned(),

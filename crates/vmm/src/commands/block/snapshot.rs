@@ -101,7 +101,7 @@ impl BlockdevSnapshotSync {
 
     fn create(&self, below: &Arc<Node>, class: &'static block::BlockClass) -> Result<()> {
         let filename = self.snapshot_file.clone();
-        let mut options = vec![("backing_file".to_owned(), below.filename().to_owned())];
+        let mut options = vec![("backing_file".to_owned(), below.filename())];
         options.push(("backing_fmt".to_owned(), below.class().name.to_owned()));
         if !class.has_backing {
             return Err(Error::generic("The overlay does not support backing images"));
