@@ -114,6 +114,8 @@ pub struct Graph {
     pub(crate) blockers: Mutex<Vec<(Weak<Node>, Weak<str>)>>,
     pub(crate) descriptors: Mutex<Option<Descriptors>>,
     next: std::sync::atomic::AtomicU64,
+    /// A machine uses the images: some are for tools only.
+    pub(crate) for_machine: std::sync::atomic::AtomicBool,
     /// Where options such as `key-secret` and `throttle-group` find their objects.
     keys: Mutex<Keys>,
     /// Threads for devices.
@@ -177,7 +179,7 @@ pub fn filename_options(filename: &str) -> Result<Value> {
     Ok(file_options(filename))
 }
 
-fn file_options(path: &str) -> Value {
+pub(crate) fn file_options(path: &str) -> Value {
     let is_device = std::fs::metadata(path).is_ok_and(|m| {
         use std::os::unix::fs::FileTypeExt as _;
         m.file_type().is_block_device()
@@ -204,6 +206,7 @@ impl Graph {
             blockers: Mutex::default(),
             descriptors: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
+            for_machine: false.into(),
             keys: Mutex::default(),
             pool: Arc::default(),
         })
@@ -212,6 +215,11 @@ impl Graph {
     /// How `/dev/fdset/N` is opened.
     pub fn set_descriptors(&self, find: Descriptors) {
         *self.descriptors.lock() = Some(find);
+    }
+
+    /// Images are for a machine from now on: those that only tools may use are refused.
+    pub fn serve_machine(&self) {
+        self.for_machine.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Where options find objects by id.
@@ -430,8 +438,8 @@ impl Graph {
             born: None,
         };
         let driver: Arc<dyn BlockDriver> = (class.open)(&mut at)?;
-        if let Some((key, _)) = at.options.as_map().and_then(|members| members.first()) {
-            return Err(unknown(key, class, flags));
+        if let Some((key, value)) = at.options.as_map().and_then(|members| members.first()) {
+            return Err(unknown(key, value, class, flags));
         }
         let Opening { children, filename: path, read_only, threshold, name, born, .. } = at;
         let opened_backing = at.opened_backing;
@@ -680,15 +688,22 @@ impl Graph {
 }
 
 /// An option that nobody took.
-fn unknown(key: &str, class: &BlockClass, flags: Flags) -> Error {
+fn unknown(key: &str, value: &Value, class: &BlockClass, flags: Flags) -> Error {
     let name = class.name;
-    match (flags.schema, class.protocol) {
-        (true, _) => Error::unexpected(key),
-        (_, true) => {
-            Error::generic(format!("Block protocol '{name}' doesn't support the option '{key}'"))
-        }
-        _ => Error::generic(format!("Block format '{name}' does not support the option '{key}'")),
+    if key == "backing" && value.as_map().is_some() && !flags.schema && !flags.no_backing {
+        return Error::generic("Driver doesn't support backing files");
     }
+    if flags.schema {
+        return Error::unexpected(key);
+    }
+    let mut keys = Vec::new();
+    crate::called::flat(key, value, &mut keys);
+    let key = keys.first().map_or(key, |(key, _)| key.as_str());
+    Error::generic(if class.protocol {
+        format!("Block protocol '{name}' doesn't support the option '{key}'")
+    } else {
+        format!("Block format '{name}' does not support the option '{key}'")
+    })
 }
 
 /// Takes the options that every node has.
@@ -720,8 +735,11 @@ pub(crate) fn common(
         let within = |e: Error| e.within("cache");
         flags.direct = flag(&mut cache, "direct", source, flags.direct).map_err(within)?;
         flags.no_flush = flag(&mut cache, "no-flush", source, flags.no_flush).map_err(within)?;
-        if let Some((key, _)) = cache.as_map().and_then(|members| members.first()) {
-            return Err(Error::unexpected(key).within("cache"));
+        if let Some((key, value)) = cache.as_map().and_then(|members| members.first()) {
+            if flags.schema {
+                return Err(Error::unexpected(key).within("cache"));
+            }
+            options.set(&format!("cache.{key}"), value.clone());
         }
     }
     Ok((flags, detect))

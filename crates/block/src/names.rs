@@ -12,7 +12,7 @@ use std::sync::Arc;
 use qapi::{Error, Result, Source, Value};
 
 use crate::driver::BlockClass;
-use crate::graph::{Flags, Graph, filename_options};
+use crate::graph::{Flags, Graph, file_options};
 use crate::node::Node;
 
 /// Deepest tree of options.
@@ -134,6 +134,16 @@ fn nested(value: Value, depth: usize) -> Value {
     out
 }
 
+/// Whether options say all there is to say about a node.
+pub(crate) fn is_whole(options: &Value) -> bool {
+    let says = |value: &Value, keys: [&str; 2]| keys.iter().any(|key| value.get(key).is_some());
+    match options.get("file") {
+        _ if options.as_map().is_none() || options.get("driver").is_some() => true,
+        Some(file @ Value::Map(_)) => says(file, ["driver", "filename"]),
+        file => file.is_some(),
+    }
+}
+
 /// A member that is described; names of nodes and `null` stay where they are.
 fn take_map(options: &mut Value, name: &str) -> Option<Value> {
     options.get(name).and_then(Value::as_map)?;
@@ -198,9 +208,9 @@ impl Graph {
         Ok(options)
     }
 
-    /// Without a driver and a file these are some options of the file that the image names.
+    /// Without a driver and a file's name these are some options of the file that the image names.
     fn complete_backing(&self, mut given: Value, flags: Flags, depth: usize) -> Result<Value> {
-        if ["driver", "file"].iter().any(|key| given.get(key).is_some()) {
+        if is_whole(&given) {
             let flags = Flags { no_backing: false, ..flags };
             return self.complete_at(given, flags, depth);
         }
@@ -215,14 +225,25 @@ impl Graph {
     fn complete_protocol(&self, mut options: Value, flags: Flags, depth: usize) -> Result<Value> {
         if let Some(driver) = options.get("driver").and_then(Value::as_str) {
             // `blkdebug` has a child though it is a protocol.
-            let is_leaf = self.is_protocol(driver) && options.get("image").is_none();
-            return if is_leaf { Ok(options) } else { self.complete_at(options, flags, depth) };
+            let is_protocol = self.is_protocol(driver);
+            if is_protocol && options.get("image").is_none() {
+                return Ok(options);
+            }
+            // The file of a format that stands where a protocol is expected.
+            if !is_protocol
+                && options.get("file").is_none()
+                && let Some(Value::Str(name)) = options.take("filename")
+            {
+                options.set("file", file_options(&name));
+            }
+            return self.complete_at(options, flags, depth);
         }
         let Some(Value::Str(name)) = options.get("filename").cloned() else {
             return self.complete_at(options, flags, depth);
         };
         options.take("filename");
-        let mut found = filename_options(&name)?;
+        // The name of a file, whatever it looks like.
+        let mut found = file_options(&name);
         for (key, value) in options.as_map().unwrap_or(&[]) {
             merge(&mut found, key, value.clone());
         }
@@ -236,9 +257,10 @@ impl Graph {
                 Error::generic(format!("Cannot find device='' nor node-name='{name}'"))
             }),
             mut value => {
-                // Opened for a look only: the name stays free for the node itself.
+                // Opened for a look only: the name stays free for the node itself. Values of both
+                // sources are taken; mistakes are told when the node is opened.
                 value.take("node-name");
-                self.open(value, Source::Json, flags)
+                self.open(value, Source::KeyVal, flags)
             }
         }
     }

@@ -13,6 +13,7 @@ use qapi::{Error, Result, Source, Value};
 
 use crate::driver::{BlockClass, Keys};
 use crate::graph::{Flags, Graph, relative_to};
+use crate::names::is_whole;
 use crate::node::{Child, Link, Node, Threshold, Use};
 
 /// A node while it is opened.
@@ -105,11 +106,18 @@ impl Opening<'_> {
                 self.options.set(name, Value::Null);
                 return Ok(None);
             }
-            Some(value) if is_whole(&value) => self.open_child(value, flags)?,
+            Some(value) if is_whole(&value) => {
+                let prefix =
+                    if value.as_map().is_some() { "Could not open backing file: " } else { "" };
+                self.open_child(value, flags).map_err(|error| error.prefixed(prefix))?
+            }
             None if self.flags.no_backing => return Ok(None),
             // Some options of the file that the image names.
             more => {
-                let Some((file, format)) = named else { return Ok(None) };
+                let Some((file, format)) = named else {
+                    let text = "Could not open backing file: Must specify either driver or file";
+                    return if more.is_some() { Err(Error::generic(text)) } else { Ok(None) };
+                };
                 let path = relative_to(&self.filename, &file);
                 let failed = |e: Error| e.prefixed("Could not open backing file: ");
                 let is_own = more.is_none();
@@ -166,6 +174,18 @@ impl Opening<'_> {
         self.flags.check
     }
 
+    /// Whether a machine uses the images, and not a tool.
+    #[must_use]
+    pub fn is_for_machine(&self) -> bool {
+        self.graph.for_machine.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Whether unknown and missing options are told in a schema's words.
+    #[must_use]
+    pub fn has_schema(&self) -> bool {
+        self.flags.schema
+    }
+
     /// Whether the node may become read-only when it cannot be written.
     #[must_use]
     pub fn may_be_read_only(&self) -> bool {
@@ -194,11 +214,6 @@ impl Opening<'_> {
         let found = find.as_ref()?(path, !self.read_only)?;
         Some(found.map(File::from).map_err(failed))
     }
-}
-
-/// Whether options say all there is to say about a node.
-fn is_whole(options: &Value) -> bool {
-    options.as_map().is_none() || ["driver", "file"].iter().any(|key| options.get(key).is_some())
 }
 
 /// A node's use of another one, for messages.

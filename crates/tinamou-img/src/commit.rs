@@ -125,8 +125,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     let flags = mode.flags(given.flags(false));
     let graph = given.graph()?;
     let (format, base_name) = (given.value("format"), given.value("base"));
-    // The chain is looked at first; the base is then opened anew, to be written.
-    let chain = given.open(&graph, name, format, Flags { read_only: true, ..flags })?;
+    // The chain is looked at first; the base is then opened anew, to be written. The image is opened
+    // for writing from the start, as at the peer: that is the lock of which is told.
+    let chain = given.open(&graph, name, format, flags)?;
     let (above, below) = layers(&chain, base_name, name)?;
     let count = above.len();
     let base_at = description(&given, &graph, &above, &below, name)?;

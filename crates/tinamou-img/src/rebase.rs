@@ -135,7 +135,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     let mode = cache(given.value("cache"), "")?;
     cache(given.value("backing-cache"), "source ")?;
     let graph = given.graph()?;
-    let flags = mode.flags(Flags { no_backing: name_only, ..given.flags(false) });
+    // An image that is written is shared with nobody, whatever is asked for.
+    let own = Flags { no_backing: name_only, force_share: false, ..given.flags(false) };
+    let flags = mode.flags(own);
     let image = given.open(&graph, name, given.value("format"), flags)?;
     let backing_format = given.value("backing-format");
     if let Some(format) = backing_format

@@ -289,6 +289,29 @@ fn drives_of_the_host_say_what_the_peer_says() {
 }
 
 #[test]
+fn commands_that_only_write_share_with_nobody() {
+    if !has_peer() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fine(OURS, dir.path(), &["create", "-q", "-f", "qcow2", "a", "1M"]);
+    for args in [
+        &["amend", "-U", "a"][..],
+        &["commit", "-U", "a"],
+        &["resize", "--force-share", "a", "2M"],
+        &["create", "-U", "a"],
+        &["bitmap", "-U", "a"],
+        &["info", "-Z", "a"],
+    ] {
+        let both = ["qemu-img", OURS].map(|program| {
+            let out = run(program, dir.path(), args);
+            (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+        });
+        assert_eq!(both[0], both[1], "{args:?}");
+    }
+}
+
+#[test]
 fn what_shows_through_a_target_is_not_taken_for_the_source() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -45,6 +45,21 @@ fn compare(
     all.pop().expect("our program")
 }
 
+#[test]
+fn machines_without_running_cpus_are_saved() {
+    let args = "-accel qtest -drive if=none,id=d,driver=null-co,size=1M,snapshot=on";
+    let mut e = Emulator::start(OURS, args).expect("our program");
+    let mut line = |line: &str| {
+        let args = format!("{{\"command-line\":\"{line}\"}}");
+        e.reply(&format!("{{\"execute\":\"human-monitor-command\",\"arguments\":{args}}}"))
+    };
+    for command in ["savevm a", "loadvm a"] {
+        assert_eq!(line(command), "{\"return\": \"\"}", "{command}");
+    }
+    assert!(line("info snapshots").contains("--      a "));
+    assert!(line("loadvm b").contains("Error: Snapshot 'b' does not exist"));
+}
+
 fn disk(path: &Path) {
     std::fs::write(path, vec![0x11; 1 << 20]).expect("a disk");
 }

@@ -438,6 +438,30 @@ fn names_say_what_options_say() {
 }
 
 #[test]
+fn uses_that_an_image_is_not_for_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a", 1 << 20, &[("compat", "0.10")]);
+    let refused = |graph: &Graph, options: &str| {
+        let file = format!(r#"{{"driver": "file", "filename": "{path}"}}"#);
+        let text = format!(r#"{{"driver": "qcow2", "file": {file}{options}}}"#);
+        let value = qapi::json::from_str(&text).unwrap();
+        graph.open(value, qapi::Source::Json, Flags::default()).err().map(|error| error.desc)
+    };
+    let graph = Graph::new(CLASSES);
+    let text = "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";
+    assert_eq!(refused(&graph, r#", "lazy-refcounts": true"#).as_deref(), Some(text));
+    assert_eq!(refused(&graph, ""), None);
+    // The old encryption is for tools only.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0, 0, 0, 1], 32).unwrap();
+    let key = "Parameter 'encrypt.key-secret' is required for cipher";
+    assert_eq!(refused(&graph, "").as_deref(), Some(key));
+    graph.serve_machine();
+    let text = "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators";
+    assert_eq!(refused(&graph, "").as_deref(), Some(text));
+}
+
+#[test]
 fn a_backing_name_that_is_changed_shows_what_stands_behind() {
     let dir = tempfile::tempdir().unwrap();
     let base = create(&dir, "base", 1 << 20, &[]);
