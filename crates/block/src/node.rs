@@ -146,6 +146,11 @@ impl Node {
         let children = self.children.lock();
         children.iter().find(|(name, _)| *name == role).map(|(_, link)| link.node())
     }
+    /// Nodes that it uses: the role, the node, and how.
+    #[must_use]
+    pub fn uses(&self) -> Vec<(&'static str, Arc<Node>, Use)> {
+        self.links().into_iter().map(|(role, link)| (role, link.node(), link.how())).collect()
+    }
     /// How it was opened.
     #[must_use]
     pub fn flags(&self) -> Flags {

@@ -438,6 +438,24 @@ fn names_say_what_options_say() {
 }
 
 #[test]
+fn a_snapshot_that_is_gone_back_to_brings_the_state_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a", 1 << 20, &[]);
+    let node = open(&path);
+    node.driver().write_vm_state(0, &[7; 4096]).unwrap();
+    let about = block::Snapshot { name: "s".into(), vm_state: 4096, ..block::Snapshot::default() };
+    node.driver().change_snapshot(&SnapshotChange::Create(about.clone())).unwrap();
+    node.driver().change_snapshot(&SnapshotChange::Apply("s".into())).unwrap();
+    // The next one keeps what the active tables name, without having been told it again.
+    let next = block::Snapshot { name: "t".into(), ..about };
+    node.driver().change_snapshot(&SnapshotChange::Create(next)).unwrap();
+    let mut back = [0; 4096];
+    node.driver().read_vm_state("t", 0, &mut back).unwrap();
+    assert_eq!(back, [7; 4096]);
+    assert_clean(&node);
+}
+
+#[test]
 fn uses_that_an_image_is_not_for_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = create(&dir, "a", 1 << 20, &[("compat", "0.10")]);

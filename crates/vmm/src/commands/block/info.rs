@@ -183,7 +183,8 @@ fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     let name = node.class().name;
     let is_filter = node.class().is_filter();
     let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
-    let below = if deep { backing.as_ref() } else { None };
+    let seen = if is_filter { node.children().into_iter().next().map(|c| c.1) } else { None };
+    let below = if deep { backing.as_ref().or(seen.as_ref()) } else { None };
     let shots = about.snapshots;
     ImageInfo {
         filename: node.filename(),
@@ -207,6 +208,20 @@ fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     }
 }
 
+/// How many images are shown below a node: the children of filters, and backing files.
+fn layers_below(node: &Arc<Node>) -> i64 {
+    let (mut node, mut count) = (node.skip_implicit(), 0);
+    loop {
+        let below = if node.class().is_filter() {
+            node.children().into_iter().next().map(|(_, child)| child)
+        } else {
+            node.child("backing")
+        };
+        let Some(below) = below else { return count };
+        (node, count) = (below.skip_implicit(), count + 1);
+    }
+}
+
 /// What is known of a node; `writeback` is its user's.
 pub(crate) fn device_info(
     node: &Arc<Node>,
@@ -218,8 +233,7 @@ pub(crate) fn device_info(
     let flags = node.flags();
     let is_filter = node.class().is_filter();
     let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
-    let layers = if deep { node.chain().len() } else { 1 };
-    let depth = i64::try_from(layers).unwrap_or(1) - 1;
+    let depth = if deep { layers_below(node) } else { 0 };
     BlockDeviceInfo {
         file: node.filename(),
         node_name: Some(node.name().to_owned()),
