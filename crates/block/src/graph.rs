@@ -301,7 +301,11 @@ impl Graph {
                 };
             return Err(Error::generic(text));
         };
-        if named.get(at).is_some_and(|node| node.is_used()) {
+        let users = named.get(at).map(|node| node.users()).unwrap_or_default();
+        if users.iter().any(|(user, _)| user.starts_with("block device '")) {
+            return Err(Error::generic(format!("Node {name} is in use")));
+        }
+        if !users.is_empty() {
             return Err(Error::generic(format!("Block device {name} is in use")));
         }
         let gone = named.remove(at);

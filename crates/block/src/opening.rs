@@ -65,6 +65,11 @@ impl Opening<'_> {
         self.keep(role, &node, how)
     }
 
+    /// Another node of the graph.
+    pub(crate) fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.graph.find(name)
+    }
+
     fn flags_of_file(&self) -> Flags {
         Flags { read_only: self.read_only, ..self.flags }
     }
@@ -106,6 +111,7 @@ impl Opening<'_> {
                 self.options.set(name, Value::Null);
                 return Ok(None);
             }
+            Some(Value::Map(_)) if self.flags.no_backing => return Ok(None),
             Some(value) if is_whole(&value) => {
                 let prefix =
                     if value.as_map().is_some() { "Could not open backing file: " } else { "" };

@@ -76,6 +76,9 @@ impl BlockDriver for Raw {
         }
         below.driver().resolve(self.offset + at, len, write)
     }
+    fn holds(&self, at: u64, len: u64) -> io::Result<(bool, u64)> {
+        self.below().driver().holds(self.offset + at, len)
+    }
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         let below = self.below().driver().extent(self.offset + at, len)?;
         Ok(Extent { allocated: true, ..below })

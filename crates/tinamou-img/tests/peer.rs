@@ -289,6 +289,20 @@ fn drives_of_the_host_say_what_the_peer_says() {
 }
 
 #[test]
+fn a_described_chain_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("data"), vec![7; 1 << 20]).unwrap();
+    fine(OURS, dir, &["create", "-q", "-f", "qcow2", "base", "1M"]);
+    fine(OURS, dir, &["convert", "-f", "raw", "-O", "qcow2", "data", "top"]);
+    fine(OURS, dir, &["rebase", "-u", "-b", "nothing", "-F", "qcow2", "top"]);
+    let chain = "driver=qcow2,file.filename=top,backing.driver=qcow2,backing.file.filename=base";
+    assert_eq!(fine(OURS, dir, &["commit", "--image-opts", chain]), "Image committed.\n");
+    let compare = fine(OURS, dir, &["compare", "-f", "raw", "-F", "qcow2", "data", "base"]);
+    assert_eq!(compare, "Images are identical.\n");
+}
+
+#[test]
 fn commands_that_only_write_share_with_nobody() {
     if !has_peer() {
         return;

@@ -494,3 +494,37 @@ fn a_backing_name_that_is_changed_shows_what_stands_behind() {
     node.change_backing(Some(&named), Some("qcow2")).unwrap();
     assert!(node.filename().starts_with("json:"), "nobody looked where it leads");
 }
+
+#[test]
+fn what_is_read_is_copied_across_filters_down_to_the_bottom() {
+    static ALL: &[&BlockClass] = &[&block::FILE, &block::RAW, &block::COPY_ON_READ, &super::CLASS];
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base", 1 << 20, &[]);
+    open(&base).write(0, &[1; 65536]).unwrap();
+    let over = |name: &str, below: &str| {
+        create(&dir, name, 1 << 20, &[("backing_file", below), ("backing_fmt", "qcow2")])
+    };
+    let mid = over("mid", &base);
+    open(&mid).write(1 << 17, &[2; 65536]).unwrap();
+    let held = |path: &str, at: u64| open(path).extent(at, 65536).unwrap().allocated;
+    for (bottom, copied) in [("", true), (r#", "bottom": "mid""#, false)] {
+        let top = over("top", &mid);
+        let file = |path: &str| format!(r#"{{"driver": "file", "filename": "{path}"}}"#);
+        let graph = Graph::new(ALL);
+        let text = format!(
+            r#"{{"driver": "raw", "file": {{"driver": "copy-on-read"{bottom}, "file": {{"driver": "raw",
+            "file": {{"driver": "qcow2", "file": {}, "backing": {{"driver": "qcow2",
+            "node-name": "mid", "file": {}}}}}}}}}}}"#,
+            file(&top),
+            file(&mid)
+        );
+        let value = qapi::json::from_str(&text).unwrap();
+        let node = graph.open(value, qapi::Source::Json, Flags::default()).unwrap();
+        let mut back = vec![0; 1 << 20];
+        node.read(0, &mut back).unwrap();
+        assert_eq!((back[0], back[1 << 17], back[1 << 19]), (1, 2, 0));
+        drop(node);
+        assert_eq!(held(&top, 0), copied, "the lowest layer's, {bottom}");
+        assert!(held(&top, 1 << 17), "the middle layer's, {bottom}");
+    }
+}
