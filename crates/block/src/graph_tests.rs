@@ -44,8 +44,7 @@ fn nodes_are_named_used_and_deleted() {
 fn what_a_device_uses_is_told_of_when_it_is_deleted() {
     let graph = Graph::new(CLASSES);
     let node = add(&graph, "null-co,node-name=n").unwrap();
-    let user =
-        crate::User { path: "x".into(), writes: true, shares_write: false, removable: false };
+    let user = User { path: "x".into(), writes: true, shares_write: false, removable: false };
     let backend = graph.claim(Some("n"), user).unwrap().unwrap();
     assert_eq!(graph.delete("n").unwrap_err().desc, "Node n is in use");
     drop((backend, node));
