@@ -195,6 +195,9 @@ fn refuse_uses(at: &Opening<'_>, header: &Header, lazy: bool) -> Result<()> {
             "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators";
         return Err(Error::generic(text));
     }
+    if header.table_clusters == 0 && !at.is_check() {
+        return Err(Error::generic("Image does not contain a reference count table"));
+    }
     if lazy && header.version < 3 {
         let text =
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";

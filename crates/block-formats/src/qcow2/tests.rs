@@ -528,3 +528,54 @@ fn what_is_read_is_copied_across_filters_down_to_the_bottom() {
         assert!(held(&top, 1 << 17), "the middle layer's, {bottom}");
     }
 }
+
+#[test]
+fn tables_of_counts_and_zeroes_without_a_place_are_mended() {
+    let patch = |path: &str, at: u64, bytes: &[u8]| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, at).unwrap();
+    };
+    let look = |path: &str, at: u64| {
+        let file = std::fs::File::open(path).unwrap();
+        let mut word = [0; 8];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut word, at).unwrap();
+        u64::from_be_bytes(word)
+    };
+    for damage in ["no table", "behind the end", "not aligned", "zeroes"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = create(&dir, "a", 1 << 20, &[]);
+        let node = open(&path);
+        node.write(0, &[7; 65536]).unwrap();
+        node.flush().unwrap();
+        drop(node);
+        let table = look(&path, 48);
+        match damage {
+            "no table" => patch(&path, 56, &[0; 4]),
+            "behind the end" => patch(&path, table + 8, &(1u64 << 40).to_be_bytes()),
+            "not aligned" => patch(&path, table, &(look(&path, table) + 512).to_be_bytes()),
+            _ => {
+                let l2 = look(&path, look(&path, 40)) & super::tables::PLACE;
+                patch(&path, l2 + 8, &0x2a01u64.to_be_bytes());
+            }
+        }
+        if damage == "no table" {
+            let refused = Graph::new(CLASSES).open_image(&path, None, Flags::default());
+            let text = "Image does not contain a reference count table";
+            assert_eq!(refused.err().unwrap().desc, text);
+        }
+        let flags = Flags { check: true, ..Flags::default() };
+        let check = |fix: Fix| {
+            let node = Graph::new(CLASSES).open_image(&path, None, flags).unwrap();
+            node.driver().check(fix).unwrap()
+        };
+        let found = check(Fix::None);
+        assert!(found.corruptions > 0 && found.corruptions_fixed == 0, "{damage}: {found:?}");
+        let mended = check(Fix::All);
+        assert!(mended.corruptions == 0 && mended.corruptions_fixed > 0, "{damage}: {mended:?}");
+        let node = open(&path);
+        assert_clean(&node);
+        let mut back = vec![0; 1 << 17];
+        node.read(0, &mut back).unwrap();
+        assert!(back[..65536] == [7; 65536] && back[65536..].iter().all(|b| *b == 0), "{damage}");
+    }
+}
