@@ -460,7 +460,7 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
     }
     let mut walk = Walk::new(meta);
     walk_all(meta, &mut walk, fix)?;
-    let staying = walk.report.corruptions;
+    let (staying, mended) = (walk.report.corruptions, walk.report.corruptions_fixed);
     let wrong = compare(meta, &mut walk, Fix::None)?;
     if wrong.rebuild && fix == Fix::Leaks {
         // Clusters in use count as free: giving others up is not safe.
@@ -474,7 +474,8 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
         let fixable: Vec<_> = wrong.clusters;
         // What was told before and is mended now is no finding any more.
         walk.report.leaks = leaks - walk.report.leaks_fixed.min(leaks);
-        walk.report.corruptions = corruptions - walk.report.corruptions_fixed.min(corruptions);
+        let fixed = walk.report.corruptions_fixed - mended;
+        walk.report.corruptions = corruptions - fixed.min(corruptions);
         let mends = |have: u64, want: u64| fix == Fix::All || have > want;
         for (cluster, want) in fixable {
             if mends(meta.refcounts.count(cluster)?, want) {
