@@ -72,6 +72,14 @@ impl Walk {
         self.say(text);
     }
 
+    /// Whether other things lie in a range that was counted once.
+    fn is_shared(&self, (place, len): (u64, u64)) -> bool {
+        let at = |byte: u64| usize::try_from(byte >> self.bits).unwrap_or(usize::MAX);
+        let range = at(place)..at(place.saturating_add(len.saturating_sub(1))).saturating_add(1);
+        let counts = self.counts.get(range.start..range.end.min(self.counts.len()));
+        len > 0 && counts.unwrap_or_default().iter().any(|count| *count > 1)
+    }
+
     /// Counts the clusters of a range, each so many times.
     fn count(&mut self, place: u64, len: u64, times: u32) {
         if len == 0 {
@@ -123,7 +131,8 @@ fn walk_l2(
     let stride = meta.stride();
     let mut next = 0;
     let mut entries = read_l2(meta, place)?;
-    if mend_zeroes(meta, walk, &mut entries, fix) {
+    let own = !walk.is_shared((place, meta.cluster()));
+    if own && mend_zeroes(meta, walk, &mut entries, fix) {
         let l2 = meta.l2(place)?;
         (l2.entries, l2.dirty) = (entries.clone(), true);
     }
@@ -466,7 +475,9 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
         // Clusters in use count as free: giving others up is not safe.
         return Err(io::Error::from_raw_os_error(5));
     }
-    if wrong.rebuild && fix == Fix::All {
+    // A table that lies over something else is not written where it is.
+    let rebuild_all = wrong.rebuild || walk.is_shared(meta.refcounts.place());
+    if rebuild_all && fix == Fix::All {
         rebuild(meta, &mut walk, staying + wrong.overflows)?;
     } else if fix != Fix::None && !wrong.clusters.is_empty() {
         let (leaks, corruptions) = (walk.report.leaks, walk.report.corruptions);
