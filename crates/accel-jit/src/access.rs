@@ -250,22 +250,27 @@ impl Core {
             cpu.env().tlb[n] = self.l1.place(mmu);
         }
         let page = va & !0xfff;
-        let slot = self.l1.slot(mmu, va);
         let plain = e.flags & flag::STRICT == 0;
         let read = if e.flags & flag::READ != 0 && plain { page } else { TAG_INVALID };
         // Generated code takes a page that may be written for one that may be read.
         let both = flag::READ | flag::WRITE;
-        let may_write = e.flags & (both | flag::ROM) == both && plain;
-        // The order lets `protect` and this agree: it sets the page's bit, then looks for the entry;
-        // here the entry is written, then the bit is looked at.
+        let may_write = e.flags & (both | flag::ROM) == both && plain && self.note_write(e, kind);
+        if may_write && self.l1.will_write(e.host, va) {
+            cpu.env().kick();
+        }
+        let slot = self.l1.slot(mmu, va);
+        // The order lets `protect` and this agree: it sets the page's bit in `code_pages`, then looks for
+        // the entry; here the entry is written, then that bit is looked at. So with
+        // `will_write`.
         slot.write.store(TAG_INVALID, Ordering::Relaxed);
         slot.read.store(TAG_INVALID, Ordering::Relaxed);
         slot.addend.store(e.host.wrapping_sub(page), Ordering::Relaxed);
         slot.page.store(e.host, Ordering::SeqCst);
         slot.read.store(read, Ordering::Relaxed);
-        if may_write && self.note_write(e, kind) {
+        if may_write {
             slot.write.store(page, Ordering::SeqCst);
-            let taken = kind != AccessKind::Write && !self.note_write(e, kind);
+            // Asked again, since the dirty bits may have been taken before the entry could be seen.
+            let taken = !self.note_write(e, kind);
             if taken || self.engine.code_pages.contains(e.host) {
                 slot.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
             }

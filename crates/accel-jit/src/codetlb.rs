@@ -18,6 +18,38 @@ use crate::tlb::{Forget, VA_BITS};
 const NO_ENTRY: CodeTlbEntry = CodeTlbEntry { tag: u64::MAX, entries: 0 };
 /// Tables at most.
 const POOL: usize = 24;
+/// Bits of [`Seen`].
+const SEEN: usize = 1 << 16;
+
+/// Which VA pages code was looked up on, by a hash: maintenance of other pages leaves jump caches and
+/// predicted returns alone. Pages that no table holds any more stay until the bits are gathered again.
+struct Seen {
+    words: Box<[u64]>,
+    bits: usize,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { words: vec![0; SEEN / 64].into_boxed_slice(), bits: 0 }
+    }
+
+    fn place(va: u64) -> (usize, u64) {
+        let n = (va & VA_BITS) >> 12;
+        let n = (n ^ n >> 16 ^ n >> 32) as usize & (SEEN - 1);
+        (n / 64, 1 << (n % 64))
+    }
+
+    fn add(&mut self, va: u64) {
+        let (word, bit) = Self::place(va);
+        self.bits += usize::from(self.words[word] & bit == 0);
+        self.words[word] |= bit;
+    }
+
+    fn has(&self, va: u64) -> bool {
+        let (word, bit) = Self::place(va);
+        self.words[word] & bit != 0
+    }
+}
 
 /// What code is looked up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -72,11 +104,13 @@ pub(crate) struct CodeTlbs {
     tables: Vec<Table>,
     current: usize,
     clock: u64,
+    seen: Seen,
 }
 
 impl CodeTlbs {
     pub(crate) fn new() -> Self {
-        Self { tables: vec![Table::new(CodeSpace::default())], current: 0, clock: 0 }
+        let tables = vec![Table::new(CodeSpace::default())];
+        Self { tables, current: 0, clock: 0, seen: Seen::new() }
     }
 
     /// Address of the table in use, and the slot id in the low 12 bits of its tags.
@@ -130,7 +164,21 @@ impl CodeTlbs {
         t.pages.get(n).filter(|_| hit)?.as_ref()
     }
 
-    /// Puts a page into the table in use, which is of the space `of`.
+    /// Code on the page of `pc` is about to run. True: jump caches and predicted returns must be forgotten,
+    /// since pages that are in no table any more are not known to hold code from here on.
+    pub(crate) fn runs_on(&mut self, pc: u64) -> bool {
+        self.seen.add(pc);
+        if self.seen.bits <= SEEN / 2 {
+            return false;
+        }
+        self.seen = Seen::new();
+        let tags = self.tables.iter().flat_map(|t| t.entries.iter().map(|e| e.tag));
+        tags.filter(|t| *t != NO_ENTRY.tag).for_each(|t| self.seen.add(t));
+        self.seen.add(pc);
+        true
+    }
+
+    /// Puts a page into the table in use, which is of the space `of`; after [`Self::runs_on`].
     pub(crate) fn put(&mut self, pc: u64, page: &Arc<PageCode>, of: &CodeSpace, global: bool) {
         let tag = pc & !0xfff | self.slot();
         let t = &mut self.tables[self.current];
@@ -142,24 +190,28 @@ impl CodeTlbs {
         t.pages[index(pc)] = Some(Arc::clone(page));
     }
 
-    /// Forgets pages of every table.
-    pub(crate) fn forget(&mut self, what: Forget) {
-        if let Forget::Pages(va, len) = what {
-            for at in (0..len.div_ceil(4096)).map(|n| va.wrapping_add(n * 4096)) {
-                let n = index(at);
-                let hit = |t: &&mut Table| (t.entries[n].tag ^ at) & VA_BITS == 0;
-                for t in self.tables.iter_mut().filter(hit) {
-                    t.entries[n] = NO_ENTRY;
-                    t.pages[n] = None;
-                }
-            }
-            return;
-        }
-        for t in &mut self.tables {
-            if what.takes(t.of.tag, t.bound) {
+    /// Forgets pages of every table. Whether jump caches and predicted returns may lead to some of them.
+    pub(crate) fn forget(&mut self, what: Forget) -> bool {
+        let Forget::Pages(va, len) = what else {
+            let current = &self.tables[self.current];
+            let hit = what.takes(current.of.tag, current.bound);
+            for t in self.tables.iter_mut().filter(|t| what.takes(t.of.tag, t.bound)) {
                 t.clear();
             }
+            return hit;
+        };
+        let pages = (0..len.div_ceil(4096)).map(|n| va.wrapping_add(n * 4096));
+        let mut hit = false;
+        for at in pages.filter(|at| self.seen.has(*at)) {
+            hit = true;
+            let n = index(at);
+            let same = |t: &&mut Table| (t.entries[n].tag ^ at) & VA_BITS == 0;
+            for t in self.tables.iter_mut().filter(same) {
+                t.entries[n] = NO_ENTRY;
+                t.pages[n] = None;
+            }
         }
+        hit
     }
 }
 
@@ -263,11 +315,49 @@ mod tests {
         for (what, kept) in cases {
             let mut t = CodeTlbs::new();
             t.switch(&space(1, 1));
+            t.runs_on(0x5000);
             t.put(0x5000, &page, &space(1, 1), false);
             t.switch(&space(2, 2));
             t.forget(what);
             t.switch(&space(1, 1));
             assert_eq!(t.page(0x5000).is_some(), kept, "{what:?}");
         }
+    }
+
+    #[test]
+    fn maintenance_of_what_holds_no_code_says_so() {
+        let (mut t, page) = (CodeTlbs::new(), a_page());
+        t.switch(&space(1, 1));
+        assert!(!t.runs_on(0x5000));
+        t.put(0x5000, &page, &space(1, 1), false);
+        let asid = |a| Forget::Spaces { regimes: 1, asid: Some(a), vmid: None };
+        assert!(!t.forget(Forget::Pages(0x6000, 0x8000)));
+        assert!(!t.forget(asid(2)));
+        assert!(t.forget(Forget::Pages(0x4000, 0x2000)));
+        // The page may be in jump caches though its place in the table was taken, or cleared.
+        t.put(0x5000 + ((CODE_TLB as u64) << 12), &page, &space(1, 1), false);
+        assert!(t.forget(Forget::Pages(0x5000, 4096)));
+        // Not in use: its part of the jump cache goes when it is entered.
+        t.switch(&space(2, 2));
+        assert!(!t.forget(asid(1)) && t.forget(Forget::ALL));
+    }
+
+    #[test]
+    fn pages_with_code_are_known_however_many_there_were() {
+        let (mut t, page) = (CodeTlbs::new(), a_page());
+        t.switch(&space(1, 1));
+        t.runs_on(0x5000);
+        t.put(0x5000, &page, &space(1, 1), false);
+        let mut gathered = 0;
+        for n in 0..SEEN as u64 {
+            let at = n << 12 | 1 << 40;
+            if t.runs_on(at) {
+                gathered += 1;
+                assert!(t.forget(Forget::Pages(at, 4096)), "the one about to run");
+            }
+        }
+        assert_eq!(gathered, 2);
+        assert!(t.forget(Forget::Pages(0x5000, 4096)), "in a table");
+        assert!(!t.forget(Forget::Pages(1 << 40, 4096)), "long gone");
     }
 }

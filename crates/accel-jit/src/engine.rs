@@ -69,8 +69,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// From now on writes to this page are noticed, whoever makes them. `me` = the vCPU that translates; the
-    /// others leave their loops, which may remember that the page can be written.
+    /// From now on writes to this page are noticed, whoever makes them. `me` = the vCPU that translates;
+    /// others that wrote to it leave their loops, which may remember that the page can be written.
     pub(crate) fn protect_code(self: &Arc<Self>, ram: &RamPage, me: &Arc<Peer>) {
         if let Some(block) = ram.block.upgrade() {
             let me = Arc::downgrade(self);
@@ -79,8 +79,7 @@ impl Engine {
         }
         if self.code_pages.add(ram.host) {
             for p in &*self.peers.lock() {
-                p.l1.protect(ram.host);
-                if !Arc::ptr_eq(p, me) {
+                if p.l1.protect(ram.host) && !Arc::ptr_eq(p, me) {
                     p.kick();
                 }
             }

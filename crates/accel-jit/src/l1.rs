@@ -15,7 +15,7 @@
 //! UNSAFE: none; the tables are atomics whose address generated code reads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use jit_ir::cpu::TlbTag;
 use jit_ir::env::{MMUS, TAG_INVALID, TlbTable};
@@ -65,22 +65,73 @@ fn entry_of(t: &[L1Entry], va: u64) -> &L1Entry {
     &t[(va >> 12) as usize & (t.len() - 1)]
 }
 
+/// Places of [`SharedL1::writable`].
+const WRITABLE: usize = 1 << 16;
+/// Content of such a place: nothing, entries at several places of tables; else the number of the entry in
+/// the largest table, + 1.
+const NOWHERE: u16 = 0;
+const SOMEWHERE: u16 = u16::MAX;
+
 /// What other threads see of a vCPU's first level.
-pub(crate) struct SharedL1(Mutex<Vec<Table>>);
+pub(crate) struct SharedL1 {
+    tables: Mutex<Vec<Table>>,
+    /// Where in the tables the pages are, by a hash of the host address, that were put in to be written.
+    /// Set by the vCPU alone, before the entry. Most pages that get code are nowhere or at one place.
+    writable: Box<[AtomicU16]>,
+}
 
 impl SharedL1 {
-    /// Makes writes to a page, by host address, take the slow path (any thread).
-    pub(crate) fn protect(&self, page: u64) {
-        for e in self.0.lock().iter().flat_map(|t| t.iter()) {
+    fn new() -> Self {
+        let writable = (0..WRITABLE).map(|_| AtomicU16::new(NOWHERE)).collect();
+        Self { tables: Mutex::default(), writable }
+    }
+
+    fn place(&self, page: u64) -> &AtomicU16 {
+        &self.writable[(page >> 12) as usize & (WRITABLE - 1)]
+    }
+
+    /// Whether the page's place was free.
+    fn note(&self, page: u64, va: u64) -> bool {
+        let number = ((va >> 12) as usize & (SIZES.1 - 1)) as u16 + 1;
+        let place = self.place(page);
+        let before = place.load(Ordering::Relaxed);
+        if before != number && before != SOMEWHERE {
+            let now = if before == NOWHERE { number } else { SOMEWHERE };
+            place.store(now, Ordering::SeqCst);
+        }
+        before == NOWHERE
+    }
+
+    /// Makes the places those of the entries that are there; how many.
+    fn gather(&self) -> usize {
+        let tables = self.tables.lock();
+        self.writable.iter().for_each(|p| p.store(NOWHERE, Ordering::SeqCst));
+        let note = |e: &&L1Entry| {
+            let va = e.write.load(Ordering::Relaxed);
+            va & TAG_INVALID == 0 && self.note(e.page.load(Ordering::Relaxed), va)
+        };
+        tables.iter().flat_map(|t| t.iter()).filter(note).count()
+    }
+
+    /// Makes writes to a page, by host address, take the slow path (any thread). False: they did already.
+    pub(crate) fn protect(&self, page: u64) -> bool {
+        let protect = |e: &L1Entry| {
             if e.page.load(Ordering::Relaxed) == page {
                 e.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
             }
+        };
+        let tables = self.tables.lock();
+        match self.place(page).load(Ordering::SeqCst) {
+            NOWHERE => return false,
+            SOMEWHERE => tables.iter().flat_map(|t| t.iter()).for_each(protect),
+            n => tables.iter().for_each(|t| protect(entry_of(t, u64::from(n - 1) << 12))),
         }
+        true
     }
 
     /// Makes all writes take the slow path (any thread).
     pub(crate) fn protect_all(&self) {
-        for e in self.0.lock().iter().flat_map(|t| t.iter()) {
+        for e in self.tables.lock().iter().flat_map(|t| t.iter()) {
             e.write.fetch_or(TAG_INVALID, Ordering::SeqCst);
         }
     }
@@ -136,12 +187,15 @@ pub(crate) struct L1 {
     current: [Option<u16>; MMUS],
     clock: u64,
     shared: Arc<SharedL1>,
+    /// Places in use of `shared.writable`.
+    noted: usize,
 }
 
 impl L1 {
     pub(crate) fn new() -> Self {
-        let shared = Arc::new(SharedL1(Mutex::default()));
-        Self { none: table(1), spaces: Vec::new(), current: [None; MMUS], clock: 0, shared }
+        let shared = Arc::new(SharedL1::new());
+        let (spaces, current) = (Vec::new(), [None; MMUS]);
+        Self { none: table(1), spaces, current, clock: 0, shared, noted: 0 }
     }
 
     pub(crate) fn shared(&self) -> Arc<SharedL1> {
@@ -170,6 +224,18 @@ impl L1 {
     /// The entry for a page in the table in use.
     pub(crate) fn slot(&self, mmu: u8, va: u64) -> &L1Entry {
         entry_of(self.table(mmu), va)
+    }
+
+    /// A page, by host address, is about to be put in so that it can be written; before its entry says so.
+    /// True: pages that are in no table any more are forgotten, and loops that remember one must end.
+    pub(crate) fn will_write(&mut self, page: u64, va: u64) -> bool {
+        self.noted += usize::from(self.shared.note(page, va));
+        if self.noted <= WRITABLE / 2 {
+            return false;
+        }
+        self.noted = self.shared.gather();
+        self.noted += usize::from(self.shared.note(page, va));
+        true
     }
 
     /// The entries for a page in all tables.
@@ -212,7 +278,7 @@ impl L1 {
             return n;
         }
         let table = table(SIZES.0);
-        self.shared.0.lock().push(Arc::clone(&table));
+        self.shared.tables.lock().push(Arc::clone(&table));
         let (bound, chosen, uses) = (false, 0, Use::default());
         self.spaces.push(Space { table, mmu, tag, bound, chosen, uses });
         self.spaces.len() - 1
@@ -257,7 +323,7 @@ impl L1 {
 
     fn resize(&mut self, n: usize, entries: usize) {
         let new = table(entries);
-        self.shared.0.lock()[n] = Arc::clone(&new);
+        self.shared.tables.lock()[n] = Arc::clone(&new);
         let s = &mut self.spaces[n];
         s.table = new;
         s.uses = Use { since: host::monotonic_ns(), fills: 1, ..Use::default() };
@@ -313,7 +379,7 @@ mod tests {
         }
         let grown = l1.table(0).len();
         assert!(grown >= 1024, "{grown}");
-        assert_eq!(l1.shared().0.lock()[0].len(), grown);
+        assert_eq!(l1.shared().tables.lock()[0].len(), grown);
         for n in 0..10 {
             // The first finds it in use, the others nearly empty.
             l1.forget(Forget::ALL);
@@ -388,16 +454,60 @@ mod tests {
         assert!(has(&l1, 0x1000));
     }
 
+    fn fill_for_write(l1: &mut L1, va: u64, page: u64) {
+        fill(l1, va, 1, false);
+        l1.will_write(page, va);
+        let e = l1.slot(0, va);
+        e.write.store(va, Ordering::Relaxed);
+        e.page.store(page, Ordering::Relaxed);
+    }
+
+    fn may_write(l1: &L1, va: u64) -> bool {
+        l1.slot(0, va).write.load(Ordering::Relaxed) == va
+    }
+
     #[test]
     fn other_threads_protect_every_table() {
         let mut l1 = L1::new();
-        fill(&mut l1, 0x1000, 1, false);
-        let e = l1.slot(0, 0x1000);
-        e.write.store(0x1000, Ordering::Relaxed);
-        e.page.store(0x7000, Ordering::Relaxed);
+        fill_for_write(&mut l1, 0x1000, 0x7000);
         l1.switch(0, tag(2));
-        l1.shared().protect(0x7000);
+        assert!(!l1.shared().protect(0x8000), "never written");
+        l1.switch(0, tag(1));
+        assert!(may_write(&l1, 0x1000));
+        l1.switch(0, tag(2));
+        assert!(l1.shared().protect(0x7000));
         l1.switch(0, tag(1));
         assert_eq!(l1.slot(0, 0x1000).write.load(Ordering::Relaxed), 0x1fff);
+    }
+
+    #[test]
+    fn pages_are_protected_wherever_they_are() {
+        let mut l1 = L1::new();
+        // Another page of the same place, and one at two addresses.
+        fill_for_write(&mut l1, 0x1000, 0x7000);
+        fill_for_write(&mut l1, 0x2000, 0x7000 + ((WRITABLE as u64) << 12));
+        fill_for_write(&mut l1, 0x3000, 0x9000);
+        fill_for_write(&mut l1, 0x4000, 0x9000);
+        fill_for_write(&mut l1, 0x8_0005_5000, 0xa000);
+        for page in [0x7000, 0x9000, 0xa000] {
+            assert!(l1.shared().protect(page));
+        }
+        assert!(may_write(&l1, 0x2000));
+        for va in [0x1000, 0x3000, 0x4000, 0x8_0005_5000] {
+            assert!(!may_write(&l1, va), "{va:#x}");
+        }
+    }
+
+    #[test]
+    fn pages_are_protected_however_many_were_written() {
+        let mut l1 = L1::new();
+        fill_for_write(&mut l1, 0x1000, 0x7000);
+        // More than half the places: they are gathered again, and the page's is among them.
+        let first = WRITABLE as u64;
+        let gathered = (first..first * 2).filter(|n| l1.will_write(n << 12 | 1 << 40, n << 12));
+        assert_eq!(gathered.count(), 2);
+        assert!(l1.noted <= WRITABLE / 2, "{}", l1.noted);
+        assert!(l1.shared().protect(0x7000));
+        assert!(!may_write(&l1, 0x1000));
     }
 }

@@ -31,12 +31,14 @@ impl PhysMem for OwnedPhys {
 
 impl Core {
     pub(crate) fn flush_local(&mut self, cpu: &mut dyn JitCpu, what: &TlbFlush) {
-        Self::clear_ring(cpu);
+        Self::clear_pages(cpu);
         self.note_flush(what);
         self.peer.count(&self.peer.flushes);
         let what = self.l2.flush(what);
         self.l1.forget(what);
-        self.code_tlbs.forget(what);
+        if self.code_tlbs.forget(what) {
+            Self::clear_ring(cpu);
+        }
     }
 }
 

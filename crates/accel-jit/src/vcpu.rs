@@ -132,9 +132,14 @@ impl Core {
 
     /// The part of that which another mode or address space must not find.
     pub(crate) fn clear_context(cpu: &mut dyn JitCpu) {
+        Self::clear_pages(cpu);
+        cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
+    }
+
+    /// The part of that which is of pages with data.
+    pub(crate) fn clear_pages(cpu: &mut dyn JitCpu) {
         cpu.env().merged = [0; MERGED];
         cpu.env().pages = [LoopPage::EMPTY; PAGES];
-        cpu.env().ring = [RingEntry { va: u64::MAX, host: 0 }; RING];
     }
 
     pub(crate) fn clear_code_tlb(&mut self) {
@@ -245,6 +250,9 @@ impl Core {
             self.ram_of(&e).ok_or_else(|| cpu.bus_fault(pc, e.pa, AccessKind::Exec))?;
         let ram = RamPage { host: e.host, block: Arc::downgrade(block), offset };
         let page = engine.cache.lock().page(&ram, key);
+        if self.code_tlbs.runs_on(pc) {
+            Self::clear_ring(cpu);
+        }
         if !log::wants_every_block() {
             let global = e.flags & flag::GLOBAL != 0;
             self.code_tlbs.put(pc, &page, &self.space, global);

@@ -625,6 +625,12 @@ impl Opcode {
     pub fn has_effect(self) -> bool {
         self.info() & flag::EFFECT != 0
     }
+    /// [`Self::has_effect`] or [`Self::is_exit`].
+    #[must_use]
+    #[inline]
+    pub fn must_stay(self) -> bool {
+        self.info() & (flag::EFFECT | flag::EXIT) != 0
+    }
     /// One of the vector operations, which are pure.
     #[must_use]
     #[inline]

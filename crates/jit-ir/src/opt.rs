@@ -5,7 +5,7 @@ use bitflags::bitflags;
 use crate::block::{Block, Exit};
 use crate::builder::size_of;
 use crate::helper::{Effects, HelperDesc};
-use crate::op::{Op, Opcode, Ty, Val};
+use crate::op::{Op, Opcode, Val};
 use crate::state::StateLayout;
 
 bitflags! {
@@ -43,18 +43,37 @@ impl Default for Passes {
     }
 }
 
-/// Result of [`run`]: for each op the index of the last op that uses its value (its own index if
-/// none), and whether the op is to be emitted.
+/// Result of [`run`].
 #[derive(Default, Debug)]
 pub struct Liveness {
-    /// Last use of each value.
-    pub last_use: Vec<u16>,
     /// False for removed ops.
     pub keep: Vec<bool>,
+    /// For each op the index of the last kept op that reads its value, its own index if none does. A
+    /// `FlagsOf` that does not come right after the arithmetic reads that one's operands.
+    pub last: Vec<u16>,
+    /// The `FlagsOf` that comes right after an op and names it, or [`NO_OP`].
+    pub flags_of: Vec<u16>,
     /// Scratch: values that later ops use.
     used: Vec<bool>,
     /// Scratch: see [`Dead`].
     ranges: Vec<(u32, u32)>,
+}
+
+/// No op, in [`Liveness::flags_of`].
+pub const NO_OP: u16 = u16::MAX;
+
+impl Liveness {
+    fn restart(&mut self, n: usize) {
+        self.keep.clear();
+        self.keep.resize(n, true);
+        self.used.clear();
+        self.used.resize(n, false);
+        self.last.clear();
+        self.last.extend((0..n).map(|i| i as u16));
+        self.flags_of.clear();
+        self.flags_of.resize(n, NO_OP);
+        self.ranges.clear();
+    }
 }
 
 /// Slots whose present content will certainly be overwritten before anyone looks.
@@ -107,29 +126,81 @@ pub fn run(
     passes: Passes,
     out: &mut Liveness,
 ) {
-    let n = block.ops.len();
-    out.last_use.clear();
-    out.last_use.extend((0..n).map(|i| i as u16));
-    out.keep.clear();
-    out.keep.resize(n, true);
-    out.used.clear();
-    out.used.resize(n, false);
-    let used = &mut out.used;
+    let ops = &block.ops[..];
+    out.restart(ops.len());
+    let Liveness { keep, last, flags_of, used, ranges } = out;
     let first = layout.slots.first().map_or(0, |s| s.offset);
-    out.ranges.clear();
-    let mut dead = Dead { first, words: 0, ranges: &mut out.ranges, flags: false };
-    for i in (0..n).rev() {
-        let op = &block.ops[i];
-        let removable = !op.code.has_effect() && !op.code.is_exit();
-        if removable && !used[i] && passes.contains(Passes::DEAD_OPS) {
-            out.keep[i] = false;
+    let mut dead = Dead { first, words: 0, ranges, flags: false };
+    let mut uses = Uses { ops, used, last };
+    let drop_ops = passes.contains(Passes::DEAD_OPS);
+    let drop_stores = passes.contains(Passes::DEAD_STORES);
+    // The `FlagsOf` that was just seen, and what it names.
+    let mut flags = None;
+    for (i, op) in ops.iter().enumerate().rev() {
+        if drop_ops && !uses.used[i] && !op.code.must_stay()
+            || drop_stores && !track(op, layout, helpers, &mut dead)
+        {
+            keep[i] = false;
             continue;
         }
-        if passes.contains(Passes::DEAD_STORES) && !track(op, layout, helpers, &mut dead) {
-            out.keep[i] = false;
+        match flags.take() {
+            Some((at, v)) if v == Val(i as u16) => flags_of[i] = at,
+            Some((at, v)) => block.def(v).each_operand(|v| uses.reads(v, at)),
+            None => {}
+        }
+        if op.code == Opcode::FlagsOf {
+            uses.keeps(op.a);
+            flags = Some((i as u16, op.a));
             continue;
         }
-        mark_uses(block, op, i, used, &mut out.last_use);
+        op.each_operand(|v| uses.add(v, i as u16));
+        if op.code.is_exit()
+            && let Some(Exit::Indirect(v) | Exit::Return(v)) = block.exits.get(op.imm as usize)
+        {
+            uses.add(*v, i as u16);
+        }
+    }
+}
+
+/// Which values are used, and where last.
+struct Uses<'a> {
+    ops: &'a [Op],
+    used: &'a mut [bool],
+    last: &'a mut [u16],
+}
+
+impl Uses<'_> {
+    fn keeps(&mut self, v: Val) {
+        if let Some(u) = self.used.get_mut(v.index()) {
+            *u = true;
+        }
+    }
+
+    fn reads(&mut self, v: Val, at: u16) {
+        if let Some(last) = self.last.get_mut(v.index()) {
+            *last = at.max(*last);
+        }
+    }
+
+    /// Op `at` has `v` as an operand.
+    fn add(&mut self, v: Val, at: u16) {
+        self.keeps(v);
+        self.reads(v, at);
+        // Flags are recomputed from the operands of their arithmetic op when they were clobbered.
+        let mut cc = v;
+        while let Some(op) = self.ops.get(cc.index())
+            && op.code == Opcode::FlagsOf
+        {
+            self.keeps(op.a);
+            let Some(arith) = self.ops.get(op.a.index()) else { break };
+            self.keeps(arith.a);
+            self.keeps(arith.b);
+            if arith.code != Opcode::AddC {
+                break;
+            }
+            cc = arith.c();
+            self.keeps(cc);
+        }
     }
 }
 
@@ -174,39 +245,4 @@ fn track(op: &Op, layout: &StateLayout, helpers: &[HelperDesc], dead: &mut Dead<
         _ => {}
     }
     true
-}
-
-fn mark_uses(block: &Block, op: &Op, i: usize, used: &mut [bool], last: &mut [u16]) {
-    let mut mark = |v: Val| {
-        let at = v.index();
-        if at < used.len() {
-            if !used[at] {
-                last[at] = i as u16;
-            }
-            used[at] = true;
-        }
-    };
-    op.each_operand(|v| {
-        mark(v);
-        // Flags are recomputed from the operands of their arithmetic op when they were clobbered.
-        let mut cc = v;
-        while block.ops[cc.index()].result_ty() == Ty::Cc
-            && block.ops[cc.index()].code == Opcode::FlagsOf
-        {
-            let arith = &block.ops[block.ops[cc.index()].a.index()];
-            mark(block.ops[cc.index()].a);
-            mark(arith.a);
-            mark(arith.b);
-            if arith.code != Opcode::AddC {
-                break;
-            }
-            cc = arith.c();
-            mark(cc);
-        }
-    });
-    if op.code.is_exit()
-        && let Some(Exit::Indirect(v) | Exit::Return(v)) = block.exits.get(op.imm as usize)
-    {
-        mark(*v);
-    }
 }

@@ -7,12 +7,12 @@
 //! Moves made here never change the host flags.
 
 use jit_ir::opt::Liveness;
-use jit_ir::{Block, Exit, Opcode, Ty, Val};
+use jit_ir::{Block, Opcode, Ty, Val};
 
 use crate::asm::{Asm, Mem, RAX, RCX, RDI, RDX, RSI, RSP};
 
 /// No register, owner or slot.
-pub(crate) const NONE: u16 = u16::MAX;
+pub(crate) const NONE: u16 = jit_ir::opt::NO_OP;
 const NO_REG: u8 = 0xff;
 /// `spill` of flags values whose image is in the guest's flags slot.
 pub(crate) const FLAGS_SLOT: u16 = NONE - 1;
@@ -72,7 +72,7 @@ impl Alloc {
     }
 
     /// Prepares for a block with these pinned registers.
-    pub(crate) fn start(&mut self, block: &Block, live: &Liveness, pinned: u32) {
+    pub(crate) fn start(&mut self, live: &Liveness, pinned: u32) {
         self.own.clear();
         self.own.resize(32, NONE);
         self.pinned = pinned;
@@ -83,44 +83,16 @@ impl Alloc {
         self.overflow = false;
         self.addend = None;
         self.locked = 0;
-        self.scan(block, live);
-    }
-
-    fn scan(&mut self, block: &Block, live: &Liveness) {
-        let n = block.ops.len();
         self.vals.clear();
-        self.vals.extend((0..n as u16).map(|i| Slot {
-            root: i,
-            last: i,
+        let lives = live.last.iter().zip(&live.flags_of).enumerate();
+        let slot = |(i, (last, flags_of)): (usize, (&u16, &u16))| Slot {
+            root: i as u16,
+            last: *last,
             spill: NONE,
-            flags_of: NONE,
+            flags_of: *flags_of,
             reg: NO_REG,
-        }));
-        let vals = &mut self.vals[..];
-        let mut before = NONE;
-        for ((i, op), keep) in block.ops.iter().enumerate().zip(&live.keep) {
-            if !keep {
-                continue;
-            }
-            let i = i as u16;
-            if op.code == Opcode::FlagsOf {
-                if op.a.0 == before {
-                    vals[op.a.index()].flags_of = i;
-                } else {
-                    // Recomputed at `i`.
-                    block.def(op.a).each_operand(|v| vals[v.index()].last = i);
-                }
-            } else {
-                op.each_operand(|v| vals[v.index()].last = i);
-                if op.code.is_exit()
-                    && let Some(Exit::Indirect(v) | Exit::Return(v)) =
-                        block.exits.get(op.imm as usize)
-                {
-                    vals[v.index()].last = i;
-                }
-            }
-            before = i;
-        }
+        };
+        self.vals.extend(lives.map(slot));
     }
 
     pub(crate) fn root(&self, v: Val) -> u16 {

@@ -116,14 +116,15 @@ pub mod cc {
     pub const G: u8 = 15;
 }
 
-const NO_INDEX: u8 = 0xff;
+/// rsp cannot be an index; SIB says so by its number.
+pub const NO_INDEX: u8 = RSP;
 
 /// A memory operand `[base + index * scale + disp]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mem {
     /// Base register.
     pub base: u8,
-    /// Index register, never rsp; 0xff = none.
+    /// Index register; rsp = none.
     pub index: u8,
     /// log2 of the scale.
     pub scale: u8,
@@ -176,54 +177,66 @@ impl From<u8> for Rm {
 #[derive(Clone, Copy, Debug)]
 pub struct Enc(pub u8, pub u8, pub u8);
 
-/// One instruction being put together; appended to the code in one go.
-#[derive(Default)]
-struct Insn {
-    /// Everything before the displacement, first byte lowest. In a register: bytes that are stored one by
-    /// one and read back together stall the host.
-    head: u64,
-    /// Its length in bits.
-    bits: u32,
-    disp: i32,
-    /// Length of the displacement in bytes: 0, 1 or 4.
-    disp_len: usize,
-    /// The displacement is that from the next instruction to this address, which so many bytes of the
-    /// instruction precede.
-    pool: Option<(u64, u8)>,
+impl Enc {
+    /// The opcode's bytes, first byte lowest, and their number in bits.
+    #[inline(always)] // a constant nearly everywhere
+    fn opcode(self) -> (u32, u32) {
+        let last = u32::from(self.2);
+        match self.1 {
+            0 => (last, 8),
+            1 => (0x0f | last << 8, 16),
+            2 => (0x380f | last << 16, 24),
+            _ => (0x3a0f | last << 16, 24),
+        }
+    }
 }
 
-impl Insn {
-    #[inline]
-    fn b(&mut self, byte: u8) {
-        self.head |= u64::from(byte) << (self.bits & 63);
-        self.bits += 8;
+/// The start of an instruction being put together: bytes, first byte lowest, and their number in bits. In
+/// a register: bytes that are stored one by one and read back together stall the host. Prefix, REX, three
+/// bytes of opcode, ModRM and SIB make seven bytes at most.
+#[derive(Clone, Copy)]
+struct Head(u64, u32);
+
+impl Head {
+    /// What precedes ModRM.
+    #[inline(always)]
+    fn new(prefix: u8, opcode: (u32, u32), rex: u8, needs_rex: bool) -> Self {
+        let mut head = Self(0, 0);
+        if prefix != 0 {
+            head = Self(u64::from(prefix), 8);
+        }
+        if rex != 0 || needs_rex {
+            head = head.b(0x40 | rex);
+        }
+        head.bytes(opcode.0, opcode.1)
     }
 
-    #[inline]
-    fn modrm(&mut self, reg: u8, rm: Rm) {
-        let reg = (reg & 7) << 3;
-        let m = match rm {
-            Rm::R(r) => return self.b(0xc0 | reg | r & 7),
-            Rm::Pool(to, more) => {
-                self.b(reg | RBP);
-                self.disp_len = 4;
-                self.pool = Some((to, more));
-                return;
-            }
-            Rm::M(m) => m,
+    #[inline(always)]
+    fn bytes(self, bytes: u32, bits: u32) -> Self {
+        Self(self.0 | u64::from(bytes).wrapping_shl(self.1), self.1.wrapping_add(bits))
+    }
+
+    #[inline(always)]
+    fn b(self, byte: u8) -> Self {
+        self.bytes(u32::from(byte), 8)
+    }
+
+    /// ModRM, SIB and the displacement's length in bytes.
+    #[inline(always)]
+    fn memory(self, reg: u8, m: Mem) -> (Self, usize) {
+        let (reg, base) = ((reg & 7) << 3, m.base & 7);
+        let (mode, len) = if m.disp != i32::from(m.disp as i8) {
+            (0x80, 4)
+        } else if m.disp != 0 || base == RBP {
+            (0x40, 1)
+        } else {
+            (0x00, 0)
         };
-        let sib = m.index != NO_INDEX || m.base & 7 == RSP;
-        let (mode, len) = match m.disp {
-            0 if m.base & 7 != RBP => (0x00, 0),
-            d if i8::try_from(d).is_ok() => (0x40, 1),
-            _ => (0x80, 4),
-        };
-        self.b(mode | reg | if sib { RSP } else { m.base & 7 });
-        if sib {
-            let index = if m.index == NO_INDEX { RSP } else { m.index & 7 };
-            self.b(m.scale << 6 | index << 3 | m.base & 7);
+        if m.index == NO_INDEX && base != RSP {
+            return (self.b(mode | reg | base), len);
         }
-        (self.disp, self.disp_len) = (m.disp, len);
+        let sib = m.scale << 6 | (m.index & 7) << 3 | base;
+        (self.bytes(u32::from(mode | reg | RSP) | u32::from(sib) << 8, 16), len)
     }
 }
 
@@ -259,71 +272,83 @@ impl Asm {
         self.code.extend_from_slice(&v.to_le_bytes());
     }
 
+    /// REX.R, REX.X and REX.B.
+    #[inline(always)]
     fn high_bits(reg: u8, rm: Rm) -> (u8, u8, u8) {
         match rm {
             Rm::R(r) => (reg >> 3, 0, r >> 3),
             Rm::Pool(..) => (reg >> 3, 0, 0),
-            Rm::M(m) => (reg >> 3, if m.index == NO_INDEX { 0 } else { m.index >> 3 }, m.base >> 3),
+            Rm::M(m) => (reg >> 3, m.index >> 3, m.base >> 3),
         }
     }
 
     /// An instruction with ModRM; `byte` = the register operands are 8-bit ones that need REX for
     /// numbers 4..=7.
+    #[inline(always)] // which of the three it is, callers know
     fn put(&mut self, e: Enc, w: bool, byte: bool, reg: u8, rm: Rm) {
-        let mut c = Insn::default();
-        if e.0 != 0 {
-            c.b(e.0);
-        }
-        let (r, x, b) = Self::high_bits(reg, rm);
-        let rex = u8::from(w) << 3 | r << 2 | x << 1 | b;
-        let low_bytes = byte && (reg >= 4 || matches!(rm, Rm::R(r) if r >= 4));
-        if rex != 0 || low_bytes {
-            c.b(0x40 | rex);
-        }
-        if e.1 != 0 {
-            c.b(0x0f);
-            match e.1 {
-                2 => c.b(0x38),
-                3 => c.b(0x3a),
-                _ => {}
+        let w = u8::from(w) << 3;
+        match rm {
+            Rm::R(r) => self.put_register(e.0, e.opcode(), w, byte, reg, r),
+            Rm::M(m) => self.put_memory(e.0, e.opcode(), w, byte, reg, m),
+            Rm::Pool(to, more) => {
+                let head = Head::new(e.0, e.opcode(), w | reg >> 3 << 2, false);
+                self.append_pool(head, reg, to, more);
             }
         }
-        c.b(e.2);
-        c.modrm(reg, rm);
-        self.append(&c);
     }
 
-    #[inline]
-    fn append(&mut self, c: &Insn) {
-        let at = self.code.len();
-        let end = at + (c.bits >> 3) as usize + c.disp_len;
-        self.code.extend_from_slice(&c.head.to_le_bytes());
-        if c.disp_len != 0 {
-            let next = self.base.wrapping_add(end as u64);
-            let disp = c.pool.map_or(c.disp, |(to, more)| {
-                to.wrapping_sub(next).wrapping_sub(u64::from(more)) as i32
-            });
-            self.code.truncate(end - c.disp_len);
-            self.code.extend_from_slice(&disp.to_le_bytes());
-        }
+    fn put_register(&mut self, prefix: u8, op: (u32, u32), w: u8, byte: bool, reg: u8, r: u8) {
+        let head = Head::new(prefix, op, w | reg >> 3 << 2 | r >> 3, byte && (reg >= 4 || r >= 4));
+        self.append(head.b(0xc0 | (reg & 7) << 3 | r & 7));
+    }
+
+    fn put_memory(&mut self, prefix: u8, op: (u32, u32), w: u8, byte: bool, reg: u8, m: Mem) {
+        let rex = w | reg >> 3 << 2 | m.index >> 3 << 1 | m.base >> 3;
+        self.append_memory(Head::new(prefix, op, rex, byte && reg >= 4), reg, m);
+    }
+
+    #[inline(always)]
+    fn append(&mut self, head: Head) {
+        let end = self.code.len().wrapping_add((head.1 >> 3) as usize);
+        self.code.extend_from_slice(&head.0.to_le_bytes());
         self.code.truncate(end);
+    }
+
+    #[inline(always)]
+    fn append_memory(&mut self, head: Head, reg: u8, m: Mem) {
+        let (head, len) = head.memory(reg, m);
+        let disp = u64::from(m.disp as u32);
+        if head.1 <= 32 {
+            let all = head.0 | disp.wrapping_shl(head.1);
+            return self.append(Head(all, head.1.wrapping_add((len as u32) << 3)));
+        }
+        self.append(head);
+        self.append(Head(disp, (len as u32) << 3));
+    }
+
+    /// The operand is a constant at `to`; `more` bytes of the instruction follow the displacement.
+    fn append_pool(&mut self, head: Head, reg: u8, to: u64, more: u8) {
+        self.append(head.b((reg & 7) << 3 | RBP));
+        let next = self.here().wrapping_add(4 + u64::from(more));
+        self.imm32(to.wrapping_sub(next) as i32);
     }
 
     /// A VEX-coded general instruction; `pp`: 0 none, 1 = 66, 2 = F3, 3 = F2.
     fn vex(&mut self, (map, pp, opcode): (u8, u8, u8), w: bool, v: u8, reg: u8, rm: Rm) {
         let (r, x, b) = Self::high_bits(reg, rm);
-        let mut c = Insn::default();
-        if x == 0 && b == 0 && map == 1 && !w {
-            c.b(0xc5);
-            c.b((r ^ 1) << 7 | (v ^ 15) << 3 | pp);
+        let head = Head(0, 0);
+        let head = if x == 0 && b == 0 && map == 1 && !w {
+            head.b(0xc5).b((r ^ 1) << 7 | (v ^ 15) << 3 | pp)
         } else {
-            c.b(0xc4);
-            c.b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
-            c.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp);
+            let head = head.b(0xc4).b((r ^ 1) << 7 | (x ^ 1) << 6 | (b ^ 1) << 5 | map);
+            head.b(u8::from(w) << 7 | (v ^ 15) << 3 | pp)
+        };
+        let head = head.b(opcode);
+        match rm {
+            Rm::R(s) => self.append(head.b(0xc0 | (reg & 7) << 3 | s & 7)),
+            Rm::M(m) => self.append_memory(head, reg, m),
+            Rm::Pool(to, more) => self.append_pool(head, reg, to, more),
         }
-        c.b(opcode);
-        c.modrm(reg, rm);
-        self.append(&c);
     }
 
     /// mov d, s

@@ -69,7 +69,7 @@ impl<'a> Emit<'a> {
         let mut e =
             Self { cx, block, asm, al, stubs, groups, lp, features, flags, offset, bias, pins };
         e.find_loop();
-        e.al.start(cx.block, cx.live, Alloc::pinned_mask(pins.len()));
+        e.al.start(cx.live, Alloc::pinned_mask(pins.len()));
         e
     }
 

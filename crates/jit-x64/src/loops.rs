@@ -467,7 +467,7 @@ impl Emit<'_> {
             return false;
         }
         self.lp.active = true;
-        self.al.start(self.cx.block, self.cx.live, self.lp.mask());
+        self.al.start(self.cx.live, self.lp.mask());
         self.stubs.clear();
         self.groups.restart();
         self.flags = Flags::default();

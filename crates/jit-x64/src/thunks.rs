@@ -13,7 +13,8 @@ use jit_ir::opt::Passes;
 
 use crate::alloc::{CALLER_SAVED, PIN_REGS, SPILL_SLOTS};
 use crate::asm::{
-    Asm, Mem, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Rm, alu, cc, shift,
+    Asm, Mem, NO_INDEX, R8, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, Rm, alu,
+    cc, shift,
 };
 use crate::pool::{self, Pool};
 
@@ -81,7 +82,7 @@ pub(crate) fn bias(layout: &StateLayout) -> i32 {
 
 /// Memory operand of a field of [`JitEnv`].
 pub(crate) const fn env_mem(offset: usize) -> Mem {
-    Mem { base: RBP, index: 0xff, scale: 0, disp: offset as i32 - 128 }
+    Mem { base: RBP, index: NO_INDEX, scale: 0, disp: offset as i32 - 128 }
 }
 
 macro_rules! env {

@@ -1,7 +1,7 @@
 //! The encoder against iced-x86's decoder: what is encoded decodes to the same operands.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind, Register};
-use jit_x64::asm::{Asm, Enc, Mem, Rm, alu, cc, shift, unary};
+use jit_x64::asm::{Asm, Enc, Mem, NO_INDEX, Rm, alu, cc, shift, unary};
 
 const SCALES: [u32; 4] = [1, 2, 4, 8];
 const DISPS: [i32; 7] = [0, 1, -1, 127, -128, 128, i32::MIN];
@@ -45,7 +45,7 @@ fn size_of_memory(i: &Instruction) -> u32 {
 
 fn check_mem(i: &Instruction, m: Mem) {
     assert_eq!(i.memory_base(), general(m.base, 8), "{i}");
-    if m.index == 0xff {
+    if m.index == NO_INDEX {
         assert_eq!(i.memory_index(), Register::None, "{i}");
     } else {
         assert_eq!(i.memory_index(), general(m.index, 8), "{i}");
