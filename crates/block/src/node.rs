@@ -437,6 +437,13 @@ impl Node {
         all
     }
 
+    /// The node below, if this is a filter.
+    #[must_use]
+    pub fn filtered(&self) -> Option<Arc<Node>> {
+        let roles = ["file", "backing", "image"].iter().filter(|_| self.class.is_filter());
+        roles.filter_map(|role| self.child(role)).next()
+    }
+
     /// The node under filters, itself if it is none.
     #[must_use]
     pub fn skip_filters(self: &Arc<Self>) -> Arc<Node> {

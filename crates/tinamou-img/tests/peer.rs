@@ -303,6 +303,30 @@ fn a_described_chain_is_committed() {
 }
 
 #[test]
+fn maps_name_the_file_that_has_the_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("data"), vec![7; 1 << 20]).unwrap();
+    fine(OURS, dir, &["convert", "-f", "raw", "-O", "qcow2", "data", "a"]);
+    fine(OURS, dir, &["convert", "-O", "qcow2", "-o", "data_file=b.data", "a", "b"]);
+    let rules = "driver=qcow2,file.driver=blkdebug,file.image.filename=a,file.align=512";
+    let json = r#"json:{"image": {"driver": "file", "filename": "a"}, "driver": "blkdebug", "align": "512"}"#;
+    let over = "driver=blkdebug,image.driver=qcow2,image.file.filename=a,align=512";
+    for (args, name) in [
+        (&["map", "--image-opts", rules][..], json),
+        (&["map", "--image-opts", over], " a"),
+        (&["map", "b"], " b.data"),
+    ] {
+        let told = fine(OURS, dir, args);
+        assert!(told.lines().count() == 2 && told.trim_end().ends_with(name), "{told}");
+        // Places below a filter over a format are told as the filter's own here.
+        if has_peer() && name != " a" {
+            assert_eq!(told, fine("qemu-img", dir, args));
+        }
+    }
+}
+
+#[test]
 fn commands_that_only_write_share_with_nobody() {
     if !has_peer() {
         return;
