@@ -283,7 +283,7 @@ fn disks_are_taken_away_with_a_request_under_way() {
         };
         // The port says that its slot is empty; the controller of a SCSI disk stays in it.
         let there = if kind == Kind::Scsi { "10481af4" } else { "ffffffff" };
-        let in_use = "\"Block device n is in use\"";
+        let in_use = "\"Node n is in use\"";
         let want = [good, "ok", there, "written: true", "runs: true", "ok", in_use];
         assert_eq!(ours, want, "{kind:?}");
     }
