@@ -193,7 +193,9 @@ impl Graph {
             }
         }
         if let Some(child) = take_map(&mut options, "backing") {
-            options.set("backing", self.complete_backing(child, flags, depth + 1)?);
+            let child = self.complete_backing(child, flags, depth + 1);
+            let failed = |error: Error| error.prefixed("Could not open backing file: ");
+            options.set("backing", child.map_err(failed)?);
         }
         if options.get("driver").is_some() {
             return Ok(options);

@@ -616,6 +616,10 @@ mod tests {
             ("driver=file,filename=", "The 'file' block driver requires a file name"),
             ("foo=bar", "Must specify either driver or file"),
             ("file.cache.writeback=off,file=F,format=raw", "support the option 'cache.writeback'"),
+            (
+                "format=qcow2,file=F,backing.file.filename=F,backing.file.foo=1",
+                "Could not open backing file: Block protocol 'file' doesn't support the option",
+            ),
             ("file=null-co://,force-share=on", "force-share=on can only be used with read-only"),
         ] {
             let told = fails(format!("if=none,{text}").replace("=F", &format!("={path}")));
