@@ -314,7 +314,11 @@ fn set_below(below: &mut Value, name: &str, value: &Value, depth: usize) {
             return;
         }
     }
-    below.set(name, value.clone());
+    // What is no file of the host has no way of reading it.
+    let driver = below.get("driver").and_then(Value::as_str).unwrap_or("file");
+    if name != "aio" || ["file", "host_device", "host_cdrom"].contains(&driver) {
+        below.set(name, value.clone());
+    }
 }
 
 /// The name behind `throttling.` that a key of `-drive` means, in its old form as well.
@@ -625,6 +629,7 @@ mod tests {
             let told = fails(format!("if=none,{text}").replace("=F", &format!("={path}")));
             assert!(told.contains(words), "{text}: {told}");
         }
+        assert_eq!(fails("if=none,format=raw,file=null-co://,aio=threads".into()), "");
         // A format may stand where a file is expected, and drivers are found out at every depth.
         let (graph, _) = opened(&[
             format!("if=none,id=a,driver=raw,file.driver=raw,file={path}"),
