@@ -41,16 +41,8 @@ pub struct Pstate {
 /// One AArch64 CPU. `#[repr(C)]`: translated code addresses fields by offset.
 #[repr(C)]
 pub struct ArmCpu {
-    /// Engine state.
-    pub env: JitEnv,
-    /// X0 to X30; element 31 is the SP in use.
-    pub x: [u64; 32],
     /// V0 to V31.
     pub v: [u128; 32],
-    /// NZCV as a flags image (`jit_ir::state::image`).
-    pub flags: u16,
-    /// PSTATE.BTYPE.
-    pub btype: u32,
     /// FPCR.
     pub fpcr: u32,
     /// FPSR.
@@ -61,6 +53,15 @@ pub struct ArmCpu {
     pub pstate: Pstate,
     /// SP_EL0 to SP_EL3 while not in use.
     pub sp_bank: [u64; 4],
+    /// X0 to X30; element 31 is the SP in use. Those from X22 on, the flags and the start of `env` are
+    /// near the address that translated code counts from, where instructions are short.
+    pub x: [u64; 32],
+    /// NZCV as a flags image (`jit_ir::state::image`).
+    pub flags: u16,
+    /// PSTATE.BTYPE.
+    pub btype: u32,
+    /// Engine state.
+    pub env: JitEnv,
     /// What the model implements.
     pub features: Arc<Features>,
     /// Everything that translated code never touches.
@@ -143,11 +144,8 @@ pub static LAYOUT: StateLayout = StateLayout {
     flags: offset_of!(ArmCpu, flags) as u32,
     slots: &SLOTS,
     vectors: (offset_of!(ArmCpu, v) as u32, 32 * 16),
-    // X to SP_EL3, which the order of fields keeps together.
-    plain: (
-        offset_of!(ArmCpu, x) as u32,
-        (offset_of!(ArmCpu, features) - offset_of!(ArmCpu, x)) as u32,
-    ),
+    // V0 to BTYPE, which the order of fields keeps together.
+    plain: (offset_of!(ArmCpu, v) as u32, (offset_of!(ArmCpu, env) - offset_of!(ArmCpu, v)) as u32),
     fp: Some(FpControl { flags: FPSR_SLOT }),
 };
 

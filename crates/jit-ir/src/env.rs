@@ -72,7 +72,7 @@ pub struct RingEntry {
 }
 
 /// Entries of the jump cache (a power of two).
-pub const JUMPS: usize = 1024;
+pub const JUMPS: usize = 4096;
 
 /// One entry of the jump cache: where computed branches went.
 #[derive(Clone, Copy, Debug)]
@@ -110,42 +110,48 @@ impl LoopPage {
     pub const EMPTY: Self = Self { tag: 0, limit: 0, addend: 0 };
 }
 
-/// Engine state inside the CPU state.
+/// Engine state inside the CPU state. What translated code names most comes first: instructions that
+/// reach it are short.
 #[repr(C)]
 #[derive(Debug)]
 pub struct JitEnv {
     /// Negative: leave at the next poll.
     pub request: AtomicI32,
+    /// Epoch of the entries of the jump cache that count, never 0. Every mode and address space has its
+    /// own.
+    pub jump_epoch: u32,
     /// Set by helpers: leave after the helper returns.
     pub helper_exit: u32,
-    /// With an instruction counter: instructions that may still be executed. A block takes its own off
-    /// when it is entered, and leaves instead if there are not as many.
-    pub budget: AtomicI32,
-    /// Set when a block left for want of budget.
-    pub budget_short: u32,
+    /// The newest epoch.
+    jump_newest: u32,
     /// VA of the current code page.
     pub page: u64,
     /// Offset of the current instruction from `page`; exact whenever the engine or a helper
     /// that may fault runs. PC = page + offset (may exceed the page by design).
     pub offset: u64,
+    /// Host address that entry-table offsets count from.
+    pub code_base: u64,
+    /// The newest ring entry: its distance from the first in bytes.
+    pub ring_top: u64,
+    /// Host back end: host address minus VA for accesses that share a TLB check, 0 = none. Zeroed by
+    /// the engine when it forgets TLB entries.
+    pub merged: [u64; MERGED],
+    /// Inline TLBs.
+    pub tlb: [TlbTable; MMUS],
+    /// Host back end: pages of a loop's accesses; a loop empties those it uses when it is entered, the
+    /// engine when it forgets TLB entries.
+    pub pages: [LoopPage; PAGES],
     /// Code slot id: low 12 bits of code-TLB tags.
     pub code_slot: u64,
     /// Host address of the code TLB (array of [`CodeTlbEntry`]).
     pub code_tlb: u64,
-    /// Host address that entry-table offsets count from.
-    pub code_base: u64,
-    /// Host back end: host address minus VA for accesses that share a TLB check, 0 = none. Zeroed by
-    /// the engine when it forgets TLB entries.
-    pub merged: [u64; MERGED],
-    /// Host back end: pages of a loop's accesses; a loop empties those it uses when it is entered, the
-    /// engine when it forgets TLB entries.
-    pub pages: [LoopPage; PAGES],
-    /// Inline TLBs.
-    pub tlb: [TlbTable; MMUS],
+    /// With an instruction counter: instructions that may still be executed. A block takes its own off
+    /// when it is entered, and leaves instead if there are not as many.
+    pub budget: AtomicI32,
+    /// Set when a block left for want of budget.
+    pub budget_short: u32,
     /// Return ring.
     pub ring: [RingEntry; RING],
-    /// The newest ring entry: its distance from the first in bytes.
-    pub ring_top: u64,
     /// Exclusive monitor: VA, `u64::MAX` = clear.
     pub excl_addr: u64,
     /// Exclusive monitor: value, low and high.
@@ -168,10 +174,6 @@ pub struct JitEnv {
     pub host_sp: u64,
     /// Jump cache; generated code fills it from the code TLB.
     pub jumps: [JumpEntry; JUMPS],
-    /// Epoch of the entries that count, never 0. Every mode and address space has its own.
-    pub jump_epoch: u32,
-    /// The newest epoch.
-    jump_newest: u32,
     /// How often all entries were forgotten.
     jump_era: u64,
     /// Counters for `info jit`: slow memory accesses, helper calls, dispatch misses.
@@ -189,19 +191,21 @@ impl Default for JitEnv {
     fn default() -> Self {
         Self {
             request: AtomicI32::new(0),
+            jump_epoch: 1,
             helper_exit: 0,
-            budget: AtomicI32::new(0),
-            budget_short: 0,
+            jump_newest: 1,
             page: 0,
             offset: 0,
+            code_base: 0,
+            ring_top: 0,
+            merged: [0; MERGED],
+            tlb: [TlbTable { mask: 0, base: 0 }; MMUS],
+            pages: [LoopPage::EMPTY; PAGES],
             code_slot: 0,
             code_tlb: 0,
-            code_base: 0,
-            merged: [0; MERGED],
-            pages: [LoopPage::EMPTY; PAGES],
-            tlb: [TlbTable { mask: 0, base: 0 }; MMUS],
+            budget: AtomicI32::new(0),
+            budget_short: 0,
             ring: [RingEntry { va: u64::MAX, host: 0 }; RING],
-            ring_top: 0,
             excl_addr: u64::MAX,
             excl_value: [0; 2],
             patch_site: 0,
@@ -213,8 +217,6 @@ impl Default for JitEnv {
             spill: [0; 128],
             host_sp: 0,
             jumps: [JumpEntry::EMPTY; JUMPS],
-            jump_epoch: 1,
-            jump_newest: 1,
             jump_era: 1,
             counters: [0; 4],
             services: None,

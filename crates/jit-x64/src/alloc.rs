@@ -10,6 +10,7 @@ use jit_ir::opt::Liveness;
 use jit_ir::{Block, Opcode, Ty, Val};
 
 use crate::asm::{Asm, Mem, RAX, RCX, RDI, RDX, RSI, RSP};
+use crate::memory::merged;
 
 /// No register, owner or slot.
 pub(crate) const NONE: u16 = jit_ir::opt::NO_OP;
@@ -39,6 +40,14 @@ pub(crate) struct Slot {
     pub(crate) reg: u8,
 }
 
+/// See [`Alloc::shared`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared {
+    pub(crate) slot: u8,
+    /// The slot does not hold it yet.
+    pub(crate) unsaved: bool,
+}
+
 /// The state of allocation at one op.
 #[derive(Debug, Default)]
 pub(crate) struct Alloc {
@@ -59,6 +68,8 @@ pub(crate) struct Alloc {
     pub(crate) at: u16,
     /// In a loop: the page slot whose addend is in rsi.
     pub(crate) addend: Option<u8>,
+    /// Outside loops: rsi is what the slot of a group of accesses is to hold.
+    pub(crate) shared: Option<Shared>,
 }
 
 fn bit(reg: u8) -> u32 {
@@ -82,6 +93,7 @@ impl Alloc {
         self.spills.clear();
         self.overflow = false;
         self.addend = None;
+        self.shared = None;
         self.locked = 0;
         self.vals.clear();
         let lives = live.last.iter().zip(&live.flags_of).enumerate();
@@ -193,7 +205,7 @@ impl Alloc {
     }
 
     fn first_free(&self, avoid: u32) -> Option<u8> {
-        let busy = self.locked | avoid;
+        let busy = self.locked | avoid | if self.shared.is_some() { bit(RSI) } else { 0 };
         self.order.iter().copied().find(|r| busy & bit(*r) == 0 && self.is_free(*r))
     }
 
@@ -245,7 +257,12 @@ impl Alloc {
 
     /// Takes some register for the current op.
     pub(crate) fn temp(&mut self, asm: &mut Asm, block: &Block) -> u8 {
-        let r = match self.first_free(0) {
+        let free = self.first_free(0).or_else(|| {
+            self.shared?;
+            self.release_shared(asm);
+            self.first_free(0)
+        });
+        let r = match free {
             Some(r) => {
                 self.disown(r);
                 r
@@ -261,6 +278,13 @@ impl Alloc {
         self.lose_addend(r);
         self.locked |= bit(r);
         r
+    }
+
+    /// rsi is about to change.
+    pub(crate) fn release_shared(&mut self, asm: &mut Asm) {
+        if let Some(Shared { slot, unsaved: true }) = self.shared.take() {
+            asm.store(true, merged(slot), RSI);
+        }
     }
 
     fn lose_addend(&mut self, reg: u8) {
@@ -283,6 +307,9 @@ impl Alloc {
 
     /// Takes one particular unpinned register; before any operand of the op is fetched.
     pub(crate) fn take(&mut self, asm: &mut Asm, block: &Block, r: u8) {
+        if r == RSI {
+            self.release_shared(asm);
+        }
         self.lose_addend(r);
         self.locked |= bit(r);
         self.move_out(asm, block, r);

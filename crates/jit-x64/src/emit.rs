@@ -10,7 +10,7 @@ use jit_ir::{Block, Effects, Op, Opcode, Ty, Val};
 use crate::CpuFeatures;
 use crate::alloc::{Alloc, CALLER_SAVED, NONE, PIN_REGS, SPILL_SLOTS, XMM};
 use crate::asm::{Asm, Mem, RAX, RBP, RCX, RDI, RDX, RSI, alu, cc};
-use crate::exits::Stub;
+use crate::exits::{Stub, Untag};
 use crate::flags::Flags;
 use crate::loops::Loop;
 use crate::merge::Groups;
@@ -45,6 +45,8 @@ pub(crate) struct Emit<'a> {
     bias: i32,
     /// State offsets of pinned registers.
     pub(crate) pins: &'a [u64],
+    /// How the target of the return at the end comes from a guest's address.
+    pub(crate) untag: Option<Untag>,
 }
 
 impl<'a> Emit<'a> {
@@ -66,11 +68,32 @@ impl<'a> Emit<'a> {
         let bias = thunks::bias(cx.layout);
         let (block, flags) = (cx.block, Flags::default());
         let offset = block.start;
-        let mut e =
-            Self { cx, block, asm, al, stubs, groups, lp, features, flags, offset, bias, pins };
+        let mut e = Self {
+            cx,
+            block,
+            asm,
+            al,
+            stubs,
+            groups,
+            lp,
+            features,
+            flags,
+            offset,
+            bias,
+            pins,
+            untag: Untag::find(cx.block, cx.live),
+        };
         e.find_loop();
-        e.al.start(cx.live, Alloc::pinned_mask(pins.len()));
+        e.start_alloc(Alloc::pinned_mask(pins.len()));
         e
+    }
+
+    /// Begins the walk with these pinned registers.
+    pub(crate) fn start_alloc(&mut self, pinned: u32) {
+        self.al.start(self.cx.live, pinned);
+        if let Some(u) = &self.untag {
+            self.al.slot(u.from.0).last = self.block.ops.len() as u16 - 1;
+        }
     }
 
     pub(crate) fn thunk(&self, id: usize) -> u64 {
@@ -112,7 +135,8 @@ impl<'a> Emit<'a> {
             }
             self.al.at = i as u16;
             self.al.locked = 0;
-            if !self.is_settled(op) {
+            let late = self.untag.as_ref().is_some_and(|u| u.holds(i as u16));
+            if !late && !self.is_settled(op) {
                 self.op(i as u16, op);
             }
         }
@@ -350,6 +374,7 @@ impl<'a> Emit<'a> {
         let general = Effects::READS_GENERAL | Effects::WRITES_GENERAL | Effects::MAY_EXIT;
         let full = fx.intersects(general);
         self.clobber_flags();
+        self.al.release_shared(&mut self.asm);
         if fx.contains(Effects::WRITES_GENERAL) {
             self.rescue_flags_slot(NONE);
         }

@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 
 use jit_ir::env::{RING, RingEntry};
-use jit_ir::opt::Passes;
-use jit_ir::{Exit, Op, Opcode, Ty, Val};
+use jit_ir::opt::{Liveness, Passes};
+use jit_ir::{Block, Exit, Op, Opcode, Ty, Val};
 
-use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc};
+use crate::asm::{Mem, RAX, RBP, RCX, RDI, RDX, alu, cc, shift};
 use crate::emit::Emit;
 use crate::memory::{NewPage, Slow, Source, Target};
 use crate::thunks::{self, env, id};
@@ -19,6 +19,8 @@ pub(crate) enum Stub {
     /// A memory access whose group's check failed; `hit` is where the access begins, `clear` the
     /// group's slot if it was the first.
     Single { jump: usize, hit: usize, back: usize, slow: Slow, clear: Option<u8> },
+    /// The same where rsi is to be 0 afterwards.
+    Shared { jump: usize, back: usize, slow: Slow },
     /// An unpatched direct jump, whose displacement is at `field`.
     Unpatched { field: usize, to: u32 },
     /// Request pending at a backward jump.
@@ -39,6 +41,47 @@ pub(crate) enum Stub {
     Leave { jump: usize, exit: Exit },
     /// Where a return that the ring predicted goes on; `field` is that of a `lea`.
     Return { field: usize, to: u32 },
+}
+
+/// A return whose target is a guest's address without its tag. The ring's addresses have none, so the guest's
+/// is compared with them as it is, and loses its tag where they differ.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Untag {
+    /// The guest's address.
+    pub(crate) from: Val,
+    /// Its bits 0 to 55, sign-extended.
+    sign: Val,
+    /// The target: that, or it and `from`.
+    to: Val,
+}
+
+impl Untag {
+    /// That of a block, whose ops then wait for its end.
+    pub(crate) fn find(block: &Block, live: &Liveness) -> Option<Self> {
+        let at = block.ops.len().checked_sub(1)?;
+        let exit = block.ops.get(at).filter(|op| op.code == Opcode::ExitTo)?;
+        let Some(Exit::Return(to)) = block.exits.get(exit.imm as usize).copied() else {
+            return None;
+        };
+        let code = |v: Val| block.ops.get(v.index());
+        let sign = match code(to)? {
+            op if op.code == Opcode::And => op.b,
+            _ => to,
+        };
+        let is_sign = |op: &&Op| op.code == Opcode::Sbfx && op.aux == 56 << 8;
+        let from = code(sign).filter(is_sign)?.a;
+        let fits = sign == to || code(to)?.a == from;
+        let last = |v: Val| live.last.get(v.index()).copied();
+        let alone = last(to) == u16::try_from(at).ok()
+            && (sign == to || last(sign) == Some(to.0))
+            && last(from).is_some_and(|n| n <= to.0);
+        (fits && alone).then_some(Self { from, sign, to })
+    }
+
+    /// Whether op `i` waits.
+    pub(crate) fn holds(&self, i: u16) -> bool {
+        i == self.sign.0 || i == self.to.0
+    }
 }
 
 /// `env.ring_top` counts bytes.
@@ -110,8 +153,9 @@ impl Emit<'_> {
 
     /// Emits the code of an exit. Nothing is allocated after it on this path.
     fn leave(&mut self, exit: Exit) {
+        let untag = self.untag.filter(|u| exit == Exit::Return(u.to));
         if let Exit::Indirect(v) | Exit::Return(v) = exit {
-            self.target_to_rax(v);
+            self.target_to_rax(untag.map_or(v, |u| u.from));
         }
         if exit == Exit::Page(self.block.start) {
             if self.is_first() {
@@ -140,6 +184,9 @@ impl Emit<'_> {
                 if self.pass(Passes::RING) {
                     self.pop_return();
                 }
+                if let Some(u) = untag {
+                    self.untag_rax(&u);
+                }
                 self.dispatch();
             }
             Exit::Runtime(offset) => {
@@ -157,6 +204,18 @@ impl Emit<'_> {
         }
     }
 
+    fn untag_rax(&mut self, u: &Untag) {
+        let r = if u.sign == u.to { RAX } else { RCX };
+        if r != RAX {
+            self.asm.mov(true, r, RAX);
+        }
+        self.asm.shift(shift::SHL, true, r, 8);
+        self.asm.shift(shift::SAR, true, r, 8);
+        if r != RAX {
+            self.asm.alu(alu::AND, true, RAX, r);
+        }
+    }
+
     /// A patchable jump inside the page.
     fn leave_to(&mut self, to: u32) {
         if to <= self.block.start {
@@ -171,9 +230,23 @@ impl Emit<'_> {
 
     /// What an unpatched jump leads to.
     fn unpatched(&mut self, field: usize, to: u32) {
-        self.asm.lea_back(RAX, field);
-        self.store_offset(to);
-        self.asm.jmp_to(self.thunk(id::LOOKUP));
+        let back = u16::try_from(self.asm.pos() + 5 - field);
+        match (u16::try_from(to), back) {
+            (Ok(to), Ok(back)) => self.link(to, back),
+            _ => {
+                self.asm.lea_back(RAX, field);
+                self.store_offset(to);
+                self.asm.jmp_to(self.thunk(id::LOOKUP));
+            }
+        }
+    }
+
+    /// Looks up the code at an offset in the page and patches the displacement so many bytes back from
+    /// behind the call, 0 = none.
+    pub(crate) fn link(&mut self, to: u16, back: u16) {
+        self.asm.call_to(self.thunk(id::LINK));
+        self.asm.code.extend_from_slice(&to.to_le_bytes());
+        self.asm.code.extend_from_slice(&back.to_le_bytes());
     }
 
     fn dispatch(&mut self) {
@@ -269,6 +342,11 @@ impl Emit<'_> {
                     self.single(hit, &slow, clear);
                     self.asm.jmp_to(self.asm.base + back as u64);
                 }
+                Stub::Shared { jump, back, slow } => {
+                    self.asm.bind(jump);
+                    self.single_of_group(&slow);
+                    self.asm.jmp_to(self.asm.base + back as u64);
+                }
                 Stub::HeadCheck { jump, back, n } => self.head_check(jump, back, n),
                 Stub::LeaveLoop { jump } => {
                     self.asm.bind(jump);
@@ -288,9 +366,7 @@ impl Emit<'_> {
                 }
                 Stub::Request { jump, to } => {
                     self.asm.bind(jump);
-                    self.store_offset(to);
-                    self.asm.mov_imm(RAX, 0);
-                    self.asm.jmp_to(self.thunk(id::LOOKUP));
+                    self.link(to as u16, 0);
                 }
                 Stub::Fp { jump, back, desc, from, to } => {
                     self.asm.bind(jump);

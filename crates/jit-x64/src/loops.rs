@@ -36,7 +36,7 @@ use crate::emit::Emit;
 use crate::exits::Stub;
 use crate::flags::Flags;
 use crate::merge::{GroupCheck, Groups};
-use crate::thunks::{env, id};
+use crate::thunks::env;
 
 /// Vector registers that a loop may hold all the time; the others are for values.
 const VECTORS: usize = 10;
@@ -444,6 +444,10 @@ impl Emit<'_> {
         if !self.cx.loops || !self.pass(Passes::LOOPS | Passes::CHAIN) {
             return;
         }
+        // A function that calls itself seldom goes around often, and each time it comes back.
+        if self.block.ops.iter().any(|op| op.code == Opcode::PushReturn) {
+            return;
+        }
         let keep = &self.cx.live.keep[..];
         let Some(vectors) = Loop::fits(self.block, keep, self.cx.helpers) else { return };
         self.lp.count(self.block, keep, self.cx.layout, vectors);
@@ -467,7 +471,7 @@ impl Emit<'_> {
             return false;
         }
         self.lp.active = true;
-        self.al.start(self.cx.live, self.lp.mask());
+        self.start_alloc(self.lp.mask());
         self.stubs.clear();
         self.groups.restart();
         self.flags = Flags::default();
@@ -682,9 +686,7 @@ impl Emit<'_> {
     }
 
     fn look_up_start(&mut self) {
-        self.store_offset(self.block.start);
-        self.asm.mov_imm(RAX, 0);
-        self.asm.jmp_to(self.thunk(id::LOOKUP));
+        self.link(self.block.start as u16, 0);
     }
 }
 

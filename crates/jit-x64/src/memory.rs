@@ -10,6 +10,7 @@ use std::mem::offset_of;
 use jit_ir::env::{LoopPage, TlbEntry, TlbTable};
 use jit_ir::{MemDesc, Op, Opcode, Ty};
 
+use crate::alloc::Shared;
 use crate::asm::{Enc, Mem, RDI, RSI, alu, cc};
 use crate::emit::Emit;
 use crate::exits::Stub;
@@ -81,13 +82,18 @@ pub(crate) struct NewPage {
     write: bool,
 }
 
-fn merged(slot: u8) -> Mem {
+/// Where the content of a group's slot is.
+pub(crate) fn merged(slot: u8) -> Mem {
     env!(merged).plus(i32::from(slot) * 8)
 }
 
 impl Slow {
     fn log2(&self) -> u32 {
         self.arg & 7
+    }
+
+    fn desc(&self) -> MemDesc {
+        MemDesc(self.arg as u16 & ((1 << arg::DESC_BITS) - 1))
     }
 }
 
@@ -97,7 +103,10 @@ impl Emit<'_> {
             return self.checked_access(i, op);
         }
         self.clobber_flags();
-        self.take(RSI);
+        match (self.groups.role(i), self.al.shared) {
+            (Role::Later { slot }, Some(s)) if s.slot == slot => self.al.locked |= 1 << RSI,
+            _ => self.take(RSI),
+        }
         self.take(RDI);
         let desc = op.mem();
         let log2 = desc.log2();
@@ -220,7 +229,10 @@ impl Emit<'_> {
         let (span, write) = match role {
             Role::First { low, high, write, .. } => ((low, high), write),
             Role::Later { slot } => {
-                self.asm.load(true, RSI, merged(slot));
+                if self.al.shared.is_none() {
+                    self.asm.load(true, RSI, merged(slot));
+                }
+                self.share(i, slot, false);
                 self.asm.test(true, RSI, RSI);
                 let jump = self.asm.jcc(cc::E);
                 return Check { jump, role, hit: self.asm.pos(), page: None };
@@ -237,9 +249,22 @@ impl Emit<'_> {
             (None, _) => (self.check((base, imm + low), high - low, 0, desc.mmu(), write), None),
         };
         if let Role::First { slot, .. } = role {
-            self.asm.store(true, merged(slot), RSI);
+            if self.lp.active {
+                self.asm.store(true, merged(slot), RSI);
+            } else {
+                self.share(i, slot, true);
+            }
         }
         Check { jump, role, hit: self.asm.pos(), page }
+    }
+
+    /// rsi holds the addend of a group, of which op `i` is an access, or 0.
+    fn share(&mut self, i: u16, slot: u8, unsaved: bool) {
+        if self.lp.active || !self.groups.goes_on(i) {
+            self.al.shared = None;
+        } else if self.al.shared.is_none() {
+            self.al.shared = Some(Shared { slot, unsaved });
+        }
     }
 
     /// Tests for the page that a loop's access went to before; gives the place of the jump that another
@@ -260,7 +285,7 @@ impl Emit<'_> {
     pub(crate) fn new_page(&mut self, jump: usize, slow: &Slow, new: NewPage) {
         self.asm.bind(jump);
         let (low, high) = new.span;
-        let desc = MemDesc(slow.arg as u16 & ((1 << arg::DESC_BITS) - 1));
+        let desc = slow.desc();
         let miss = self.check((slow.base, slow.imm + low), high - low, 0, desc.mmu(), new.write);
         self.asm.store(true, page_slot(new.slot, offset_of!(LoopPage, addend)), RSI);
         self.asm.lea(true, RDI, Mem::new(slow.base, slow.imm + low));
@@ -283,8 +308,29 @@ impl Emit<'_> {
         self.stubs.push(match (page, role) {
             (Some(new), _) => Stub::NewPage { jump, hit, back, slow, new, clear },
             (None, Role::Alone) => Stub::Memory { jump, back, slow },
+            (None, _) if self.al.shared.is_some() => Stub::Shared { jump, back, slow },
             (None, _) => Stub::Single { jump, hit, back, slow, clear },
         });
+    }
+
+    /// The code of an access whose group's check failed and goes on in rsi: a check of its own.
+    pub(crate) fn single_of_group(&mut self, slow: &Slow) {
+        self.own_check(slow);
+        let miss = self.asm.jcc_short(cc::NE);
+        self.access(slow);
+        let done = self.asm.jmp_short();
+        self.asm.bind_short(miss);
+        self.slow_at_rsi(slow);
+        self.asm.bind_short(done);
+        self.asm.alu(alu::XOR, false, RSI, RSI);
+    }
+
+    /// rsi = the address; its own check.
+    fn own_check(&mut self, slow: &Slow) {
+        let desc = slow.desc();
+        let write = slow.function == Function::Store;
+        self.asm.lea(true, RSI, Mem::new(slow.base, slow.imm));
+        self.asm.call_to(self.thunk(id::probe(desc.mmu(), desc.log2(), write)));
     }
 
     /// The code of an access whose group's check failed: a check of its own.
@@ -292,12 +338,10 @@ impl Emit<'_> {
         if let Some(slot) = clear {
             self.asm.store_imm(3, merged(slot), 0);
         }
-        let desc = MemDesc(slow.arg as u16 & ((1 << arg::DESC_BITS) - 1));
-        let write = slow.function == Function::Store;
-        self.asm.lea(true, RSI, Mem::new(slow.base, slow.imm));
-        self.asm.call_to(self.thunk(id::probe(desc.mmu(), desc.log2(), write)));
+        self.own_check(slow);
         self.asm.jcc_to(cc::E, self.asm.base + hit as u64);
-        self.slow(slow);
+        self.sync_loop();
+        self.slow_at_rsi(slow);
     }
 
     fn exact(desc: MemDesc) -> bool {
@@ -323,26 +367,10 @@ impl Emit<'_> {
             keep_xmm: self.vectors_live(),
         };
         let check = self.check_shared(i, &slow, desc, false);
-        let m = Mem::indexed(base, RSI, imm);
+        self.access(&slow);
         match target {
-            Target::Xmm(x) => {
-                match desc.log2() {
-                    2 => self.asm.movq_to_xmm(false, x, m),
-                    3 => self.asm.sse(Enc(0xf3, 1, 0x7e), x, m),
-                    _ => self.asm.load128(x, m),
-                }
-                self.def_xmm(i, x);
-            }
-            Target::Reg(r, w) => {
-                match (desc.log2(), desc.is_signed()) {
-                    (n @ 0..=1, false) => self.asm.movzx(n, r, m),
-                    (n @ 0..=1, true) => self.asm.movsx(w, n, r, m),
-                    (2, true) if w => self.asm.movsx(true, 2, r, m),
-                    (2, _) => self.asm.load(false, r, m),
-                    _ => self.asm.load(w, r, m),
-                }
-                self.def(i, r);
-            }
+            Target::Xmm(x) => self.def_xmm(i, x),
+            Target::Reg(r, _) => self.def(i, r),
             Target::None => {}
         }
         self.behind(check, slow);
@@ -370,16 +398,36 @@ impl Emit<'_> {
             keep_xmm: self.vectors_live(),
         };
         let check = self.check_shared(i, &slow, desc, true);
-        let m = Mem::indexed(base, RSI, imm);
-        match (value, desc.log2()) {
-            (Source::Xmm(x), 2) => self.asm.movq_from_xmm(false, m, x),
-            (Source::Xmm(x), 3) => self.asm.sse(Enc(0x66, 1, 0xd6), x, m),
-            (Source::Xmm(x), _) => self.asm.store128(m, x),
-            (Source::Imm(v), n) => self.asm.store_imm(n, m, v),
-            (Source::Reg(r), n) => self.asm.store_sized(n, m, r),
-            (Source::None, _) => {}
-        }
+        self.access(&slow);
         self.behind(check, slow);
+    }
+
+    /// A load or store itself, with host address minus VA in rsi.
+    fn access(&mut self, s: &Slow) {
+        let (m, desc) = (Mem::indexed(s.base, RSI, s.imm), s.desc());
+        let log2 = desc.log2();
+        match (s.target, s.value) {
+            (Target::Xmm(x), _) => match log2 {
+                2 => self.asm.movq_to_xmm(false, x, m),
+                3 => self.asm.sse(Enc(0xf3, 1, 0x7e), x, m),
+                _ => self.asm.load128(x, m),
+            },
+            (Target::Reg(r, w), _) => match (log2, desc.is_signed()) {
+                (n @ 0..=1, false) => self.asm.movzx(n, r, m),
+                (n @ 0..=1, true) => self.asm.movsx(w, n, r, m),
+                (2, true) if w => self.asm.movsx(true, 2, r, m),
+                (2, _) => self.asm.load(false, r, m),
+                _ => self.asm.load(w, r, m),
+            },
+            (Target::None, Source::Xmm(x)) => match log2 {
+                2 => self.asm.movq_from_xmm(false, m, x),
+                3 => self.asm.sse(Enc(0x66, 1, 0xd6), x, m),
+                _ => self.asm.store128(m, x),
+            },
+            (Target::None, Source::Imm(v)) => self.asm.store_imm(log2, m, v),
+            (Target::None, Source::Reg(r)) => self.asm.store_sized(log2, m, r),
+            (Target::None, Source::None) => {}
+        }
     }
 
     /// See [`MemDesc::clears64`].
@@ -458,6 +506,11 @@ impl Emit<'_> {
         } else {
             self.asm.lea(true, RSI, Mem::new(s.base, s.imm));
         }
+        self.slow_at_rsi(s);
+    }
+
+    /// [`Self::slow`] once rsi is the address and what a loop keeps is where the runtime expects it.
+    fn slow_at_rsi(&mut self, s: &Slow) {
         let wide = env!(wide);
         match s.new {
             Source::Reg(r) => self.asm.store(true, wide.plus(16), r),

@@ -2,9 +2,11 @@
 //!
 //! Before a block is emitted, its plain loads and stores are sorted into groups: same base value (seen
 //! through additions of constants), same translation regime, all within [`REACH`] bytes. One with a store
-//! asks for pages that may be written, which the engine lets through only if they may be read too. The first access of a group checks the whole range of the group and leaves host address
-//! minus VA in `env.merged[slot]`, or 0 if the range crosses a page or is not plain RAM. The others
-//! take it from there; for a 0 they make their own check behind the block.
+//! asks for pages that may be written, which the engine lets through only if they may be read too. The
+//! first access of a group checks the whole range of the group and leaves host address minus VA in rsi, or
+//! 0 if the range crosses a page or is not plain RAM. The others take it from there, or from
+//! `env.merged[slot]`, where it goes when rsi is needed in between; for a 0 they make their own check
+//! behind the block. In loops it is always in `env.merged[slot]`.
 //!
 //! That is sound because blocks are straight lines, so the first access always comes first, and because
 //! the engine zeroes `env.merged` whenever it forgets anything of the TLB. What other threads
@@ -215,6 +217,12 @@ impl Groups {
     /// Begins again with the first op.
     pub(crate) fn restart(&mut self) {
         self.next = 0;
+    }
+
+    /// Whether the group of the access that op `i` is goes on after it; to be asked after [`Self::role`].
+    pub(crate) fn goes_on(&self, i: u16) -> bool {
+        let access = self.accesses.get(self.next).filter(|a| a.op == i);
+        access.is_some_and(|a| self.groups[usize::from(a.group)].last > i)
     }
 
     /// The role of the access that op `i` is; to be asked in the order of ops.

@@ -45,11 +45,14 @@ pub(crate) mod id {
     pub(crate) const POOL: usize = 21;
     /// As [`MEMORY`], for loops: the state in memory is exact, and every register is preserved.
     pub(crate) const LOOP_MEMORY: usize = 22;
-    /// The TLB check of an access to the address in rsi; equal: a hit, rsi is host address minus VA.
-    /// Changes rsi and rdi alone. By translation regime, log2 of the size and kind ([`probe`]).
+    /// The TLB check of an access to the address in rsi; equal: a hit, rsi is host address minus VA, else
+    /// it stays. Changes rsi and rdi alone. By translation regime, log2 of the size and kind ([`probe`]).
     pub(crate) const PROBES: usize = 34;
+    /// [`LOOKUP`] for a jump that can be patched. Called; the words behind the call are the offset in the
+    /// page and how far back from here the jump's displacement is, 0 = none.
+    pub(crate) const LINK: usize = PROBES + MMUS * SIZES * 2;
     /// Number of pinned registers, then their state offsets.
-    pub(crate) const PINS: usize = PROBES + MMUS * SIZES * 2;
+    pub(crate) const PINS: usize = LINK + 1;
 
     use jit_ir::env::MMUS;
 
@@ -75,14 +78,17 @@ pub(crate) mod arg {
 const FRAME: i32 = SPILL_SLOTS as i32 * 16 + 8;
 const SAVED: [u8; 6] = [RBX, RBP, R12, R13, R14, R15];
 
+/// Distance of the address in rbp from [`JitEnv`]: what the front end puts before that is near too.
+const BASE: i32 = 40;
+
 /// rbp minus the state pointer.
 pub(crate) fn bias(layout: &StateLayout) -> i32 {
-    layout.env as i32 + 128
+    layout.env as i32 + BASE
 }
 
 /// Memory operand of a field of [`JitEnv`].
 pub(crate) const fn env_mem(offset: usize) -> Mem {
-    Mem { base: RBP, index: NO_INDEX, scale: 0, disp: offset as i32 - 128 }
+    Mem { base: RBP, index: NO_INDEX, scale: 0, disp: offset as i32 - BASE }
 }
 
 macro_rules! env {
@@ -232,9 +238,16 @@ impl Thunks<'_> {
             for log2 in 0..=4 {
                 for write in [false, true] {
                     thunks[id::probe(mmu, log2, write)] = self.asm.here();
+                    self.asm.push(RSI);
                     self.asm.lea(true, RDI, Mem::new(RSI, (1 << log2) - 1));
                     tlb_entry(&mut self.asm, table, 0, write);
+                    let miss = self.asm.jcc_short(cc::NE);
                     self.asm.load(true, RSI, Mem::new(RSI, offset_of!(TlbEntry, addend) as i32));
+                    // As the rest, it leaves the flags alone.
+                    self.asm.lea(true, RSP, Mem::new(RSP, 8));
+                    self.asm.ret();
+                    self.asm.bind_short(miss);
+                    self.asm.pop(RSI);
                     self.asm.ret();
                 }
             }
@@ -305,6 +318,17 @@ impl Thunks<'_> {
     }
 
     fn lookup(&mut self, thunks: &mut [u64]) {
+        thunks[id::LINK] = self.here();
+        self.asm.pop(RCX);
+        self.asm.movzx(1, RAX, Mem::new(RCX, 0));
+        self.asm.store(true, env!(offset), RAX);
+        self.asm.movzx(1, RDX, Mem::new(RCX, 2));
+        self.asm.mov_imm(RAX, 0);
+        self.asm.test(false, RDX, RDX);
+        let none = self.asm.jcc(cc::E);
+        self.asm.mov(true, RAX, RCX);
+        self.asm.alu(alu::SUB, true, RAX, RDX);
+        let linked = self.asm.jmp();
         thunks[id::LOOKUP_VA] = self.here();
         self.asm.mov(false, RCX, RAX);
         self.asm.alu_imm(alu::AND, true, RAX, -4096);
@@ -313,6 +337,8 @@ impl Thunks<'_> {
         self.asm.store(true, env!(offset), RCX);
         self.asm.mov_imm(RAX, 0);
         let common = self.asm.here();
+        self.asm.bind(none);
+        self.asm.bind(linked);
         thunks[id::LOOKUP] = common;
         self.asm.store(true, env!(patch_site), RAX);
         self.store_pins(u32::MAX);

@@ -3,7 +3,7 @@
 use crate::machine::{Code, PAGE, World, r};
 use jit_ir::opt::Passes;
 use jit_ir::toy::{HELPERS, LAYOUT};
-use jit_ir::{Block, Builder, Exit, Ty};
+use jit_ir::{Block, Builder, Exit, Opcode, Ty};
 use jit_x64::BACKEND;
 
 fn build(passes: Passes, start: u32, f: impl FnOnce(&mut Builder)) -> Block {
@@ -20,9 +20,24 @@ fn add(b: &mut Builder, reg: u32, n: i64) {
     b.set(r(reg), v);
 }
 
+/// How a callee takes the tag off its return address.
+#[derive(Clone, Copy, PartialEq)]
+enum Untag {
+    No,
+    /// Of all addresses.
+    All,
+    /// Of those with bit 55 clear.
+    Low,
+}
+
 /// A machine and a program: at 0 call 4096, which returns to 8, which loops to 0 r1 times and ends at
 /// 64, where nothing is.
 fn program(passes: Passes, counter: u64) -> (Box<World>, Code) {
+    tagged_program(passes, counter, Untag::No, 0)
+}
+
+/// The same where the callee finds a tag in its return address.
+fn tagged_program(passes: Passes, counter: u64, untag: Untag, tag: u64) -> (Box<World>, Code) {
     let mut code = Code::new(&BACKEND, passes);
     let mut w = World::new(1);
     *w.cpu.env.request.get_mut() = 0;
@@ -37,7 +52,18 @@ fn program(passes: Passes, counter: u64) -> (Box<World>, Code) {
     let callee = build(passes, 0, |b| {
         add(b, 2, 1);
         let link = b.get(r(15), Ty::I64);
-        b.exit(Exit::Return(link));
+        let tag = b.c64(tag << 56);
+        let link = b.binary(Opcode::Or, link, tag);
+        b.set(r(14), link);
+        let to = match untag {
+            Untag::No => link,
+            Untag::All => b.sbfx(link, 0, 56),
+            Untag::Low => {
+                let sign = b.sbfx(link, 0, 56);
+                b.binary(Opcode::And, link, sign)
+            }
+        };
+        b.exit(Exit::Return(to));
     });
     let after = build(passes, 8, |b| {
         add(b, 1, -1);
@@ -62,6 +88,23 @@ fn calls_and_returns_stay_in_generated_code() {
         assert_eq!(w.cpu.r[1], 0, "{passes:?}");
         assert_eq!(w.cpu.env.pc(), PAGE + 64, "{passes:?}");
         assert!(w.lookups <= 6, "{} look-ups with {passes:?}", w.lookups);
+    }
+}
+
+#[test]
+fn returns_lose_their_tags() {
+    for passes in [Passes::all(), Passes::all() - Passes::RING, Passes::empty()] {
+        for untag in [Untag::All, Untag::Low] {
+            for tag in [0, 0x5a] {
+                let (mut w, code) = tagged_program(passes, 1000, untag, tag);
+                let entry = w.blocks[0].1;
+                code.enter(&mut w, entry);
+                assert_eq!((w.cpu.r[2], w.cpu.r[1]), (1000, 0), "{passes:?} {tag:#x}");
+                assert_eq!(w.cpu.r[14], (PAGE + 8) | tag << 56, "{passes:?}");
+                assert_eq!(w.cpu.env.pc(), PAGE + 64, "{passes:?}");
+                assert!(w.lookups <= 8, "{} look-ups with {passes:?}", w.lookups);
+            }
+        }
     }
 }
 
