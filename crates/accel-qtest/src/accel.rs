@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use accel::{Accel, AccelVm, GuestArch, VmConfig};
+use accel::{Accel, AccelVm, GuestArch, JitCpu, VmConfig};
 
 /// `-accel qtest`.
 pub struct Qtest;
@@ -11,7 +11,7 @@ pub struct Qtest;
 pub static ACCEL: Qtest = Qtest;
 
 /// Keeps the CPUs, so that what is wired to them stays.
-struct Idle(#[expect(dead_code, reason = "kept alive only")] parking_lot::Mutex<VmConfig>);
+struct Idle(parking_lot::Mutex<VmConfig>);
 
 impl Accel for Qtest {
     fn name(&self) -> &'static str {
@@ -35,4 +35,10 @@ impl AccelVm for Idle {
     fn resume(&self) {}
     fn pause(&self) {}
     fn shutdown(&self) {}
+    fn with_cpu(&self, cpu: usize, f: &mut dyn FnMut(&mut dyn JitCpu)) -> bool {
+        let mut config = self.0.lock();
+        let Some(cpu) = config.cpus.get_mut(cpu) else { return false };
+        f(&mut **cpu);
+        true
+    }
 }

@@ -101,10 +101,9 @@ impl Commit {
         let base = &self.what.base;
         let was_read_only = over.is_read_only();
         self.graph.set_read_only(over, false)?;
-        let own = base.filename().to_owned();
-        let name = self.what.backing_name.clone().unwrap_or(own);
+        let name = self.what.backing_name.clone().unwrap_or_else(|| base.filename());
         let format = base.class().name;
-        let named = over.driver().change_backing(Some(&name), Some(format)).map_err(failed);
+        let named = over.change_backing(Some(&name), Some(format)).map_err(failed);
         if was_read_only {
             _ = self.graph.set_read_only(over, true);
         }

@@ -122,12 +122,12 @@ impl Work for Stream {
             let base = self.what.bottom.child("backing");
             let image = base.as_ref().map(Node::skip_filters);
             let name = self.what.backing_name.clone();
-            let name = name.or_else(|| image.as_ref().map(|node| node.filename().to_owned()));
+            let name = name.or_else(|| image.as_ref().map(|node| node.filename()));
             let format = image.as_ref().map(|node| node.class().name);
             let failed = |error: std::io::Error| Error::generic(host::reason(&error));
             let named = name.as_deref().filter(|_| image.is_some());
             top.flush().map_err(failed)?;
-            top.driver().change_backing(named, format).map_err(failed)?;
+            top.change_backing(named, format).map_err(failed)?;
             top.set_backing(base.map(|base| as_backing(&base, &top)))?;
         }
         self.end();

@@ -324,6 +324,15 @@ pub trait BlockDriver: Send + Sync {
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         Ok(Extent { len, data: true, allocated: true, offset: Some(at), ..Extent::default() })
     }
+    /// Whether the image that is read here, under filters, decides itself what a range is (and not
+    /// what lies behind it), and for how many bytes that is so.
+    ///
+    /// # Errors
+    /// As [`BlockDriver::read`].
+    fn holds(&self, at: u64, len: u64) -> io::Result<(bool, u64)> {
+        let found = self.extent(at, len)?;
+        Ok((found.allocated, found.len))
+    }
     /// Where a range lies as it is in a file of the host, and in one piece; the guard keeps it there
     /// until the request is done. For writes it may be changed in place. Never blocks: in doubt
     /// `None`, and the request is made with the calls above.

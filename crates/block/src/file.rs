@@ -348,7 +348,14 @@ fn reopen(file: &File, writable: bool, path: &str) -> Result<File> {
 fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let source = at.source;
     let path = take::<String>(&mut at.options, "filename", source)?;
-    let path = path.ok_or_else(|| Error::missing("filename"))?;
+    let is_given = path.is_some();
+    let path = path.filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| {
+        let name = at.class.name;
+        let text = format!("The '{name}' block driver requires a file name");
+        let schema = at.has_schema() && !is_given;
+        if schema { Error::missing("filename") } else { Error::generic(text) }
+    })?;
     let aio = word(&mut at.options, "aio", &["threads", "native", "io_uring"])?;
     if aio.as_deref() == Some("native") && !at.direct {
         let text =
@@ -356,7 +363,6 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         return Err(Error::generic(text));
     }
     let locking = word(&mut at.options, "locking", &["on", "off", "auto"])?;
-    let path = path.strip_prefix("file:").unwrap_or(&path).to_owned();
     let (file, writable) = match at.descriptor(&path) {
         Some(found) => {
             let file = found?;

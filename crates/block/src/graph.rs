@@ -49,6 +49,8 @@ pub struct Flags {
     pub check: bool,
     /// Open for looking at headers only: no secrets are needed.
     pub header_only: bool,
+    /// The options have a schema, in whose words unknown ones are refused.
+    pub schema: bool,
 }
 
 /// What a node is made of.
@@ -57,7 +59,8 @@ struct Made {
     born: u64,
     class: &'static BlockClass,
     driver: Arc<dyn BlockDriver>,
-    filename: String,
+    path: String,
+    opened_backing: Option<(String, String)>,
     children: Vec<(&'static str, Arc<Link>)>,
     implicit: bool,
     threshold: Arc<Threshold>,
@@ -111,6 +114,8 @@ pub struct Graph {
     pub(crate) blockers: Mutex<Vec<(Weak<Node>, Weak<str>)>>,
     pub(crate) descriptors: Mutex<Option<Descriptors>>,
     next: std::sync::atomic::AtomicU64,
+    /// A machine uses the images: some are for tools only.
+    pub(crate) for_machine: std::sync::atomic::AtomicBool,
     /// Where options such as `key-secret` and `throttle-group` find their objects.
     keys: Mutex<Keys>,
     /// Threads for devices.
@@ -174,7 +179,7 @@ pub fn filename_options(filename: &str) -> Result<Value> {
     Ok(file_options(filename))
 }
 
-fn file_options(path: &str) -> Value {
+pub(crate) fn file_options(path: &str) -> Value {
     let is_device = std::fs::metadata(path).is_ok_and(|m| {
         use std::os::unix::fs::FileTypeExt as _;
         m.file_type().is_block_device()
@@ -201,6 +206,7 @@ impl Graph {
             blockers: Mutex::default(),
             descriptors: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
+            for_machine: false.into(),
             keys: Mutex::default(),
             pool: Arc::default(),
         })
@@ -209,6 +215,11 @@ impl Graph {
     /// How `/dev/fdset/N` is opened.
     pub fn set_descriptors(&self, find: Descriptors) {
         *self.descriptors.lock() = Some(find);
+    }
+
+    /// Images are for a machine from now on: those that only tools may use are refused.
+    pub fn serve_machine(&self) {
+        self.for_machine.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Where options find objects by id.
@@ -265,7 +276,7 @@ impl Graph {
         let Some(name) = options.get("node-name").and_then(Value::as_str).map(str::to_owned) else {
             return Err(Error::generic("'node-name' must be specified for the root node"));
         };
-        let flags = Flags { ..Flags::default() };
+        let flags = Flags { schema: true, ..Flags::default() };
         let node = self.open_at(options, source, flags, 0)?;
         self.unnamed.lock().retain(|other| other.upgrade().is_some_and(|o| o.name != name));
         self.named.lock().push(node.clone());
@@ -290,7 +301,11 @@ impl Graph {
                 };
             return Err(Error::generic(text));
         };
-        if named.get(at).is_some_and(|node| node.is_used()) {
+        let users = named.get(at).map(|node| node.users()).unwrap_or_default();
+        if users.iter().any(|(user, _)| user.starts_with("block device '")) {
+            return Err(Error::generic(format!("Node {name} is in use")));
+        }
+        if !users.is_empty() {
             return Err(Error::generic(format!("Block device {name} is in use")));
         }
         let gone = named.remove(at);
@@ -413,6 +428,7 @@ impl Graph {
             options,
             source,
             filename: String::new(),
+            opened_backing: None,
             flags,
             depth,
             read_only: flags.read_only,
@@ -426,10 +442,11 @@ impl Graph {
             born: None,
         };
         let driver: Arc<dyn BlockDriver> = (class.open)(&mut at)?;
-        if let Some((key, _)) = at.options.as_map().and_then(|members| members.first()) {
-            return Err(Error::unexpected(key));
+        if let Some((key, value)) = at.options.as_map().and_then(|members| members.first()) {
+            return Err(unknown(key, value, class, flags));
         }
-        let Opening { children, filename, read_only, threshold, name, born, .. } = at;
+        let Opening { children, filename: path, read_only, threshold, name, born, .. } = at;
+        let opened_backing = at.opened_backing;
         let flags = Flags { read_only, ..flags };
         let born = born.unwrap_or_else(|| self.number());
         let made = Made {
@@ -437,7 +454,8 @@ impl Graph {
             born,
             class,
             driver,
-            filename,
+            path,
+            opened_backing,
             children,
             implicit: false,
             threshold,
@@ -452,7 +470,7 @@ impl Graph {
 
     /// Makes the node of an opened driver.
     fn put(&self, made: Made, flags: Flags, detect: Detect) -> Arc<Node> {
-        let Made { name, born, class, driver, filename, children, implicit, threshold, given } =
+        let Made { name, born, class, driver, path, children, implicit, threshold, given, .. } =
             made;
         let node = Arc::new(Node {
             name,
@@ -460,7 +478,8 @@ impl Graph {
             class,
             driver,
             read_only: false.into(),
-            filename,
+            path,
+            opened_backing: Mutex::new(made.opened_backing),
             children: Mutex::new(children),
             users: Mutex::default(),
             detect: 0.into(),
@@ -502,7 +521,7 @@ impl Graph {
         let how = Use { writes: !below.is_read_only(), shares_write: true };
         let child = below.hold_unchecked(&used_by(&name, below, role), how);
         let children = vec![(role, child.link())];
-        let (filename, flags) = (below.filename().to_owned(), below.flags());
+        let (path, flags) = (below.path().to_owned(), below.flags());
         let threshold = Arc::new(Threshold::of(&name));
         let (driver, born) = (driver(child), self.number());
         let made = Made {
@@ -510,7 +529,8 @@ impl Graph {
             born,
             class,
             driver,
-            filename,
+            path,
+            opened_backing: None,
             children,
             implicit: unnamed,
             threshold,
@@ -671,6 +691,25 @@ impl Graph {
     }
 }
 
+/// An option that nobody took.
+fn unknown(key: &str, value: &Value, class: &BlockClass, flags: Flags) -> Error {
+    let name = class.name;
+    if key == "backing" && value.as_map().is_some() && !flags.schema && !flags.no_backing {
+        return Error::generic("Driver doesn't support backing files");
+    }
+    if flags.schema {
+        return Error::unexpected(key);
+    }
+    let mut keys = Vec::new();
+    crate::called::flat(key, value, &mut keys);
+    let key = keys.first().map_or(key, |(key, _)| key.as_str());
+    Error::generic(if class.protocol {
+        format!("Block protocol '{name}' doesn't support the option '{key}'")
+    } else {
+        format!("Block format '{name}' does not support the option '{key}'")
+    })
+}
+
 /// Takes the options that every node has.
 pub(crate) fn common(
     options: &mut Value,
@@ -700,8 +739,11 @@ pub(crate) fn common(
         let within = |e: Error| e.within("cache");
         flags.direct = flag(&mut cache, "direct", source, flags.direct).map_err(within)?;
         flags.no_flush = flag(&mut cache, "no-flush", source, flags.no_flush).map_err(within)?;
-        if let Some((key, _)) = cache.as_map().and_then(|members| members.first()) {
-            return Err(Error::unexpected(key).within("cache"));
+        if let Some((key, value)) = cache.as_map().and_then(|members| members.first()) {
+            if flags.schema {
+                return Err(Error::unexpected(key).within("cache"));
+            }
+            options.set(&format!("cache.{key}"), value.clone());
         }
     }
     Ok((flags, detect))

@@ -41,6 +41,17 @@ fn nodes_are_named_used_and_deleted() {
 }
 
 #[test]
+fn what_a_device_uses_is_told_of_when_it_is_deleted() {
+    let graph = Graph::new(CLASSES);
+    let node = add(&graph, "null-co,node-name=n").unwrap();
+    let user = User { path: "x".into(), writes: true, shares_write: false, removable: false };
+    let backend = graph.claim(Some("n"), user).unwrap().unwrap();
+    assert_eq!(graph.delete("n").unwrap_err().desc, "Node n is in use");
+    drop((backend, node));
+    graph.delete("n").unwrap();
+}
+
+#[test]
 fn mistakes_are_told_in_the_words_of_the_peer() {
     let graph = Graph::new(CLASSES);
     let fails = |text: &str| add(&graph, text).err().unwrap_or_default();

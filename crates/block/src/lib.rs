@@ -12,6 +12,7 @@
 //! Sources: QEMU's manual (block drivers, `-blockdev`, locking) and its observable behaviour.
 
 mod backend;
+mod called;
 mod conf;
 pub mod describe;
 mod driver;

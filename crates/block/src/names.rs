@@ -12,7 +12,7 @@ use std::sync::Arc;
 use qapi::{Error, Result, Source, Value};
 
 use crate::driver::BlockClass;
-use crate::graph::{Flags, Graph, filename_options};
+use crate::graph::{Flags, Graph, file_options};
 use crate::node::Node;
 
 /// Deepest tree of options.
@@ -134,6 +134,22 @@ fn nested(value: Value, depth: usize) -> Value {
     out
 }
 
+/// Whether options say all there is to say about a node.
+pub(crate) fn is_whole(options: &Value) -> bool {
+    let says = |value: &Value, keys: [&str; 2]| keys.iter().any(|key| value.get(key).is_some());
+    match options.get("file") {
+        _ if options.as_map().is_none() || options.get("driver").is_some() => true,
+        Some(file @ Value::Map(_)) => says(file, ["driver", "filename"]),
+        file => file.is_some(),
+    }
+}
+
+/// A member that is described; names of nodes and `null` stay where they are.
+fn take_map(options: &mut Value, name: &str) -> Option<Value> {
+    options.get(name).and_then(Value::as_map)?;
+    options.take(name)
+}
+
 fn merge(into: &mut Value, key: &str, value: Value) {
     match (into.take(key), value) {
         (Some(mut old @ Value::Map(_)), Value::Map(new)) => {
@@ -159,17 +175,27 @@ impl Graph {
         self.complete_at(nested(options, 0), flags, 0)
     }
 
+    /// Fills in the drivers that a description of a file leaves out.
+    ///
+    /// # Errors
+    /// As [`Graph::complete`].
+    pub fn complete_file(&self, options: Value, flags: Flags) -> Result<Value> {
+        self.complete_protocol(nested(options, 0), flags, 0)
+    }
+
     fn complete_at(&self, mut options: Value, flags: Flags, depth: usize) -> Result<Value> {
         if depth > DEPTH {
             return Err(Error::generic("the description of the image is too deep"));
         }
         for role in ["file", "data-file", "header", "image"] {
-            if let Some(child @ Value::Map(_)) = options.take(role) {
+            if let Some(child) = take_map(&mut options, role) {
                 options.set(role, self.complete_protocol(child, flags, depth + 1)?);
             }
         }
-        if let Some(child @ Value::Map(_)) = options.take("backing") {
-            options.set("backing", self.complete_at(child, flags, depth + 1)?);
+        if let Some(child) = take_map(&mut options, "backing") {
+            let child = self.complete_backing(child, flags, depth + 1);
+            let failed = |error: Error| error.prefixed("Could not open backing file: ");
+            options.set("backing", child.map_err(failed)?);
         }
         if options.get("driver").is_some() {
             return Ok(options);
@@ -184,16 +210,42 @@ impl Graph {
         Ok(options)
     }
 
+    /// Without a driver and a file's name these are some options of the file that the image names.
+    fn complete_backing(&self, mut given: Value, flags: Flags, depth: usize) -> Result<Value> {
+        if is_whole(&given) {
+            let flags = Flags { no_backing: false, ..flags };
+            return self.complete_at(given, flags, depth);
+        }
+        if depth < DEPTH
+            && let Some(child) = take_map(&mut given, "backing")
+        {
+            given.set("backing", self.complete_backing(child, flags, depth + 1)?);
+        }
+        Ok(given)
+    }
+
     fn complete_protocol(&self, mut options: Value, flags: Flags, depth: usize) -> Result<Value> {
         if let Some(driver) = options.get("driver").and_then(Value::as_str) {
+            // `blkdebug` has a child though it is a protocol.
             let is_protocol = self.is_protocol(driver);
-            return if is_protocol { Ok(options) } else { self.complete_at(options, flags, depth) };
+            if is_protocol && options.get("image").is_none() {
+                return Ok(options);
+            }
+            // The file of a format that stands where a protocol is expected.
+            if !is_protocol
+                && options.get("file").is_none()
+                && let Some(Value::Str(name)) = options.take("filename")
+            {
+                options.set("file", file_options(&name));
+            }
+            return self.complete_at(options, flags, depth);
         }
         let Some(Value::Str(name)) = options.get("filename").cloned() else {
             return self.complete_at(options, flags, depth);
         };
         options.take("filename");
-        let mut found = filename_options(&name)?;
+        // The name of a file, whatever it looks like.
+        let mut found = file_options(&name);
         for (key, value) in options.as_map().unwrap_or(&[]) {
             merge(&mut found, key, value.clone());
         }
@@ -207,9 +259,10 @@ impl Graph {
                 Error::generic(format!("Cannot find device='' nor node-name='{name}'"))
             }),
             mut value => {
-                // Opened for a look only: the name stays free for the node itself.
+                // Opened for a look only: the name stays free for the node itself. Values of both
+                // sources are taken; mistakes are told when the node is opened.
                 value.take("node-name");
-                self.open(value, Source::Json, flags)
+                self.open(value, Source::KeyVal, flags)
             }
         }
     }

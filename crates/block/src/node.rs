@@ -76,7 +76,10 @@ pub struct Node {
     pub(crate) class: &'static BlockClass,
     pub(crate) driver: Arc<dyn BlockDriver>,
     pub(crate) read_only: AtomicBool,
-    pub(crate) filename: String,
+    /// The file that it comes from, without options.
+    pub(crate) path: String,
+    /// The backing file's name as the image has it, and what the node is called that it led to.
+    pub(crate) opened_backing: Mutex<Option<(String, String)>>,
     pub(crate) children: Mutex<Vec<(&'static str, Arc<Link>)>>,
     pub(crate) users: Mutex<Vec<Weak<Link>>>,
     pub(crate) detect: AtomicU8,
@@ -112,10 +115,25 @@ impl Node {
     pub fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Relaxed)
     }
-    /// The file it comes from, for people.
+    /// What it is called for people: a file's name, or `json:` and options.
     #[must_use]
-    pub fn filename(&self) -> &str {
-        &self.filename
+    pub fn filename(&self) -> String {
+        crate::called::called(self, 0).name()
+    }
+    /// Stores another backing file's name and format in the image; the child stays as it is.
+    ///
+    /// # Errors
+    /// The format has none, or the driver.
+    pub fn change_backing(&self, file: Option<&str>, format: Option<&str>) -> io::Result<()> {
+        self.driver.change_backing(file, format)?;
+        // What the name leads to was not looked at.
+        *self.opened_backing.lock() = None;
+        Ok(())
+    }
+    /// The file it comes from, whatever its options are.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
     }
     /// Children by role.
     #[must_use]
@@ -127,6 +145,11 @@ impl Node {
     pub fn child(&self, role: &str) -> Option<Arc<Node>> {
         let children = self.children.lock();
         children.iter().find(|(name, _)| *name == role).map(|(_, link)| link.node())
+    }
+    /// Nodes that it uses: the role, the node, and how.
+    #[must_use]
+    pub fn uses(&self) -> Vec<(&'static str, Arc<Node>, Use)> {
+        self.links().into_iter().map(|(role, link)| (role, link.node(), link.how())).collect()
     }
     /// How it was opened.
     #[must_use]
@@ -412,6 +435,13 @@ impl Node {
             at += 1;
         }
         all
+    }
+
+    /// The node below, if this is a filter.
+    #[must_use]
+    pub fn filtered(&self) -> Option<Arc<Node>> {
+        let roles = ["file", "backing", "image"].iter().filter(|_| self.class.is_filter());
+        roles.filter_map(|role| self.child(role)).next()
     }
 
     /// The node under filters, itself if it is none.

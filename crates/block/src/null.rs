@@ -35,6 +35,9 @@ impl BlockDriver for Null {
     fn flush(&self) -> io::Result<()> {
         Ok(())
     }
+    fn allocated_size(&self) -> Option<u64> {
+        Some(0)
+    }
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         let offset = Some(at);
         Ok(Extent { len, data: false, zero: self.zero, allocated: true, offset, compressed: false })

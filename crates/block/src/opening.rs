@@ -13,6 +13,7 @@ use qapi::{Error, Result, Source, Value};
 
 use crate::driver::{BlockClass, Keys};
 use crate::graph::{Flags, Graph, relative_to};
+use crate::names::is_whole;
 use crate::node::{Child, Link, Node, Threshold, Use};
 
 /// A node while it is opened.
@@ -24,8 +25,9 @@ pub struct Opening<'a> {
     pub options: Value,
     /// Where they come from.
     pub source: Source,
-    /// Set to what the node is called for people.
+    /// Set to the file that the node comes from.
     pub filename: String,
+    pub(crate) opened_backing: Option<(String, String)>,
     pub(crate) flags: Flags,
     pub(crate) depth: usize,
     /// No writes.
@@ -63,6 +65,11 @@ impl Opening<'_> {
         self.keep(role, &node, how)
     }
 
+    /// Another node of the graph.
+    pub(crate) fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.graph.find(name)
+    }
+
     fn flags_of_file(&self) -> Flags {
         Flags { read_only: self.read_only, ..self.flags }
     }
@@ -96,19 +103,40 @@ impl Opening<'_> {
         let node = match given {
             Some(Value::Null) => return Ok(None),
             Some(Value::Str(name)) if name.is_empty() => return Ok(None),
-            Some(value) if is_whole(&value) => self.open_child(value, flags)?,
+            // Nobody takes them where no backing files are opened.
+            Some(more @ Value::Map(_)) if self.flags.no_backing && self.flags.header_only => {
+                let mut names = Vec::new();
+                crate::called::flat("backing", &more, &mut names);
+                let name = names.first().map_or("backing", |(name, _)| name.as_str());
+                self.options.set(name, Value::Null);
+                return Ok(None);
+            }
+            Some(Value::Map(_)) if self.flags.no_backing => return Ok(None),
+            Some(value) if is_whole(&value) => {
+                let prefix =
+                    if value.as_map().is_some() { "Could not open backing file: " } else { "" };
+                self.open_child(value, flags).map_err(|error| error.prefixed(prefix))?
+            }
             None if self.flags.no_backing => return Ok(None),
             // Some options of the file that the image names.
             more => {
-                let Some((file, format)) = named else { return Ok(None) };
+                let Some((file, format)) = named else {
+                    let text = "Could not open backing file: Must specify either driver or file";
+                    return if more.is_some() { Err(Error::generic(text)) } else { Ok(None) };
+                };
                 let path = relative_to(&self.filename, &file);
                 let failed = |e: Error| e.prefixed("Could not open backing file: ");
-                let source = if more.is_some() { self.source } else { Source::Json };
+                let is_own = more.is_none();
+                let source = if is_own { Source::Json } else { self.source };
                 let options = self.graph.image_options(&path, format.as_deref(), flags);
-                options
+                let node = options
                     .map(|options| crate::names::with(options, more.unwrap_or_else(Value::empty)))
                     .and_then(|o| self.graph.open_at(o, source, flags, self.depth + 1))
-                    .map_err(failed)?
+                    .map_err(failed)?;
+                if is_own {
+                    self.opened_backing = Some((file, node.filename()));
+                }
+                node
             }
         };
         let how = Use { writes: false, shares_write: self.force_share };
@@ -152,6 +180,18 @@ impl Opening<'_> {
         self.flags.check
     }
 
+    /// Whether a machine uses the images, and not a tool.
+    #[must_use]
+    pub fn is_for_machine(&self) -> bool {
+        self.graph.for_machine.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Whether unknown and missing options are told in a schema's words.
+    #[must_use]
+    pub fn has_schema(&self) -> bool {
+        self.flags.schema
+    }
+
     /// Whether the node may become read-only when it cannot be written.
     #[must_use]
     pub fn may_be_read_only(&self) -> bool {
@@ -180,11 +220,6 @@ impl Opening<'_> {
         let found = find.as_ref()?(path, !self.read_only)?;
         Some(found.map(File::from).map_err(failed))
     }
-}
-
-/// Whether options say all there is to say about a node.
-fn is_whole(options: &Value) -> bool {
-    options.as_map().is_none() || ["driver", "file"].iter().any(|key| options.get(key).is_some())
 }
 
 /// A node's use of another one, for messages.

@@ -76,6 +76,9 @@ impl BlockDriver for Raw {
         }
         below.driver().resolve(self.offset + at, len, write)
     }
+    fn holds(&self, at: u64, len: u64) -> io::Result<(bool, u64)> {
+        self.below().driver().holds(self.offset + at, len)
+    }
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         let below = self.below().driver().extent(self.offset + at, len)?;
         Ok(Extent { allocated: true, ..below })
@@ -100,7 +103,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
             [a, b, len].iter().fold(text.to_owned(), |t, n| t.replacen('%', &n.to_string(), 1));
         return Err(Error::generic(text));
     }
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     Ok(Arc::new(Raw { file, offset, size }))
 }
 

@@ -79,15 +79,17 @@ impl Graph {
             }
             let follows = !own || (file.flags().auto_read_only && file.is_read_only());
             let old = file.flags();
-            let changed = old.read_only != to.read_only
-                || (!own && (old.direct != to.direct || old.no_flush != to.no_flush));
-            if changed && follows && !(own && to.read_only) {
-                let flags = Flags {
-                    read_only: to.read_only,
-                    direct: if own { old.direct } else { to.direct },
-                    no_flush: if own { old.no_flush } else { to.no_flush },
-                    ..old
-                };
+            // What a file was given itself stays.
+            let keeps =
+                |name: &str| own || file.given("cache").is_some_and(|c| c.get(name).is_some());
+            let flags = Flags {
+                read_only: to.read_only,
+                direct: if keeps("direct") { old.direct } else { to.direct },
+                no_flush: if keeps("no-flush") { old.no_flush } else { to.no_flush },
+                ..old
+            };
+            let ways = |f: Flags| (f.read_only, f.direct, f.no_flush);
+            if ways(old) != ways(flags) && follows && !(own && to.read_only) {
                 let done = self.reopen_as(&file, flags, file.detect_zeroes());
                 done.inspect_err(|_| link.set_how(how))?;
             }

@@ -169,11 +169,24 @@ pub(crate) fn info_block(vm: &Arc<Vm>, words: &str) -> String {
         return parts.join("\n");
     }
     for info in list(vm, "query-block") {
-        let name = info.get("inserted").map_or("", |node| text(node, "node-name"));
-        if wanted.is_none_or(|word| word == text(&info, "device") || word == name) {
+        if wanted.is_none_or(|word| word == text(&info, "device")) {
             let mut out = String::new();
             one(&mut out, &info, verbose);
             parts.push(out);
+        }
+    }
+    if parts.is_empty()
+        && let Some(name) = wanted
+    {
+        let nodes = list(vm, "query-named-block-nodes");
+        let found = nodes.into_iter().enumerate().find(|(_, node)| text(node, "node-name") == name);
+        if let Some((at, node)) = found {
+            let info = Value::map([("device", Value::from("")), ("inserted", node)]);
+            let mut out = String::new();
+            // An empty line stands before all but the first of the list.
+            out.push_str(if at == 0 { "" } else { "\n" });
+            one(&mut out, &info, verbose);
+            return out;
         }
     }
     parts.join("\n")

@@ -377,6 +377,8 @@ struct State {
     editor: Editor,
     greeted: bool,
     muted: bool,
+    /// The prompt of the greeting waits for the main loop.
+    prompt_due: bool,
 }
 
 /// A session of the human monitor.
@@ -384,16 +386,19 @@ pub struct Hmp {
     vm: Weak<Vm>,
     output: Output,
     state: Mutex<State>,
+    me: Weak<Hmp>,
 }
 
 impl Hmp {
     /// Starts a session. On a multiplexer it is silent until it gets the focus.
     pub fn start(vm: &Arc<Vm>, port: CharPort, on_mux: bool) -> Arc<Self> {
-        let state = State { editor: Editor::default(), greeted: false, muted: on_mux };
-        let session = Arc::new(Self {
+        let editor = Editor::default();
+        let state = State { editor, greeted: false, muted: on_mux, prompt_due: false };
+        let session = Arc::new_cyclic(|me| Self {
             vm: Arc::downgrade(vm),
             output: Output::new(port),
             state: Mutex::new(state),
+            me: me.clone(),
         });
         let receiver: Arc<dyn CharReceiver> = session.clone();
         session.output.port().on_receive(Arc::downgrade(&receiver));
@@ -411,12 +416,28 @@ impl Hmp {
             }
             let first = !std::mem::replace(&mut state.greeted, true);
             if first {
-                format!("QEMU 10.0.2 monitor - type 'help' for more information\n{PROMPT}")
+                state.prompt_due = true;
+                "QEMU 10.0.2 monitor - type 'help' for more information\n".to_owned()
             } else {
                 format!("\n{PROMPT}{}", state.editor.pending())
             }
         };
         self.print(&text);
+        // What a start that fails has to say comes before the prompt.
+        if let Some(vm) = self.vm.upgrade() {
+            let me = self.me.clone();
+            vm.handle.call(Box::new(move || {
+                if let Some(session) = me.upgrade() {
+                    session.first_prompt();
+                }
+            }));
+        }
+    }
+
+    fn first_prompt(&self) {
+        if std::mem::take(&mut self.state.lock().prompt_due) {
+            self.print(PROMPT);
+        }
     }
 
     fn complete(&self, vm: &Arc<Vm>, text: &str) {
@@ -447,6 +468,7 @@ impl CharReceiver for Hmp {
 
     fn receive(&self, data: &[u8]) {
         let Some(vm) = self.vm.upgrade() else { return };
+        self.first_prompt();
         for byte in data {
             let edit = self.state.lock().editor.feed(*byte);
             match edit {

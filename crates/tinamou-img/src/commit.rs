@@ -49,8 +49,7 @@ fn layers(
         };
         let found = base.is_none_or(|base| {
             // Names are meant as the top image's own backing file's is.
-            stored.as_deref() == Some(base)
-                || same(below.filename(), &block::relative_to(name, base))
+            stored.as_deref() == Some(base) || same(below.path(), &block::relative_to(name, base))
         });
         if found {
             return Ok((above, below));
@@ -113,8 +112,8 @@ fn description(
     }
     let direct = above.last().map(|layer| (layer, layer.driver().format_info().backing_file));
     let path = match direct {
-        Some((layer, Some(stored))) => block::relative_to(layer.filename(), &stored),
-        _ => below.filename().to_owned(),
+        Some((layer, Some(stored))) => block::relative_to(layer.path(), &stored),
+        _ => below.path().to_owned(),
     };
     Ok(At::Name(path, below.class().name))
 }
@@ -126,8 +125,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     let flags = mode.flags(given.flags(false));
     let graph = given.graph()?;
     let (format, base_name) = (given.value("format"), given.value("base"));
-    // The chain is looked at first; the base is then opened anew, to be written.
-    let chain = given.open(&graph, name, format, Flags { read_only: true, ..flags })?;
+    // The chain is looked at first; the base is then opened anew, to be written. The image is opened
+    // for writing from the start, as at the peer: that is the lock of which is told.
+    let chain = given.open(&graph, name, format, flags)?;
     let (above, below) = layers(&chain, base_name, name)?;
     let count = above.len();
     let base_at = description(&given, &graph, &above, &below, name)?;

@@ -42,7 +42,7 @@ fn allocated(node: &Node) -> Option<u64> {
 
 /// The backing file's name as seen from here.
 fn full_name(node: &Node, backing: &str) -> String {
-    block::relative_to(node.filename(), backing)
+    block::relative_to(node.path(), backing)
 }
 
 /// Children that are shown: files below, not what lies behind.
@@ -54,7 +54,7 @@ fn json(node: &Node, name: &str) -> Value {
     let about = node.driver().format_info();
     let mut children = Vec::new();
     for (role, child) in shown(node) {
-        let info = json(&child, child.filename());
+        let info = json(&child, &child.filename());
         children.push(Value::map([("name", Value::from(role)), ("info", info)]));
     }
     let mut out = Value::map([("children", Value::List(children))]);
@@ -187,16 +187,6 @@ fn children(node: &Node, path: &str, depth: usize, out: &mut String) {
     }
 }
 
-/// How an image is called: descriptions are shown by the file they lead to.
-fn shown_name(given: &Given, node: &Node, name: &str) -> String {
-    let described = given.has("image-opts") || name.starts_with("json:");
-    if described || name.starts_with("file:") {
-        node.filename().to_owned()
-    } else {
-        name.to_owned()
-    }
-}
-
 pub(crate) fn run(args: &[String]) -> Done {
     let Some(given) = Given::of("info", args, OPTIONS)? else { return Ok(0) };
     let is_json = given.is_json()?;
@@ -205,12 +195,12 @@ pub(crate) fn run(args: &[String]) -> Done {
     let flags = Flags { no_backing: true, header_only: true, ..given.flags(true) };
     let graph = given.graph()?;
     let top = given.open(&graph, name, given.value("format"), flags)?;
-    let mut all: Vec<(Arc<Node>, String)> = vec![(top.clone(), shown_name(&given, &top, name))];
+    let mut all: Vec<(Arc<Node>, String)> = vec![(top.clone(), top.filename())];
     while let Some((node, _)) = all.last().filter(|_| chain) {
         let about = node.driver().format_info();
         let Some(backing) = about.backing_file else { break };
         let full = full_name(node, &backing);
-        if all.iter().any(|(node, _)| node.filename() == full) {
+        if all.iter().any(|(node, _)| node.path() == full) {
             return Err(Fail("Backing file '%' creates an infinite loop.".replace('%', &full), 1));
         }
         let below = crate::options::open(&graph, &full, about.backing_format.as_deref(), flags)?;

@@ -49,9 +49,14 @@ fn look(node: &Node, at: u64, len: u64) -> std::io::Result<Entry> {
         extent.len = below.len;
         extent.zero |= below.zero;
     }
-    let file = layer
-        .child("file")
-        .map_or_else(|| layer.filename().to_owned(), |f| f.filename().to_owned());
+    // A filter over an image is not seen.
+    let mut under: Option<std::sync::Arc<Node>> = None;
+    while let Some(next) = under.as_deref().unwrap_or(layer).filtered() {
+        under = Some(next);
+    }
+    let layer = under.as_deref().unwrap_or(layer);
+    let file = layer.child("data-file").or_else(|| layer.child("file"));
+    let file = file.as_deref().unwrap_or(layer).filename();
     Ok(Entry { at, extent, depth, present: present && (extent.allocated || !extent.zero), file })
 }
 

@@ -39,14 +39,17 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn all(&self) -> impl Iterator<Item = &Opt> {
-        self.tables.into_iter().flatten()
+        // These only write: nobody may look on.
+        let writes = ["amend", "bitmap", "commit", "create", "resize"];
+        let shares = !writes.contains(&self.given.command);
+        self.tables.into_iter().flatten().filter(move |opt| shares || opt.0 != 'U')
     }
 
     /// getopt says what is wrong itself; the hint follows.
     fn wrong(&self, text: &str) -> Fail {
         let command = self.given.command;
         eprintln!("qemu-img {command}: {text}");
-        eprintln!("Try 'qemu-img {command} --help' for more information");
+        eprintln!("Try 'qemu-img {command} --help' for more info");
         Fail(String::new(), 1)
     }
 

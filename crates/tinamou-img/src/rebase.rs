@@ -116,7 +116,7 @@ fn new_backing(
     if name.is_empty() {
         return Ok(None);
     }
-    let path = block::relative_to(image.filename(), name);
+    let path = block::relative_to(image.path(), name);
     let node = graph.open_image(&path, format, flags).map_err(|error| {
         let Fail(text, _) = error.into();
         Fail(format!("Could not open new backing file '{path}': {text}"), 1)
@@ -135,7 +135,9 @@ pub(crate) fn run(args: &[String]) -> Done {
     let mode = cache(given.value("cache"), "")?;
     cache(given.value("backing-cache"), "source ")?;
     let graph = given.graph()?;
-    let flags = mode.flags(Flags { no_backing: name_only, ..given.flags(false) });
+    // An image that is written is shared with nobody, whatever is asked for.
+    let own = Flags { no_backing: name_only, force_share: false, ..given.flags(false) };
+    let flags = mode.flags(own);
     let image = given.open(&graph, name, given.value("format"), flags)?;
     let backing_format = given.value("backing-format");
     if let Some(format) = backing_format
@@ -178,7 +180,7 @@ pub(crate) fn run(args: &[String]) -> Done {
         let text = "Could not change the backing file to '%': backing format must be specified";
         return Err(Fail(text.replace('%', name.unwrap_or("")), 1));
     }
-    match image.driver().change_backing(name, backing_format) {
+    match image.change_backing(name, backing_format) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
             let text = "Could not change the backing file to '%': No space left in the file header";

@@ -3,12 +3,11 @@
 //! `-blockdev` is `blockdev-add`. `-drive` makes a node from its options and gives it an id; by its
 //! interface it becomes a flash bank, a virtio disk, or waits for a device (`if=none`). `-hda` and
 //! `-cdrom` are drives of the machine's own interface, which here is virtio.
-//! The overlay of `snapshot=on` is a file without a name.
+//! The overlay of `snapshot=on` is a file whose name is gone once it is open.
 //! Not here: `copy-on-read`, throttling, `if=scsi` and other buses.
 //! Source: QEMU's manual, `-drive`.
 
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,9 +67,31 @@ fn is_on(key: &str, text: &str) -> Result<bool> {
     }
 }
 
+/// Options that exclude each other: one said twice under two names.
+fn check_names(value: &Value) -> Result<()> {
+    if value.get("driver").is_some() && value.get("format").is_some() {
+        return Err(Error::generic("Cannot specify both 'driver' and 'format'"));
+    }
+    let both = |old: &str, name: &str| {
+        Error::generic(format!("'{name}' and its alias '{old}' can't be used at the same time"))
+    };
+    for (old, _) in value.as_map().unwrap_or(&[]) {
+        let name = match limit_name(old) {
+            Some(name) => format!("throttling.{name}"),
+            None if old == "readonly" => "read-only".to_owned(),
+            None => continue,
+        };
+        if name != *old && value.get(&name).is_some() {
+            return Err(both(old, &name));
+        }
+    }
+    Ok(())
+}
+
 impl Given {
     fn of(text: &str, snapshot: bool) -> Result<Given> {
         let value = Dialect::flat(None).parse(text)?.value;
+        check_names(&value)?;
         let mut given = Given {
             interface: "virtio".into(),
             snapshot,
@@ -181,7 +202,12 @@ impl Given {
             self.group = Some(text.to_owned());
             return Ok(());
         }
-        let number = qapi::parse_int(text).and_then(|n| u64::try_from(n).ok());
+        let number = qapi::parse_int(text);
+        if number.is_some_and(|n| n < 0) && name != "iops-size" && !name.ends_with("-length") {
+            let text = "bps/iops/max values must be within [0, 1000000000000000]";
+            return Err(Error::generic(text));
+        }
+        let number = number.and_then(|n| u64::try_from(n).ok());
         let number = number.ok_or_else(|| Error::expects(key, "a number"))?;
         if name == "iops-size" {
             self.op_size = number;
@@ -207,9 +233,26 @@ impl Given {
         self.node.set("cache", cache);
     }
 
+    fn forces_share(&self) -> bool {
+        self.node.get("force-share").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Whether nothing is said of a node.
+    fn is_empty(&self) -> bool {
+        let of_slots = ["read-only", "detect-zeroes"];
+        let mut node = self.node.as_map().unwrap_or(&[]).iter();
+        self.format.is_none()
+            && self.below.is_empty()
+            && node.all(|(key, _)| of_slots.contains(&key.as_str()))
+    }
+
     /// The options of the whole node.
     fn options(&self, graph: &Graph) -> Result<Option<Value>> {
         let flags = Flags::default();
+        if self.forces_share() && !is_read_only(&self.node) {
+            let text = "force-share=on can only be used with read-only images";
+            return Err(Error::generic(text));
+        }
         let mut options = match &self.file {
             Some(file) if file.is_empty() => return Ok(None),
             Some(file) => {
@@ -221,31 +264,40 @@ impl Given {
                 }
                 options
             }
-            None if self.format.is_none() && self.below.is_empty() => return Ok(None),
-            None => {
-                let driver = self.format.as_deref().unwrap_or("raw");
-                Value::map([("driver", Value::from(driver))])
-            }
+            None if self.is_empty() => return Ok(None),
+            None => self
+                .format
+                .as_deref()
+                .map_or_else(Value::empty, |driver| Value::map([("driver", Value::from(driver))])),
         };
         if !self.below.is_empty() {
-            let mut below = match options.take("file") {
-                Some(file) => file,
+            let below = match options.take("file") {
+                Some(mut file) => {
+                    for (name, value) in &self.below {
+                        set_below(&mut file, name, value, 0);
+                    }
+                    file
+                }
                 // All of the file is said by its options.
                 None => {
-                    block::tree(Value::map(self.below.iter().filter(|o| o.0 != "aio").cloned()))
+                    let own = self.below.iter().filter(|(name, _)| name != "aio").cloned();
+                    let mut below = graph.complete_file(Value::map(own), flags)?;
+                    if let Some((name, value)) = self.below.iter().find(|(name, _)| name == "aio") {
+                        set_below(&mut below, name, value, 0);
+                    }
+                    below
                 }
             };
-            for (name, value) in self.below.iter().filter(|o| self.file.is_some() || o.0 == "aio") {
-                set_below(&mut below, name, value, 0);
-            }
-            let mut below = block::tree(below);
-            if below.get("driver").is_none() {
-                below.set("driver", Value::from("file"));
-            }
-            options.set("file", below);
+            options.set("file", block::tree(below));
         }
         for (name, value) in block::tree(self.node.clone()).as_map().unwrap_or(&[]) {
             options.set(name, value.clone());
+        }
+        let probed = options.get("driver").is_none();
+        let options = graph.complete(options, flags)?;
+        if probed && options.get("driver").and_then(Value::as_str) == Some("raw") {
+            let file = self.below.iter().find(|(name, _)| name == "filename");
+            warn_of_raw(file.and_then(|(_, file)| file.as_str()).unwrap_or(""));
         }
         Ok(Some(options))
     }
@@ -262,7 +314,11 @@ fn set_below(below: &mut Value, name: &str, value: &Value, depth: usize) {
             return;
         }
     }
-    below.set(name, value.clone());
+    // What is no file of the host has no way of reading it.
+    let driver = below.get("driver").and_then(Value::as_str).unwrap_or("file");
+    if name != "aio" || ["file", "host_device", "host_cdrom"].contains(&driver) {
+        below.set(name, value.clone());
+    }
 }
 
 /// The name behind `throttling.` that a key of `-drive` means, in its old form as well.
@@ -312,44 +368,71 @@ fn is_read_only(options: &Value) -> bool {
 
 /// A temporary image over the one that is named, which stays as it is.
 fn overlay(graph: &Graph, mut options: Value) -> Result<Arc<Node>> {
+    let only_read = is_read_only(&options);
     options.set("read-only", Value::Bool(true));
     let size = graph.open(options.clone(), Source::KeyVal, Flags::default())?.len();
-    let file = temporary()?;
-    // Nobody finds it by a name; it is there as long as it is open.
-    let filename = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let new = Creation { filename: filename.clone(), size, ..Creation::default() };
-    let create = graph.class("qcow2")?.create;
-    create.map_or_else(|| Err(Error::generic("no format for snapshots")), |create| create(&new))?;
-    let below = Value::map([
-        ("driver", Value::from("file")),
-        ("filename", Value::from(filename.as_str())),
-        ("cache", Value::map([("no-flush", Value::Bool(true))])),
-    ]);
-    let all = [("driver", Value::from("qcow2")), ("file", below), ("backing", options)];
-    graph.open(Value::map(all), Source::KeyVal, Flags::default())
+    let path = temporary()?;
+    let filename = path.display().to_string();
+    let opened = over(graph, options, (&filename, size), only_read);
+    // Nobody finds it by its name; it is there as long as it is open.
+    _ = std::fs::remove_file(&path);
+    opened
 }
 
-/// A new file without a name in the folder for temporary files.
-fn temporary() -> Result<File> {
+fn over(
+    graph: &Graph,
+    options: Value,
+    (filename, size): (&str, u64),
+    only_read: bool,
+) -> Result<Arc<Node>> {
+    let new = Creation { filename: filename.to_owned(), size, ..Creation::default() };
+    let create = graph.class("qcow2")?.create;
+    create.map_or_else(|| Err(Error::generic("no format for snapshots")), |create| create(&new))?;
+    let below = [("driver", Value::from("file")), ("filename", Value::from(filename))];
+    let node = graph.open(
+        Value::map([
+            ("driver", Value::from("qcow2")),
+            ("file", Value::map(below)),
+            ("backing", options),
+            ("read-only", Value::Bool(only_read)),
+            ("cache", Value::map([("no-flush", Value::Bool(true))])),
+        ]),
+        Source::KeyVal,
+        Flags::default(),
+    )?;
+    Ok(node)
+}
+
+/// A new file in the folder for temporary files.
+fn temporary() -> Result<PathBuf> {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789ab";
     let dir = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let mut random = [0; 8];
-    host::fill_random(&mut random)
-        .map_err(|e| Error::generic(format!("no random numbers: {}", host::reason(&e))))?;
-    let path = dir.join(format!("vl.{:016x}", u64::from_ne_bytes(random)));
-    let mut how = File::options();
-    let file = how.read(true).write(true).create_new(true).mode(0o600).open(&path);
-    let fail = |error: std::io::Error| {
+    let fail = |error: std::io::Error, path: &std::path::Path| {
         let reason = host::reason(&error);
-        Error::generic(format!("Could not create temporary file '{}': {reason}", path.display()))
+        Error::generic(format!("Could not open temporary file '{}': {reason}", path.display()))
     };
-    let file = file.map_err(fail)?;
-    std::fs::remove_file(&path).map_err(fail)?;
-    Ok(file)
+    let mut tries = 0;
+    loop {
+        let mut random = [0; 6];
+        host::fill_random(&mut random).map_err(|error| fail(error, &dir))?;
+        let letter = |byte: &u8| LETTERS.get(usize::from(byte & 63)).copied().unwrap_or(b'a');
+        let name: String = random.iter().map(|byte| char::from(letter(byte))).collect();
+        let path = dir.join(format!("vl.{name}"));
+        let mut how = File::options();
+        match how.read(true).write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && tries < 100 => {
+                tries += 1;
+            }
+            Err(error) => return Err(fail(error, &path)),
+        }
+    }
 }
 
 /// Makes the graph, opens all nodes and drives.
 pub(crate) fn open_all(vm: &Vm, settings: &Settings) -> Step<Drives> {
     let graph = Graph::new(catalog_block::BLOCK);
+    graph.serve_machine();
     graph.set_keys(block::Keys::of(vm.objects.clone()));
     let fds = vm.fds.clone();
     graph.set_descriptors(Box::new(move |path, write| fds.open(path, write)));
@@ -392,7 +475,7 @@ fn open_drive(
     let node = match given.options(graph).at(&option.place)? {
         None => None,
         // What is only read needs no other place for what is written.
-        Some(options) if given.snapshot && !given.cdrom && !is_read_only(&options) => {
+        Some(options) if given.snapshot && !given.cdrom => {
             Some(overlay(graph, options).at(&option.place)?)
         }
         Some(options) => {
@@ -420,7 +503,7 @@ fn open_drive(
             let word = given.interface.as_str();
             let free = (0..).map(|n| format!("{word}{n}")).find(|id| !taken(id));
             let id = given.id.or(free).unwrap_or_default();
-            if word == "virtio" && node.is_some() {
+            if word == "virtio" {
                 drives.virtio.push(Placed { place: option.place.clone(), value: id.clone() });
             }
             id
@@ -511,6 +594,51 @@ mod tests {
         assert!(fails(&[format!("if=none,bogus=1,file={path}")]).contains("bogus"));
         let both = format!("if=none,format=raw,file={path},bps=1000,throttling.bps-read=1");
         assert!(fails(&[both]).contains("cannot be used at the same time"));
+    }
+
+    #[test]
+    fn mistakes_are_told_in_the_words_of_the_peer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        let fails = |text: String| opened(&[text]).err().unwrap_or_default();
+        for (text, words) in [
+            ("driver=raw,format=raw,file=F", "Cannot specify both 'driver' and 'format'"),
+            (
+                "file=F,iops=1,throttling.iops-total=2",
+                "'throttling.iops-total' and its alias 'iops' can't be used at the same time",
+            ),
+            ("file=F,readonly=on,read-only=off", "'read-only' and its alias 'readonly' can't be"),
+            ("file=F,bps_rd=-3", "bps/iops/max values must be within [0, 1000000000000000]"),
+            ("format=raw,file=F,foo=on", "Block format 'raw' does not support the option 'foo'"),
+            (
+                "format=raw,file=F,file.foo=",
+                "Block protocol 'file' doesn't support the option 'foo'",
+            ),
+            ("format=raw,file=F,backing.file.filename=F", "Driver doesn't support backing files"),
+            ("file.filename=file:/x,format=raw", "Could not open 'file:/x': No such file"),
+            ("driver=file", "The 'file' block driver requires a file name"),
+            ("driver=file,filename=", "The 'file' block driver requires a file name"),
+            ("foo=bar", "Must specify either driver or file"),
+            ("file.cache.writeback=off,file=F,format=raw", "support the option 'cache.writeback'"),
+            (
+                "format=qcow2,file=F,backing.file.filename=F,backing.file.foo=1",
+                "Could not open backing file: Block protocol 'file' doesn't support the option",
+            ),
+            ("file=null-co://,force-share=on", "force-share=on can only be used with read-only"),
+        ] {
+            let told = fails(format!("if=none,{text}").replace("=F", &format!("={path}")));
+            assert!(told.contains(words), "{text}: {told}");
+        }
+        assert_eq!(fails("if=none,format=raw,file=null-co://,aio=threads".into()), "");
+        // A format may stand where a file is expected, and drivers are found out at every depth.
+        let (graph, _) = opened(&[
+            format!("if=none,id=a,driver=raw,file.driver=raw,file={path}"),
+            "if=none,id=b,driver=raw,file.driver=blkdebug,file.image.driver=null-co".into(),
+        ])
+        .unwrap();
+        let below = graph.backend("a").unwrap().child("file").unwrap();
+        assert_eq!(below.class().name, "raw");
+        assert_eq!(graph.backend("b").unwrap().filename(), "blkdebug::null-co://");
     }
 
     #[test]

@@ -22,10 +22,12 @@ pub(crate) fn read(args: &[String]) -> Step<Vec<Given>> {
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let Some(name) = arg.strip_prefix('-').filter(|name| !name.is_empty()) else {
-            return Err(Stop::at(
-                arg,
-                "a disk image needs -hda, which is not built yet in Tinamou",
-            ));
+            // An image without an option is the first disk.
+            let Some(opt) = TABLE.iter().find(|opt| opt.name == "hda") else {
+                return Err(Stop::at(arg, "invalid option"));
+            };
+            given.push(Given { opt, place: arg.clone(), value: arg.clone() });
+            continue;
         };
         let name = name.strip_prefix('-').unwrap_or(name);
         let Some(opt) = TABLE.iter().find(|opt| opt.name == name) else {
@@ -89,6 +91,15 @@ mod tests {
         assert_eq!(error(&["-vnc"]), "p: -vnc: this option of QEMU is not built yet in Tinamou");
         assert_eq!(error(&["-win2k-hack"]), "p: -win2k-hack: Option not supported for this target");
         assert_eq!(error(&["-S", "--nographic", "-m", "1"]), "no error");
+    }
+
+    #[test]
+    fn an_image_without_an_option_is_the_first_disk() {
+        let args = ["-S", "a,b.img", "-m", "1"].map(str::to_owned);
+        let Ok(given) = read(&args) else { panic!("it is an option") };
+        let disk = given.iter().find(|given| given.opt.name == "hda").expect("a disk");
+        assert_eq!((disk.place.as_str(), disk.value.as_str()), ("a,b.img", "a,b.img"));
+        assert_eq!(given.len(), 3);
     }
 
     #[test]

@@ -20,6 +20,8 @@ struct Session {
     output: BufReader<ChildStdout>,
     /// Events since the last one that was waited for.
     events: Vec<Value>,
+    /// The last state of a job that was told.
+    state: String,
 }
 
 fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
@@ -79,7 +81,8 @@ impl Session {
         let mut child = command.spawn().expect("starts");
         let input = child.stdin.take().expect("piped");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut session = Session { child, input, output, events: Vec::new() };
+        let mut session =
+            Session { child, input, output, events: Vec::new(), state: String::new() };
         assert!(session.read().get("QMP").is_some());
         session.run("qmp_capabilities", "{}");
         session
@@ -98,6 +101,9 @@ impl Session {
     }
 
     fn event(&mut self, value: &Value) {
+        if text(value, &["event"]) == "JOB_STATUS_CHANGE" {
+            self.state = text(value, &["data", "status"]).to_owned();
+        }
         // Drained sections pause jobs at the peer.
         if !["paused", "running", "standby"].contains(&text(value, &["data", "status"])) {
             self.events.push(plain(value));
@@ -123,8 +129,13 @@ impl Session {
                 && (state.is_empty() || text(value, &["data", "status"]) == state)
                 && (job.is_empty() || text(value, &["data", "id"]) == job)
         };
-        // States of pauses are not kept: they came with the reply, or come now.
+        // States of pauses are not kept, but the job must have come to it: else it could go on
+        // without having stopped.
         if ["paused", "standby"].contains(&state) {
+            while self.state != state {
+                let value = self.read();
+                self.event(&value);
+            }
             return Vec::new();
         }
         while !self.events.iter().any(is) {

@@ -45,6 +45,21 @@ fn compare(
     all.pop().expect("our program")
 }
 
+#[test]
+fn machines_without_running_cpus_are_saved() {
+    let args = "-accel qtest -drive if=none,id=d,driver=null-co,size=1M,snapshot=on";
+    let mut e = Emulator::start(OURS, args).expect("our program");
+    let mut line = |line: &str| {
+        let args = format!("{{\"command-line\":\"{line}\"}}");
+        e.reply(&format!("{{\"execute\":\"human-monitor-command\",\"arguments\":{args}}}"))
+    };
+    for command in ["savevm a", "loadvm a"] {
+        assert_eq!(line(command), "{\"return\": \"\"}", "{command}");
+    }
+    assert!(line("info snapshots").contains("--      a "));
+    assert!(line("loadvm b").contains("Error: Snapshot 'b' does not exist"));
+}
+
 fn disk(path: &Path) {
     std::fs::write(path, vec![0x11; 1 << 20]).expect("a disk");
 }
@@ -187,4 +202,89 @@ fn wrong_mappings_are_refused_as_at_the_peer() {
         },
     );
     assert!(out.iter().filter(|line| line.ends_with(": ok")).count() <= 1, "{out:#?}");
+}
+
+const ECAM: u64 = 0x40_1000_0000;
+/// The root port in slot 1, and the device behind it.
+const PORT: u64 = ECAM + (1 << 15);
+const BEHIND: u64 = ECAM + (1 << 20);
+/// The start of the low window.
+const BAR: u64 = 0x1000_0000;
+
+/// Takes a device away that has a request under way, gives one like it back, and says what came of
+/// it all. The guest has a driver for the slot as well as for the disk.
+fn take_away(e: &mut Emulator, kind: Kind, path: &Path) -> Vec<String> {
+    let window = |first: u64, last: u64| last >> 16 << 16 | first >> 16;
+    for (at, value) in [(0x18, 0x1_0100), (0x20, window(BAR, BAR + 0x3f_ffff)), (4, 6)] {
+        e.write(PORT + at, 32, value);
+    }
+    let mut disk = Disk::on_pci(e, kind, (BEHIND, BAR));
+    if kind == Kind::Scsi {
+        // The first command hears of the power-on.
+        disk.run(false, 0, 1);
+    }
+    disk.e().put(DATA, &[0x77; 512]);
+    let mut out = vec![disk.run(true, 0, 1)];
+    // The limit makes the next ones wait.
+    disk.begin(true, 8, 1);
+    assert_eq!(disk.answer(), None, "{kind:?}: a request that waits");
+    let e = disk.e();
+    out.push(e.device_del("x"));
+    if kind != Kind::Scsi {
+        // The button was pressed: the guest lets the light blink, and switches power off.
+        e.write(PORT + 0x6e, 16, 9);
+        e.write(PORT + 0x6c, 16, 0x2e9);
+        e.write(PORT + 0x6c, 16, 0x7e9);
+    }
+    e.gone("x");
+    out.push(format!("{:x}", e.read32(BEHIND)));
+    let written = std::fs::read(path).expect("the disk")[4096..4608] == [0x77; 512];
+    out.push(format!("written: {written}"));
+    let status = e.reply("{\"execute\":\"query-status\"}");
+    out.push(format!("runs: {}", status.contains("\"running\"")));
+    // Nobody holds the disk any more.
+    let (driver, bus) = device(kind);
+    out.push(e.device_add(&format!("{driver},\"bus\":\"{bus}\",\"id\":\"x\",\"drive\":\"n\"")));
+    out.push(e.qmp("{\"execute\":\"blockdev-del\",\"arguments\":{\"node-name\":\"n\"}}"));
+    out
+}
+
+/// A disk's driver and bus, as `device_add` takes them.
+fn device(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::Blk => ("\"driver\":\"virtio-blk-pci\"", "a"),
+        Kind::Scsi => ("\"driver\":\"scsi-hd\"", "s.0"),
+        Kind::Nvme => ("\"driver\":\"nvme\",\"serial\":\"1\"", "a"),
+    }
+}
+
+#[test]
+fn disks_are_taken_away_with_a_request_under_way() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    for (kind, devices) in [
+        (Kind::Blk, "-device virtio-blk-pci,id=x,bus=a,drive=n"),
+        (Kind::Scsi, "-device virtio-scsi-pci,id=s,bus=a -device scsi-hd,id=x,bus=s.0,drive=n"),
+        (Kind::Nvme, "-device nvme,id=x,bus=a,serial=1,drive=n"),
+    ] {
+        let args = format!(
+            "-object throttle-group,id=g,x-iops-write=1 -blockdev driver=throttle,node-name=n\
+             ,throttle-group=g,file.driver=file,file.filename={} -device pcie-root-port,id=a {devices}",
+            file.path().display()
+        );
+        // Not compared: at the peer (10.0.2) the event that the device is gone does not come then.
+        disk(file.path());
+        let mut e = Emulator::start(OURS, &args).expect("our program");
+        e.qmp("{\"execute\":\"cont\"}");
+        let ours = take_away(&mut e, kind, file.path());
+        let good = match kind {
+            Kind::Blk => "status 0",
+            Kind::Scsi => "status 0 response 0 sense (0, 0, 0)",
+            Kind::Nvme => "status 0x0",
+        };
+        // The port says that its slot is empty; the controller of a SCSI disk stays in it.
+        let there = if kind == Kind::Scsi { "10481af4" } else { "ffffffff" };
+        let in_use = "\"Node n is in use\"";
+        let want = [good, "ok", there, "written: true", "runs: true", "ok", in_use];
+        assert_eq!(ours, want, "{kind:?}");
+    }
 }

@@ -187,6 +187,7 @@ pub static COMMANDS: &[Command] = &[
     Command::of::<run::SystemReset>(),
     Command::of::<run::SystemWakeup>(),
     Command::of::<run::WatchdogSetAction>(),
+    Command::of::<block::debug::XDebugQueryBlockGraph>(),
 ];
 
 pub use self::pci::{pci_buses, pci_class_name};
@@ -213,7 +214,8 @@ pub use vm_snapshot::snapshot_text;
 /// Carries out a command by name.
 pub fn execute(vm: &Vm, name: &str, args: Value) -> Result<Value> {
     let command = COMMANDS.iter().find(|command| command.name == name);
-    (command.ok_or_else(|| Error::command_not_found(name))?.run)(vm, args)
+    let value = (command.ok_or_else(|| Error::command_not_found(name))?.run)(vm, args)?;
+    Ok(if block::order::is_ordered(name) { block::order::order(value) } else { value })
 }
 
 #[cfg(test)]

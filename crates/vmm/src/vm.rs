@@ -125,6 +125,11 @@ impl Vm {
         let Some(machine) = self.machine() else { return };
         let Some(record) = machine.devices.find(id) else { return };
         for gone in machine.devices.remove(&record) {
+            // Nothing of a disk is under way any more when it is said to be gone.
+            if let Some(slot) = gone.ability::<block::Slotted>() {
+                slot.backend().give_up();
+                drop(slot.backend().drain());
+            }
             crate::commands::drop_drive(self, &gone);
             crate::commands::tell_deleted(self, &gone);
         }

@@ -329,7 +329,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let source = at.source;
     let secret = block::take::<String>(&mut at.options, "key-secret", source)?;
     let file = at.child("file")?;
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     let driver = file.node().driver().clone();
     let header = read_header(&*driver, 0)?;
     let payload = u64::from(header.payload) * SECTOR as u64;

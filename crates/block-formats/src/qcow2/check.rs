@@ -5,7 +5,8 @@
 //! entries that name no cluster. Mending writes the counts as they are found, anew elsewhere where
 //! a cluster in use counts as free, and sets the marks of the active tables. An L2 table is looked
 //! at once however often it is named, so that time is bounded by the file. Memory: four bytes for
-//! each cluster of the file. Not here: entries that name no cluster are told, not mended.
+//! each cluster of the file. Of entries that name no cluster those of zeroes and of blocks of counts
+//! are mended, the others told only.
 //! Source: qcow2 specification; QEMU's `qemu-img check` for messages and verdicts.
 
 use std::collections::{BTreeMap, HashSet};
@@ -16,7 +17,7 @@ use block::{CheckReport, Fix, unsupported};
 use super::bitmap;
 use super::header::{CRYPT_HEADER, be64};
 use super::snapshot::read_l1;
-use super::tables::{ALL_DATA, COMPRESSED, COPIED, Mapped, Meta, PLACE};
+use super::tables::{ALL_DATA, COMPRESSED, COPIED, Mapped, Meta, PLACE, ZERO};
 
 /// Most clusters of a file that is looked at.
 const MOST: u64 = 1 << 28;
@@ -71,6 +72,14 @@ impl Walk {
         self.say(text);
     }
 
+    /// Whether other things lie in a range that was counted once.
+    fn is_shared(&self, (place, len): (u64, u64)) -> bool {
+        let at = |byte: u64| usize::try_from(byte >> self.bits).unwrap_or(usize::MAX);
+        let range = at(place)..at(place.saturating_add(len.saturating_sub(1))).saturating_add(1);
+        let counts = self.counts.get(range.start..range.end.min(self.counts.len()));
+        len > 0 && counts.unwrap_or_default().iter().any(|count| *count > 1)
+    }
+
     /// Counts the clusters of a range, each so many times.
     fn count(&mut self, place: u64, len: u64, times: u32) {
         if len == 0 {
@@ -116,13 +125,18 @@ fn walk_l1(meta: &Meta, walk: &mut Walk, l1: &[u64], active: bool) {
 fn walk_l2(
     meta: &mut Meta,
     walk: &mut Walk,
-    place: u64,
-    times: u32,
-    active: bool,
+    (place, times, active): (u64, u32, bool),
+    fix: Fix,
 ) -> io::Result<()> {
     let stride = meta.stride();
     let mut next = 0;
-    for words in read_l2(meta, place)?.chunks(stride) {
+    let mut entries = read_l2(meta, place)?;
+    let own = !walk.is_shared((place, meta.cluster()));
+    if own && mend_zeroes(meta, walk, &mut entries, fix) {
+        let l2 = meta.l2(place)?;
+        (l2.entries, l2.dirty) = (entries.clone(), true);
+    }
+    for words in entries.chunks(stride) {
         let entry = words.first().copied().unwrap_or(0);
         let map = words.get(1).copied().unwrap_or(0);
         if entry & COMPRESSED == 0 && map & (map >> 32) & ALL_DATA != 0 {
@@ -170,6 +184,25 @@ fn walk_l2(
     Ok(())
 }
 
+/// Lets zero clusters go of a place that is none; whether something was changed.
+fn mend_zeroes(meta: &Meta, walk: &mut Walk, entries: &mut [u64], fix: Fix) -> bool {
+    if fix != Fix::All || meta.header.is_extended() || meta.header.version < 3 {
+        return false;
+    }
+    let is_wrong = |entry: u64| {
+        entry & COMPRESSED == 0 && entry & ZERO != 0 && entry & PLACE & (meta.cluster() - 1) != 0
+    };
+    let mut changed = false;
+    for entry in entries.iter_mut().filter(|entry| is_wrong(**entry)) {
+        let at = *entry & PLACE;
+        let what = "Preallocated cluster is not properly aligned; L2 entry corrupted.";
+        walk.verdict(true, format!("Repairing offset={at:x}: {what}"));
+        *entry = ZERO;
+        changed = true;
+    }
+    changed
+}
+
 /// An L2 table as it is now, past the cache: tables of snapshots are needed once only.
 fn read_l2(meta: &mut Meta, place: u64) -> io::Result<Vec<u64>> {
     Ok(meta.l2(place)?.entries.clone())
@@ -189,7 +222,8 @@ fn check_marks(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<()> {
         if place >= meta.file.len() {
             continue;
         }
-        let count = meta.refcounts.count(place >> bits)?;
+        // A block that cannot be read was told of before.
+        let Ok(count) = meta.refcounts.count(place >> bits) else { continue };
         if (count == 1) != (entry & COPIED != 0) {
             let kind = kind(count);
             walk.verdict(
@@ -213,7 +247,7 @@ fn check_marks(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<()> {
             if entry & COMPRESSED != 0 || at == 0 || at & (meta.cluster() - 1) != 0 {
                 continue;
             }
-            let count = meta.refcounts.count(at >> bits)?;
+            let Ok(count) = meta.refcounts.count(at >> bits) else { continue };
             if (count == 1) != (entry & COPIED != 0) {
                 let kind = kind(count);
                 walk.verdict(
@@ -270,7 +304,7 @@ fn walk_crypt(meta: &Meta, walk: &mut Walk) {
     }
 }
 
-fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
+fn walk_all(meta: &mut Meta, walk: &mut Walk, fix: Fix) -> io::Result<()> {
     let cluster = meta.cluster();
     walk.count(0, cluster, 1);
     walk.count(meta.header.l1_offset, meta.l1.len() as u64 * 8, 1);
@@ -293,7 +327,7 @@ fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
         walk_l1(meta, walk, &l1, false);
     }
     for (place, (times, active)) in std::mem::take(&mut walk.tables) {
-        walk_l2(meta, walk, place, times, active)?;
+        walk_l2(meta, walk, (place, times, active), fix)?;
     }
     let listed: u64 = meta.snapshots.iter().map(|stored| stored.listed).sum();
     walk.count(meta.header.snapshots_offset, listed, 1);
@@ -305,11 +339,21 @@ fn walk_all(meta: &mut Meta, walk: &mut Walk) -> io::Result<()> {
             continue;
         }
         if entry & (cluster - 1) != 0 {
-            walk.broken(format!(
-                "refcount block {index} is not cluster aligned; refcount table entry corrupted"
+            let mends = fix == Fix::All;
+            walk.verdict(mends, format!(
+                "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
             ));
+            if mends {
+                meta.refcounts.drop_block(index);
+            }
         } else if entry >= meta.file.len() {
-            walk.broken(format!("refcount block {index} is outside image"));
+            let mends = fix == Fix::All;
+            let kind = if mends { "Repairing" } else { "ERROR" };
+            walk.verdict(mends, format!("{kind} refcount block {index} is outside image"));
+            if mends {
+                // What it would count is found again and counted elsewhere.
+                meta.refcounts.drop_block(index);
+            }
         } else {
             walk.count(entry, cluster, 1);
         }
@@ -408,7 +452,7 @@ fn rebuild(meta: &mut Meta, walk: &mut Walk, staying: u64) -> io::Result<()> {
     walk.report.leaks_fixed += std::mem::take(&mut walk.report.leaks);
     // The old table and its blocks are counted and not used any more.
     let mut again = Walk::new(meta);
-    walk_all(meta, &mut again)?;
+    walk_all(meta, &mut again, Fix::None)?;
     again.report.messages.clear();
     let wrong = compare(meta, &mut again, Fix::All)?;
     store(meta, &wrong)?;
@@ -424,14 +468,16 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
         return Err(unsupported("the image file is too long to be checked"));
     }
     let mut walk = Walk::new(meta);
-    walk_all(meta, &mut walk)?;
-    let staying = walk.report.corruptions;
+    walk_all(meta, &mut walk, fix)?;
+    let (staying, mended) = (walk.report.corruptions, walk.report.corruptions_fixed);
     let wrong = compare(meta, &mut walk, Fix::None)?;
     if wrong.rebuild && fix == Fix::Leaks {
         // Clusters in use count as free: giving others up is not safe.
         return Err(io::Error::from_raw_os_error(5));
     }
-    if wrong.rebuild && fix == Fix::All {
+    // A table that lies over something else is not written where it is.
+    let rebuild_all = wrong.rebuild || walk.is_shared(meta.refcounts.place());
+    if rebuild_all && fix == Fix::All {
         rebuild(meta, &mut walk, staying + wrong.overflows)?;
     } else if fix != Fix::None && !wrong.clusters.is_empty() {
         let (leaks, corruptions) = (walk.report.leaks, walk.report.corruptions);
@@ -439,7 +485,8 @@ pub(super) fn check(meta: &mut Meta, fix: Fix) -> io::Result<CheckReport> {
         let fixable: Vec<_> = wrong.clusters;
         // What was told before and is mended now is no finding any more.
         walk.report.leaks = leaks - walk.report.leaks_fixed.min(leaks);
-        walk.report.corruptions = corruptions - walk.report.corruptions_fixed.min(corruptions);
+        let fixed = walk.report.corruptions_fixed - mended;
+        walk.report.corruptions = corruptions - fixed.min(corruptions);
         let mends = |have: u64, want: u64| fix == Fix::All || have > want;
         for (cluster, want) in fixable {
             if mends(meta.refcounts.count(cluster)?, want) {

@@ -175,13 +175,12 @@ impl Header {
         if !aligned(self.l1_offset) {
             return refuse("Active L1 table offset invalid");
         }
-        if self.table_clusters == 0 {
-            return refuse("Image does not contain a reference count table");
-        }
         if u64::from(self.table_clusters) << self.cluster_bits > MAX_TABLE {
             return refuse("Reference count table too large");
         }
-        if !aligned(self.table_offset) || self.table_offset == 0 {
+        // Without a table the image can be mended only; who opens it looks at that.
+        let has_table = self.table_clusters != 0;
+        if has_table && (!aligned(self.table_offset) || self.table_offset == 0) {
             return refuse("Reference count table offset invalid");
         }
         if self.snapshots > MAX_SNAPSHOTS {

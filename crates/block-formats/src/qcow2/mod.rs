@@ -100,13 +100,8 @@ struct Crypt {
 }
 
 /// Options that shape caches and checks; they are accepted and change nothing that is seen.
-const TUNING: &[&str] = &[
-    "lazy-refcounts",
-    "pass-discard-request",
-    "pass-discard-snapshot",
-    "pass-discard-other",
-    "discard-no-unref",
-];
+const TUNING: &[&str] =
+    &["pass-discard-request", "pass-discard-snapshot", "pass-discard-other", "discard-no-unref"];
 const SIZES: &[&str] = &[
     "l2-cache-size",
     "l2-cache-entry-size",
@@ -121,6 +116,7 @@ fn failed(error: &stdio::Error) -> Error {
 
 fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let source = at.source;
+    let lazy = block::flag(&mut at.options, "lazy-refcounts", source, false)?;
     for name in TUNING {
         block::flag(&mut at.options, name, source, false)?;
     }
@@ -133,9 +129,10 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     }
     let encrypt = at.options.take("encrypt");
     let file = at.child("file")?;
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     let header = Header::read(&file.node())?;
     header.refuse_what_is_unknown()?;
+    refuse_uses(at, &header, lazy)?;
     if header.incompatible & feature::CORRUPT != 0 && !at.read_only && !at.is_check() {
         let text = "qcow2: Image is corrupt; cannot be opened read/write";
         return Err(Error::generic(text));
@@ -191,6 +188,24 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     Ok(Arc::new(image))
 }
 
+/// What an image of this kind cannot be used for.
+fn refuse_uses(at: &Opening<'_>, header: &Header, lazy: bool) -> Result<()> {
+    if header.crypt == 1 && at.is_for_machine() {
+        let text =
+            "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators";
+        return Err(Error::generic(text));
+    }
+    if header.table_clusters == 0 && !at.is_check() {
+        return Err(Error::generic("Image does not contain a reference count table"));
+    }
+    if lazy && header.version < 3 {
+        let text =
+            "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";
+        return Err(Error::generic(text));
+    }
+    Ok(())
+}
+
 /// The external data file: from the option, else from the image's own words.
 fn data_file(at: &mut Opening<'_>, header: &Header) -> Result<Option<Child>> {
     if header.incompatible & feature::DATA_FILE == 0 {
@@ -225,6 +240,7 @@ fn secret(at: &Opening<'_>, encrypt: Option<Value>, kind: &str) -> Result<Option
         )));
     }
     match word("key-secret") {
+        Some(_) if at.is_header_only() => Ok(None),
         Some(id) => at.keys().secret(&id).map(Some),
         None if at.is_header_only() => Ok(None),
         None => Err(Error::generic("Parameter 'encrypt.key-secret' is required for cipher")),

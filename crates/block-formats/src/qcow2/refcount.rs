@@ -110,6 +110,20 @@ impl Refcounts {
         Ok(self.block(index)?.map_or(0, |block| value(&block.bytes, order, at)))
     }
 
+    /// Where the table lies, and its length.
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.table_offset, self.table.len() as u64 * 8)
+    }
+
+    /// Forgets a block: its counts are zeroes.
+    pub(super) fn drop_block(&mut self, index: usize) {
+        if let Some(slot) = self.table.get_mut(index) {
+            *slot = 0;
+            self.table_dirty = true;
+        }
+        self.blocks.remove(&index);
+    }
+
     /// Sets the count of a cluster; its block is made if need be.
     pub(super) fn set(&mut self, cluster: u64, count: u64) -> io::Result<()> {
         if count > self.max() {

@@ -275,8 +275,8 @@ pub(super) fn change(meta: &mut Meta, change: &SnapshotChange) -> io::Result<()>
             meta.set_l1(l1);
             release(meta, &old)?;
             meta.commit(false)?;
-            mark(meta)?;
-            super::vm_state::forget(meta)
+            // The active tables name the state of the machine now, as the snapshot does.
+            mark(meta)
         }
     }
 }

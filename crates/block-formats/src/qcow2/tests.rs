@@ -396,3 +396,186 @@ fn reference_counts_get_another_width() {
     let error = amend(&node, &[("compat", "0.10")]).unwrap_err().desc;
     assert_eq!(error, "compat=0.10 requires refcount_bits=16");
 }
+
+/// What a node is called that is opened with options (as JSON).
+fn called(options: &str) -> String {
+    static CLASSES: &[&BlockClass] =
+        &[&block::FILE, &block::RAW, &block::NULL_CO, &block::BLKDEBUG, &super::CLASS];
+    let graph = Graph::new(CLASSES);
+    let value = graph.complete(qapi::json::from_str(options).unwrap(), Flags::default()).unwrap();
+    graph.open(value, qapi::Source::Json, Flags::default()).unwrap().filename()
+}
+
+#[test]
+fn names_say_what_options_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base", 1 << 20, &[]);
+    let other = create(&dir, "other", 1 << 20, &[]);
+    let backing = [("backing_file", base.as_str()), ("backing_fmt", "qcow2")];
+    let top = create(&dir, "top", 1 << 20, &backing);
+    let file = |path: &str| format!(r#"{{"driver": "file", "filename": "{path}"}}"#);
+    let (t, b) = (file(&top), file(&base));
+    let plain = format!(r#"{{"driver": "qcow2", "file": {t}, "lazy-refcounts": true}}"#);
+    assert_eq!(called(&plain), top);
+    let same = format!(r#"{{"driver": "qcow2", "file": {t}, "backing.file.filename": "{base}"}}"#);
+    assert_eq!(called(&same), top);
+    let name =
+        |backing: &str| format!(r#"json:{{"backing": {backing}, "driver": "qcow2", "file": {t}}}"#);
+    let none = format!(r#"{{"driver": "qcow2", "file": {t}, "backing": null}}"#);
+    assert_eq!(called(&none), name("null"));
+    let changed = format!(r#"{{"file": {t}, "backing.file.filename": "{other}"}}"#);
+    let shown = format!(r#"{{"driver": "qcow2", "file": {}}}"#, file(&other));
+    assert_eq!(called(&changed), name(&shown));
+    let window = format!(r#"{{"driver": "raw", "size": 512, "file": {b}, "offset": 512}}"#);
+    let shown = format!(r#"json:{{"offset": 512, "driver": "raw", "size": 512, "file": {b}}}"#);
+    assert_eq!(called(&window), shown);
+    let rules = format!(r#"{{"file.driver": "blkdebug", "file.image.filename": "{base}"}}"#);
+    assert_eq!(called(&rules), format!("blkdebug::{base}"));
+    let limits = r#"{"driver": "raw", "file": {"driver": "blkdebug", "align": 4096,
+        "inject-error": [{"event": "l2_load"}], "image": {"driver": "null-co"}}}"#;
+    let shown = r#"json:{"driver": "raw", "file": {"image": {"driver": "null-co"}, "driver": "blkdebug", "inject-error.0.event": "l2_load", "align": 4096}}"#;
+    assert_eq!(called(limits), shown);
+}
+
+#[test]
+fn a_snapshot_that_is_gone_back_to_brings_the_state_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a", 1 << 20, &[]);
+    let node = open(&path);
+    node.driver().write_vm_state(0, &[7; 4096]).unwrap();
+    let about = block::Snapshot { name: "s".into(), vm_state: 4096, ..block::Snapshot::default() };
+    node.driver().change_snapshot(&SnapshotChange::Create(about.clone())).unwrap();
+    node.driver().change_snapshot(&SnapshotChange::Apply("s".into())).unwrap();
+    // The next one keeps what the active tables name, without having been told it again.
+    let next = block::Snapshot { name: "t".into(), ..about };
+    node.driver().change_snapshot(&SnapshotChange::Create(next)).unwrap();
+    let mut back = [0; 4096];
+    node.driver().read_vm_state("t", 0, &mut back).unwrap();
+    assert_eq!(back, [7; 4096]);
+    assert_clean(&node);
+}
+
+#[test]
+fn uses_that_an_image_is_not_for_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = create(&dir, "a", 1 << 20, &[("compat", "0.10")]);
+    let refused = |graph: &Graph, options: &str| {
+        let file = format!(r#"{{"driver": "file", "filename": "{path}"}}"#);
+        let text = format!(r#"{{"driver": "qcow2", "file": {file}{options}}}"#);
+        let value = qapi::json::from_str(&text).unwrap();
+        graph.open(value, qapi::Source::Json, Flags::default()).err().map(|error| error.desc)
+    };
+    let graph = Graph::new(CLASSES);
+    let text = "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";
+    assert_eq!(refused(&graph, r#", "lazy-refcounts": true"#).as_deref(), Some(text));
+    assert_eq!(refused(&graph, ""), None);
+    // The old encryption is for tools only.
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0, 0, 0, 1], 32).unwrap();
+    let key = "Parameter 'encrypt.key-secret' is required for cipher";
+    assert_eq!(refused(&graph, "").as_deref(), Some(key));
+    graph.serve_machine();
+    let text = "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators";
+    assert_eq!(refused(&graph, "").as_deref(), Some(text));
+}
+
+#[test]
+fn a_backing_name_that_is_changed_shows_what_stands_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base", 1 << 20, &[]);
+    let named = format!("file:{base}");
+    let top = create(&dir, "top", 1 << 20, &[("backing_file", &named), ("backing_fmt", "qcow2")]);
+    let node = open(&top);
+    assert_eq!(node.filename(), top, "the image's own name was followed");
+    node.change_backing(Some("null-co://"), Some("raw")).unwrap();
+    assert!(node.filename().starts_with(r#"json:{"backing": {"driver": "qcow2", "file""#));
+    node.change_backing(Some(&base), Some("qcow2")).unwrap();
+    assert_eq!(node.filename(), top);
+    node.change_backing(Some(&named), Some("qcow2")).unwrap();
+    assert!(node.filename().starts_with("json:"), "nobody looked where it leads");
+}
+
+#[test]
+fn what_is_read_is_copied_across_filters_down_to_the_bottom() {
+    static ALL: &[&BlockClass] = &[&block::FILE, &block::RAW, &block::COPY_ON_READ, &super::CLASS];
+    let dir = tempfile::tempdir().unwrap();
+    let base = create(&dir, "base", 1 << 20, &[]);
+    open(&base).write(0, &[1; 65536]).unwrap();
+    let over = |name: &str, below: &str| {
+        create(&dir, name, 1 << 20, &[("backing_file", below), ("backing_fmt", "qcow2")])
+    };
+    let mid = over("mid", &base);
+    open(&mid).write(1 << 17, &[2; 65536]).unwrap();
+    let held = |path: &str, at: u64| open(path).extent(at, 65536).unwrap().allocated;
+    for (bottom, copied) in [("", true), (r#", "bottom": "mid""#, false)] {
+        let top = over("top", &mid);
+        let file = |path: &str| format!(r#"{{"driver": "file", "filename": "{path}"}}"#);
+        let graph = Graph::new(ALL);
+        let text = format!(
+            r#"{{"driver": "raw", "file": {{"driver": "copy-on-read"{bottom}, "file": {{"driver": "raw",
+            "file": {{"driver": "qcow2", "file": {}, "backing": {{"driver": "qcow2",
+            "node-name": "mid", "file": {}}}}}}}}}}}"#,
+            file(&top),
+            file(&mid)
+        );
+        let value = qapi::json::from_str(&text).unwrap();
+        let node = graph.open(value, qapi::Source::Json, Flags::default()).unwrap();
+        let mut back = vec![0; 1 << 20];
+        node.read(0, &mut back).unwrap();
+        assert_eq!((back[0], back[1 << 17], back[1 << 19]), (1, 2, 0));
+        drop(node);
+        assert_eq!(held(&top, 0), copied, "the lowest layer's, {bottom}");
+        assert!(held(&top, 1 << 17), "the middle layer's, {bottom}");
+    }
+}
+
+#[test]
+fn tables_of_counts_and_zeroes_without_a_place_are_mended() {
+    let patch = |path: &str, at: u64, bytes: &[u8]| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, at).unwrap();
+    };
+    let look = |path: &str, at: u64| {
+        let file = std::fs::File::open(path).unwrap();
+        let mut word = [0; 8];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut word, at).unwrap();
+        u64::from_be_bytes(word)
+    };
+    for damage in ["no table", "behind the end", "not aligned", "zeroes"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = create(&dir, "a", 1 << 20, &[]);
+        let node = open(&path);
+        node.write(0, &[7; 65536]).unwrap();
+        node.flush().unwrap();
+        drop(node);
+        let table = look(&path, 48);
+        match damage {
+            "no table" => patch(&path, 56, &[0; 4]),
+            "behind the end" => patch(&path, table + 8, &(1u64 << 40).to_be_bytes()),
+            "not aligned" => patch(&path, table, &(look(&path, table) + 512).to_be_bytes()),
+            _ => {
+                let l2 = look(&path, look(&path, 40)) & super::tables::PLACE;
+                patch(&path, l2 + 8, &0x2a01u64.to_be_bytes());
+            }
+        }
+        if damage == "no table" {
+            let refused = Graph::new(CLASSES).open_image(&path, None, Flags::default());
+            let text = "Image does not contain a reference count table";
+            assert_eq!(refused.err().unwrap().desc, text);
+        }
+        let flags = Flags { check: true, ..Flags::default() };
+        let check = |fix: Fix| {
+            let node = Graph::new(CLASSES).open_image(&path, None, flags).unwrap();
+            node.driver().check(fix).unwrap()
+        };
+        let found = check(Fix::None);
+        assert!(found.corruptions > 0 && found.corruptions_fixed == 0, "{damage}: {found:?}");
+        let mended = check(Fix::All);
+        assert!(mended.corruptions == 0 && mended.corruptions_fixed > 0, "{damage}: {mended:?}");
+        let node = open(&path);
+        assert_clean(&node);
+        let mut back = vec![0; 1 << 17];
+        node.read(0, &mut back).unwrap();
+        assert!(back[..65536] == [7; 65536] && back[65536..].iter().all(|b| *b == 0), "{damage}");
+    }
+}

@@ -282,7 +282,9 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     };
     let delay = seconds(at, "reconnect-delay")?;
     let timeout = seconds(at, "open-timeout")?;
-    let name = block::take::<String>(&mut at.options, "export", source)?.unwrap_or_default();
+    let export = block::take::<String>(&mut at.options, "export", source)?;
+    let is_named = export.is_some();
+    let name = export.unwrap_or_default();
     if name.len() > 4096 {
         return Err(Error::generic("export name too long to send to server"));
     }
@@ -320,9 +322,9 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
         return Err(Error::generic("the export is too large"));
     }
     at.filename = match &address {
-        Address::Unix(path) if name.is_empty() => format!("nbd+unix://?socket={path}"),
+        Address::Unix(path) if !is_named => format!("nbd+unix://?socket={path}"),
         Address::Unix(path) => format!("nbd+unix:///{name}?socket={path}"),
-        Address::Inet(host, port) if name.is_empty() => format!("nbd://{host}:{port}"),
+        Address::Inet(host, port) if !is_named => format!("nbd://{host}:{port}"),
         Address::Inet(host, port) => format!("nbd://{host}:{port}/{name}"),
     };
     Ok(Arc::new(Nbd { address, name, query, delay, export, client: Mutex::new(Arc::new(client)) }))

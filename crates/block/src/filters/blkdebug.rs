@@ -348,10 +348,7 @@ fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     }
     let limits = Limits::take(&mut at.options, source)?;
     let image = at.child("image")?;
-    at.filename = match config {
-        Some(path) => format!("blkdebug:{path}:{}", image.node().filename()),
-        None => image.node().filename().to_owned(),
-    };
+    at.filename = image.node().path().to_owned();
     Ok(Arc::new(Passing(Blkdebug {
         image,
         rules: Mutex::new(rules),

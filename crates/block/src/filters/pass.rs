@@ -92,6 +92,9 @@ impl<F: Filter> BlockDriver for Passing<F> {
     fn extent(&self, at: u64, len: u64) -> io::Result<Extent> {
         self.0.extent(at, len)
     }
+    fn holds(&self, at: u64, len: u64) -> io::Result<(bool, u64)> {
+        self.0.below().driver().holds(at, len)
+    }
     fn allocated_size(&self) -> Option<u64> {
         self.0.below().driver().allocated_size()
     }

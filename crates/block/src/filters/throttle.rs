@@ -173,12 +173,18 @@ impl Filter for Throttle {
 fn open(at: &mut Opening<'_>) -> Result<Arc<dyn BlockDriver>> {
     let source = at.source;
     let group = crate::options::take::<String>(&mut at.options, "throttle-group", source)?;
-    let group = group.ok_or_else(|| Error::generic("Please specify a throttle group"))?;
+    let group = group.ok_or_else(|| {
+        if at.has_schema() {
+            Error::missing("throttle-group")
+        } else {
+            Error::generic("Please specify a throttle group")
+        }
+    })?;
     let file = at.child("file")?;
     let Some((found, object)) = at.io_group(&group) else {
         return Err(Error::generic(format!("Throttle group '{group}' does not exist")));
     };
-    at.filename = file.node().filename().to_owned();
+    at.filename = file.node().path().to_owned();
     Ok(Arc::new(Passing(Throttle { file, group: found, _object: object })))
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Virtio<'a> {
     pub(crate) base: u64,
     /// Requests that were made, by queue.
     counts: [u16; 8],
+    /// On PCI: where the doorbells are.
+    doorbells: Option<u64>,
 }
 
 impl Virtio<'_> {
@@ -57,7 +59,41 @@ impl Virtio<'_> {
             e.write(base + 0x44, 32, 1);
         }
         e.write(base + 0x70, 32, 15);
-        Virtio { e, base, counts: [0; 8] }
+        Virtio { e, base, counts: [0; 8], doorbells: None }
+    }
+
+    /// The device whose configuration space is at `device`, its registers put at `bar`.
+    pub(crate) fn on_pci<'a>(
+        e: &'a mut Emulator,
+        (device, bar): (u64, u64),
+        queues: &[u64],
+    ) -> Virtio<'a> {
+        // Modern registers are behind the fifth address, a part for each kind of them.
+        e.write(device + 0x20, 32, bar);
+        e.write(device + 0x24, 32, 0);
+        e.write(device + 4, 32, 6);
+        let status = |e: &mut Emulator, value: u8| {
+            e.ask(&format!("writeb {:#x} {value:#x}", bar + 0x14));
+        };
+        for value in [0, 1, 3] {
+            status(e, value);
+        }
+        for (sel, features) in [(0, 0), (1, 1)] {
+            e.write(bar + 8, 32, sel);
+            e.write(bar + 0xc, 32, features);
+        }
+        status(e, 11);
+        for queue in queues {
+            e.write(bar + 0x16, 16, *queue);
+            e.write(bar + 0x18, 16, 16);
+            for (register, at) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
+                e.write(bar + register, 32, area(*queue) + at);
+                e.write(bar + register + 4, 32, 0);
+            }
+            e.write(bar + 0x1c, 16, 1);
+        }
+        status(e, 15);
+        Virtio { e, base: bar, counts: [0; 8], doorbells: Some(bar + 0x3000) }
     }
 
     /// Rings for a request of these pieces: place, length, and whether the device writes.
@@ -75,7 +111,10 @@ impl Virtio<'_> {
         self.e.put(ring + 0x1004 + 2 * u64::from(*count % 16), &[0, 0]);
         *count += 1;
         self.e.put(ring + 0x1002, &count.to_le_bytes());
-        self.e.write(self.base + 0x50, 32, queue);
+        match self.doorbells {
+            Some(bells) => self.e.write(bells + 4 * queue, 16, queue),
+            None => self.e.write(self.base + 0x50, 32, queue),
+        }
     }
 
     pub(crate) fn is_back(&mut self, queue: u64) -> bool {
@@ -126,18 +165,28 @@ pub(crate) enum Disk<'a> {
 impl Disk<'_> {
     pub(crate) fn of(e: &mut Emulator, kind: Kind) -> Disk<'_> {
         let queue: u64 = match kind {
-            Kind::Nvme => {
-                let mut n = Nvme::of(e);
-                for (opcode, at, flags) in [(5, 0x13_0000, 1), (1, 0x12_0000, 1 << 16 | 1)] {
-                    let made = n.run(0, opcode, 0, (RAM + at, 0), [31 << 16 | 1, flags, 0]);
-                    assert_eq!(made.1, 0, "a queue");
-                }
-                return Disk::Nvme(n);
-            }
+            Kind::Nvme => return Disk::with_queue(Nvme::of(e)),
             Kind::Blk => 0,
             Kind::Scsi => 2,
         };
         Disk::Virtio(Virtio::of(e, &[queue]), kind)
+    }
+
+    /// The disk on PCI whose configuration space is at `device`, its registers put at `bar`.
+    pub(crate) fn on_pci(e: &mut Emulator, kind: Kind, (device, bar): (u64, u64)) -> Disk<'_> {
+        match kind {
+            Kind::Nvme => Disk::with_queue(Nvme::at(e, device)),
+            Kind::Blk => Disk::Virtio(Virtio::on_pci(e, (device, bar), &[0]), kind),
+            Kind::Scsi => Disk::Virtio(Virtio::on_pci(e, (device, bar), &[0, 1, 2]), kind),
+        }
+    }
+
+    fn with_queue(mut n: Nvme<'_>) -> Disk<'_> {
+        for (opcode, at, flags) in [(5, 0x13_0000, 1), (1, 0x12_0000, 1 << 16 | 1)] {
+            let made = n.run(0, opcode, 0, (RAM + at, 0), [31 << 16 | 1, flags, 0]);
+            assert_eq!(made.1, 0, "a queue");
+        }
+        Disk::Nvme(n)
     }
 
     pub(crate) fn e(&mut self) -> &mut Emulator {

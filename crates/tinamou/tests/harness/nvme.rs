@@ -1,4 +1,4 @@
-//! A driver for one NVMe controller in slot 1 of the first bus, by qtest.
+//! A driver for one NVMe controller, by qtest.
 
 use std::time::Duration;
 
@@ -21,7 +21,11 @@ pub(crate) const DATA: u64 = RAM + 0x20_0000;
 
 impl Nvme<'_> {
     pub(crate) fn of(e: &mut Emulator) -> Nvme<'_> {
-        let device = ECAM + (1 << 15);
+        Nvme::at(e, ECAM + (1 << 15))
+    }
+
+    /// The controller whose configuration space is there.
+    pub(crate) fn at(e: &mut Emulator, device: u64) -> Nvme<'_> {
         assert_ne!(e.read32(device), u32::MAX);
         e.write(device + 0x10, 32, BAR);
         e.write(device + 0x14, 32, 0);

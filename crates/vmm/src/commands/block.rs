@@ -9,6 +9,7 @@
 pub(super) mod change;
 pub(super) mod commit_now;
 pub(super) mod create;
+pub(super) mod debug;
 pub(super) mod info;
 pub(super) mod internal;
 pub(super) mod io;
@@ -16,6 +17,7 @@ mod io_more;
 pub(super) mod jobs;
 pub(super) mod layers;
 pub(super) mod limits;
+pub(super) mod order;
 pub(super) mod snapshot;
 pub(super) mod stats;
 

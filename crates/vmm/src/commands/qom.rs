@@ -91,7 +91,9 @@ impl QmpCommand for QomSet {
         if !node.all_properties().iter().any(|(known, _)| known == name) {
             return Err(no_property(&node, name));
         }
-        let object = self.path.strip_prefix("/objects/");
+        // A path may be the end of one.
+        let end = (!self.path.starts_with('/')).then_some(node.name.as_str());
+        let object = self.path.strip_prefix("/objects/").or(end);
         let setter = object.and_then(|id| vm.objects.find(id)?.ability::<device::Setter>());
         if let Some(device::Setter(set)) = setter
             && set(name, &self.value)?

@@ -183,10 +183,11 @@ fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
     let name = node.class().name;
     let is_filter = node.class().is_filter();
     let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
-    let below = if deep { backing.as_ref() } else { None };
+    let seen = if is_filter { node.children().into_iter().next().map(|c| c.1) } else { None };
+    let below = if deep { backing.as_ref().or(seen.as_ref()) } else { None };
     let shots = about.snapshots;
     ImageInfo {
-        filename: node.filename().to_owned(),
+        filename: node.filename(),
         format: name.to_owned(),
         dirty_flag: has_format_info(node).then_some(about.dirty),
         actual_size: allocated(node),
@@ -198,12 +199,26 @@ fn image(node: &Arc<Node>, deep: bool) -> ImageInfo {
         full_backing_filename: about
             .backing_file
             .as_ref()
-            .map(|file| block::relative_to(node.filename(), file)),
+            .map(|file| block::relative_to(node.path(), file)),
         backing_filename: about.backing_file,
         backing_filename_format: about.backing_format,
         snapshots: (!shots.is_empty()).then(|| shots.iter().map(snapshot).collect()),
         backing_image: below.map(|below| image(below, deep).to_value()),
         format_specific: specific.map(|data| ImageInfoSpecific { r#type: name.into(), data }),
+    }
+}
+
+/// How many images are shown below a node: the children of filters, and backing files.
+fn layers_below(node: &Arc<Node>) -> i64 {
+    let (mut node, mut count) = (node.skip_implicit(), 0);
+    loop {
+        let below = if node.class().is_filter() {
+            node.children().into_iter().next().map(|(_, child)| child)
+        } else {
+            node.child("backing")
+        };
+        let Some(below) = below else { return count };
+        (node, count) = (below.skip_implicit(), count + 1);
     }
 }
 
@@ -218,14 +233,13 @@ pub(crate) fn device_info(
     let flags = node.flags();
     let is_filter = node.class().is_filter();
     let backing = node.child("backing").filter(|_| !is_filter).map(|below| below.skip_implicit());
-    let layers = if deep { node.chain().len() } else { 1 };
-    let depth = i64::try_from(layers).unwrap_or(1) - 1;
+    let depth = if deep { layers_below(node) } else { 0 };
     BlockDeviceInfo {
-        file: node.filename().to_owned(),
+        file: node.filename(),
         node_name: Some(node.name().to_owned()),
         ro: node.is_read_only(),
         drv: node.class().name.to_owned(),
-        backing_file: backing.map(|below| below.filename().to_owned()),
+        backing_file: backing.map(|below| below.filename()),
         backing_file_depth: depth,
         encrypted: false,
         detect_zeroes: node.detect_zeroes().word().to_owned(),

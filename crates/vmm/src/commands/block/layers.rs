@@ -44,10 +44,10 @@ fn layer_of_file(chain: &[Arc<Node>], name: &str) -> Option<Arc<Node>> {
     let mut pairs = chain.iter().zip(chain.iter().skip(1));
     pairs
         .find(|(over, layer)| {
-            same(layer.filename())
+            same(&layer.filename())
                 || over.driver().format_info().backing_file.is_some_and(|stored| {
-                    let path = block::relative_to(over.filename(), &stored);
-                    stored == name && same_file(&path, layer.filename())
+                    let path = block::relative_to(over.path(), &stored);
+                    stored == name && same_file(&path, layer.path())
                 })
         })
         .map(|(_, layer)| layer.clone())
@@ -242,7 +242,7 @@ impl QmpCommand for ChangeBackingFile {
         let was_read_only = image.is_read_only();
         graph.set_read_only(&image, false)?;
         let format = below.skip_filters().class().name;
-        let done = image.driver().change_backing(Some(&self.backing_file), Some(format));
+        let done = image.change_backing(Some(&self.backing_file), Some(format));
         if was_read_only {
             _ = graph.set_read_only(&image, true);
         }
@@ -311,7 +311,7 @@ impl BlockCommit {
         let active = || chain.first().cloned().ok_or_else(|| Error::generic("there is no layer"));
         let top = match (&self.top_node, &self.top) {
             (Some(name), _) => inside(chain, name)?,
-            (None, Some(file)) if active()?.filename() == file => active()?,
+            (None, Some(file)) if active()?.filename() == *file => active()?,
             (None, Some(file)) => layer_of_file(chain, file)
                 .ok_or_else(|| Error::generic(format!("Top image file {file} not found")))?,
             (None, None) => active()?,

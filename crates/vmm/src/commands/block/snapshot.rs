@@ -95,13 +95,13 @@ impl BlockdevSnapshotSync {
         if mode == NewImageMode::AbsolutePaths {
             self.create(&below, class)?;
         }
-        let above = self.open(graph, format)?;
+        let above = self.open(graph, format, below.flags())?;
         graph.begin_snapshot(&below, &above)
     }
 
     fn create(&self, below: &Arc<Node>, class: &'static block::BlockClass) -> Result<()> {
         let filename = self.snapshot_file.clone();
-        let mut options = vec![("backing_file".to_owned(), below.filename().to_owned())];
+        let mut options = vec![("backing_file".to_owned(), below.filename())];
         options.push(("backing_fmt".to_owned(), below.class().name.to_owned()));
         if !class.has_backing {
             return Err(Error::generic("The overlay does not support backing images"));
@@ -124,14 +124,17 @@ impl BlockdevSnapshotSync {
         create(&new)
     }
 
-    fn open(&self, graph: &Graph, format: &str) -> Result<Arc<Node>> {
+    /// The layer caches and discards as the node below it does.
+    fn open(&self, graph: &Graph, format: &str, like: block::Flags) -> Result<Arc<Node>> {
         let file = block::filename_options(&self.snapshot_file)?;
         let mut options =
             Value::map([("driver", Value::from(format)), ("file", file), ("backing", Value::Null)]);
         if let Some(name) = &self.snapshot_node_name {
             options.set("node-name", Value::from(name.as_str()));
         }
-        graph.open(options, Source::Json, block::Flags::default())
+        let block::Flags { direct, no_flush, unmap, .. } = like;
+        let flags = block::Flags { direct, no_flush, unmap, ..block::Flags::default() };
+        graph.open(options, Source::Json, flags)
     }
 }
 
