@@ -52,7 +52,8 @@ pub(crate) fn advertise(out: &mut Out, config: &Config, v6: &V6) {
     let mut message = [0; 16 + 32 + 8 + 24];
     // Hop limit 64, lifetime 1800 s; as a restricted network's router it is none.
     let lifetime: u16 = if config.restrict { 0 } else { 1800 };
-    put(&mut message, 0, &[ROUTER_ADVERTISEMENT, 0, 0, 0, 64, 0]);
+    // The rest of the configuration is DHCPv6's.
+    put(&mut message, 0, &[ROUTER_ADVERTISEMENT, 0, 0, 0, 64, 0x40]);
     put(&mut message, 6, &lifetime.to_be_bytes());
     // 4861, 4.6.2: on link, for addresses; a day and four hours.
     put(&mut message, 16, &[3, 4, v6.len, 0xc0]);

@@ -1,6 +1,7 @@
 //! User-mode networking (`-netdev user`): a network for a guest without any privilege.
 //!
-//! The guest sees a router with DHCP, a name server, TFTP and IPv6 advertisements; its TCP
+//! The guest sees a router with DHCP (of IPv6 without addresses), a name server, TFTP and IPv6
+//! advertisements; its TCP
 //! connections, UDP datagrams and echoes leave the host through ordinary sockets, and ports of
 //! the host lead to it (`hostfwd`). The TCP end is our own; long segments
 //! (TSO) go in both directions unsplit, so the cost is per 64 KiB and not per 1460 bytes.
@@ -16,6 +17,7 @@ mod command;
 mod config;
 mod conns;
 mod dhcp;
+mod dhcp6;
 mod flows;
 mod forward;
 mod icmp;

@@ -1,6 +1,6 @@
 //! What happens to a frame of the guest.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use evloop::Readiness;
@@ -11,6 +11,7 @@ use qapi::Result;
 use crate::arp::{self, Arp};
 use crate::conns::Conns;
 use crate::dhcp::Dhcp;
+use crate::dhcp6;
 use crate::flows::{Flows, Owner};
 use crate::forward::{HostSide, Rule};
 use crate::icmp::{self, Echo, Why};
@@ -30,6 +31,9 @@ const HEAD: usize = 192;
 const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
 const TFTP: u16 = 69;
+const DHCP6_SERVER: u16 = 547;
+/// Where those are asked (RFC 8415, 7.1).
+const DHCP6_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 
 /// All state of a network.
 pub(crate) struct Stack {
@@ -343,6 +347,16 @@ impl Stack {
                 let source = SocketAddr::new(v4.host.into(), DHCP_SERVER);
                 let target = SocketAddr::new(answer.to.into(), DHCP_CLIENT);
                 self.out.datagram(source, target, &answer.data);
+            }
+            return;
+        }
+        if let Some(v6) = &reach.config.v6
+            && to.port() == DHCP6_SERVER
+            && (to.ip() == IpAddr::V6(DHCP6_SERVERS) || to.ip() == IpAddr::V6(v6.host))
+        {
+            if let Some(answer) = dhcp6::answer(&reach.config, v6, &data) {
+                let source = SocketAddr::new(v6.host.into(), DHCP6_SERVER);
+                self.out.datagram(source, from, &answer);
             }
             return;
         }

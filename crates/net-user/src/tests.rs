@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use crate::wire::{self, ACK, ETHERNET, Ethernet, FIN, Ip, RST, SYN, Segment, pseudo_sum};
 use crate::{Text, User, UserArgs};
 
+mod closed;
 mod errors;
 mod more;
 mod saved;
@@ -495,6 +496,7 @@ fn routers_and_neighbours_of_ipv6_answer() {
     s.send(&ask("ff02::2", &[133, 0, 0, 0, 0, 0, 0, 0]));
     let message = check(&s.frame());
     assert_eq!((message[0], &message[32..34]), (134, &[0xfe, 0xc0][..]));
+    assert_eq!(message[5], 0x40, "more by DHCPv6");
     let target: std::net::Ipv6Addr = "fec0::2".parse().unwrap();
     let question = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
     s.send(&ask("ff02::1:ff00:2", &question));

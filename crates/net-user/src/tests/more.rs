@@ -49,7 +49,7 @@ impl CharSource for Mirrors {
 }
 
 /// Says something at an address of the guest's network and hears the same.
-fn echoes(s: &mut Setup, port: u16) {
+pub(super) fn echoes(s: &mut Setup, port: u16) {
     let to = SocketAddr::new(Ipv4Addr::new(10, 0, 2, 100).into(), 7);
     let mut guest = Guest { to, port, seq: 1, ack: 0, window: 1000 };
     s.send(&guest.segment(SYN, &[]));
