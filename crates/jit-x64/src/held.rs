@@ -18,9 +18,14 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
-    fn sets(&self) -> impl DoubleEndedIterator<Item = (usize, &Op)> {
+    fn sets(&self) -> impl Iterator<Item = (usize, &Op)> {
         let ops = self.block.ops.iter().enumerate();
         ops.filter(|(n, op)| self.keep[*n] && op.code == Opcode::Set)
+    }
+
+    /// Whether the block changes the slot once.
+    fn is_once(&self, slot: i64) -> bool {
+        self.sets().filter(|(_, op)| op.imm == slot).count() == 1
     }
 
     fn pin(&self, slot: i64) -> Option<u8> {
@@ -38,7 +43,7 @@ impl Held<'_> {
     }
 
     /// The register that holds an operand of op `arith` from then on: its guest register never changes, or
-    /// for the last time between the last op that looks at the flags, `seen`, and that one.
+    /// only between the last op that looks at the flags, `seen`, and that one.
     pub(crate) fn content(&self, v: Val, arith: u16, seen: usize) -> Option<u8> {
         if let Some(slot) = self.source(v)
             && !self.sets().any(|(_, op)| op.imm == slot)
@@ -48,8 +53,8 @@ impl Held<'_> {
         let def = self.block.ops.get(v.index())?;
         let whole = if def.code == Opcode::Trunc && !self.wide { def.a } else { v };
         let (n, set) = self.sets().find(|(_, op)| op.a == whole)?;
-        let last = self.sets().rfind(|(_, op)| op.imm == set.imm)?.0;
-        (n == last && n > seen && n < usize::from(arith)).then(|| self.pin(set.imm)).flatten()
+        let once = self.is_once(set.imm);
+        (once && n > seen && n < usize::from(arith)).then(|| self.pin(set.imm)).flatten()
     }
 
     /// The register that the result of op `arith` goes to, whose second operand is the constant `right`, and
@@ -67,7 +72,7 @@ impl Held<'_> {
         let sum = if to.code == Opcode::Zext32 && !self.wide { to.a } else { set.a };
         let between = self.block.ops.get(usize::from(arith)..n)?;
         let looks = between.iter().any(|op| op.code.may_fault() || op.code.is_exit());
-        let once = self.sets().filter(|(_, op)| op.imm == slot).count() == 1;
+        let once = self.is_once(slot);
         (sum.0 == arith && !looks && once).then(|| self.pin(slot)).flatten().map(|r| (r, plus))
     }
 }

@@ -176,6 +176,9 @@ fn comparing(seed: u64) -> Block {
     let mut rng = Rng::new(seed ^ 0x99);
     let mut b = Block { len: 4, insns: 1, ..Block::default() };
     push(&mut b, Opcode::InsnStart, Ty::None, |_| {});
+    if rng.below(3) == 0 {
+        step(&mut b, rng.below(5) as u32, rng.below(9) as i64 - 4);
+    }
     if rng.below(2) == 0 {
         walk_on(&mut b, &mut rng);
     }
